@@ -1,0 +1,25 @@
+"""GHM-C and GHM-R, the gradient harmonizing losses, as a plugin for MMDetection 3.x.
+
+Nothing is imported here: MMEngine imports `ghm_mmdet.registry` when a config names
+`type='ghm_mmdet.GHMC'`, and `ghm_mmdet.functional` needs PyTorch alone.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = '0.1.0'
+
+_HOME_OF = {
+    'GHMC': 'losses',
+    'GHMR': 'losses',
+    'AuthenticSmoothL1Loss': 'losses',
+    'GHMWarmupHook': 'hooks',
+}
+
+__all__ = ['__version__', *_HOME_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(f'{__name__}.{_HOME_OF[name]}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

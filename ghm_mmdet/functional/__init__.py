@@ -1,0 +1,27 @@
+"""The mathematics of the paper, one function per equation, in PyTorch alone."""
+
+from .gradient_density import (
+    assign_regions,
+    count_regions,
+    exact_gradient_density,
+    moving_average,
+    region_gradient_density,
+)
+from .gradient_norm import classification_gradient_norm, regression_gradient_norm
+from .harmonizing import harmonizing_parameter, region_harmonizing_parameter
+from .losses import authentic_smooth_l1, ghm_c_loss, ghm_r_loss
+
+__all__ = [
+    'assign_regions',
+    'authentic_smooth_l1',
+    'classification_gradient_norm',
+    'count_regions',
+    'exact_gradient_density',
+    'ghm_c_loss',
+    'ghm_r_loss',
+    'harmonizing_parameter',
+    'moving_average',
+    'region_gradient_density',
+    'region_harmonizing_parameter',
+    'regression_gradient_norm',
+]

@@ -1,0 +1,76 @@
+"""Checks of arguments: each error names the argument, its value and what is allowed."""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+DENSITIES = ('region', 'exact')
+FORMULAS = ('official', 'paper')
+REDUCTIONS = ('none', 'mean', 'sum')
+
+
+class ChoiceError(ValueError, AssertionError):
+    """A value that is not among the allowed ones.
+
+    It is an `AssertionError` too, because MMDetection's losses assert their reductions.
+    """
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ChoiceError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
+
+
+def check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f'{name} must be an int >= 1, got {value!r}')
+    if value < 1:
+        raise ValueError(f'{name} must be >= 1, got {value!r}')
+
+
+def check_real(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f'{name} must be a number, got {value!r}')
+
+
+def check_positive(name: str, value: object) -> None:
+    check_real(name, value)
+    if not value > 0:
+        raise ValueError(f'{name} must be > 0, got {value!r}')
+
+
+def check_momentum(name: str, value: object) -> None:
+    check_real(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f'{name} must be in [0, 1), got {value!r}')
+
+
+def check_floating(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
+    if not value.is_floating_point():
+        raise TypeError(f'{name} must be a floating-point Tensor, got {value.dtype}')
+
+
+def check_same_shape(name: str, value: object, like_name: str, like: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
+    if value.shape != like.shape:
+        raise ValueError(
+            f'{name} must have the shape of {like_name}, {tuple(like.shape)}, '
+            f'got {tuple(value.shape)}'
+        )
+
+
+def check_settings(bins: object, density: object, formula: object, reduction: object) -> None:
+    """Check the settings that GHM-C and GHM-R share."""
+    check_count('bins', bins)
+    check_choice('density', density, DENSITIES)
+    check_choice('formula', formula, FORMULAS)
+    check_choice('reduction', reduction, REDUCTIONS)
+
+
+def is_label_dtype(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)

@@ -1,0 +1,86 @@
+"""The harmonizing parameter β (Eqs. 7, 10 and 13)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .gradient_density import assign_regions, count_regions, exact_gradient_density
+
+#: What turns the counts R (M,) and the number N of this call into the (R, S, N) that the
+#: density uses: the moving average of a loss module, or the sum over processes.
+Statistics = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def counts_of_this_call(counts: Tensor, num_examples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The statistics without a memory: S = R."""
+    return counts, counts, num_examples
+
+
+def region_harmonizing_parameter(
+    counts: Tensor, average: Tensor, num_examples: Tensor, formula: str
+) -> Tensor:
+    """β of each unit region.
+
+    'paper': `β = N / (S·M)` (Eqs. 10 and 13). 'official': `β = N / (S·n)` with the number n
+    of non-empty regions in the place of M, as in the released code.
+
+    Args:
+        counts: R, shape (M,).
+        average: S, shape (M,); R itself where there is no moving average.
+        num_examples: N, a scalar tensor.
+        formula: 'official' or 'paper'.
+
+    Returns:
+        Shape (M,); 0 for a region that is empty in this call.
+    """
+    filled = counts > 0
+    divisor = filled.sum().clamp(min=1) if formula == 'official' else counts.numel()
+    return torch.where(filled, num_examples / (average.where(filled, 1) * divisor), 0)
+
+
+def bounded(beta: Tensor, max_beta: float | None) -> Tensor:
+    """β, or `min(β, max_beta)` where there is a bound."""
+    return beta if max_beta is None else beta.clamp(max=max_beta)
+
+
+def harmonizing_parameter(
+    g: Tensor,
+    valid: Tensor,
+    num_examples: Tensor,
+    *,
+    bins: int,
+    density: str = 'region',
+    formula: str = 'official',
+    max_beta: float | None = None,
+    statistics: Statistics = counts_of_this_call,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 7: `β_i = N / GD(g_i)` of every example.
+
+    With `density='exact'` both formulas are Eq. 7 with the density of Eqs. 4-6 and ε = 1/M.
+
+    Args:
+        g: Gradient norms in [0, 1], any shape, float32 or float64.
+        valid: Bool, the shape of `g`.
+        num_examples: N, a scalar tensor of the dtype of `g`.
+        bins: M.
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
+        formula: 'official' or 'paper', see `region_harmonizing_parameter`.
+        max_beta: Upper bound of β; None leaves it unbounded, as the paper does.
+        statistics: Gives S, and N, from the counts of this call; only for 'region'.
+
+    Returns:
+        β, the shape of `g`, 0 where not valid; and N.
+    """
+    if density == 'exact':
+        gd = exact_gradient_density(g, 1 / bins, valid)
+        counted = valid & (gd > 0)
+        beta = torch.where(counted, num_examples / gd.where(counted, 1), 0)
+        return bounded(beta, max_beta), num_examples
+    regions = assign_regions(g, bins, valid)
+    counts, average, num_examples = statistics(
+        count_regions(regions, bins).to(g.dtype), num_examples
+    )
+    of_region = region_harmonizing_parameter(counts, average, num_examples, formula)
+    of_region = bounded(of_region, max_beta).to(g.dtype)
+    return torch.cat([of_region, of_region.new_zeros(1)])[regions], num_examples

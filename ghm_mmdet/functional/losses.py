@@ -1,0 +1,190 @@
+"""The losses: ASL1 (Eq. 17), GHM-C (Eqs. 8 and 11) and GHM-R (Eq. 19)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import (
+    check_floating,
+    check_positive,
+    check_same_shape,
+    check_settings,
+    is_label_dtype,
+)
+from .gradient_norm import classification_gradient_norm, regression_gradient_norm
+from .harmonizing import Statistics, counts_of_this_call, harmonizing_parameter
+from .precision import at_least_float32
+
+
+def authentic_smooth_l1(d: Tensor, mu: float = 0.02) -> Tensor:
+    """Eq. 17: `ASL1(d) = sqrt(d² + μ²) - μ`, elementwise.
+
+    Args:
+        d: Differences, any shape, floating point.
+        mu: μ > 0, in units of `d`. Default: 0.02, the paper's.
+
+    Returns:
+        The loss of each element, the shape and dtype of `d`.
+
+    Raises:
+        TypeError: `d` is not a floating-point tensor, `mu` not a number.
+        ValueError: `mu` is not > 0.
+    """
+    check_floating('d', d)
+    check_positive('mu', mu)
+    return (d * d + mu * mu).sqrt() - mu
+
+
+def ghm_c_loss(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    bins: int = 30,
+    density: str = 'region',
+    formula: str = 'official',
+    reduction: str = 'mean',
+    max_beta: float | None = None,
+    statistics: Statistics = counts_of_this_call,
+) -> Tensor:
+    """GHM-C: `(1/N) Σ β_i L_CE(p_i, p_i*)` (Eqs. 8 and 11).
+
+    An example is one (anchor, class) logit; N counts the valid ones.
+
+    Args:
+        pred: Logits, shape (..., C), floating point. Half precision is computed in float32.
+        target: Integer labels of the shape of `pred` without its last dimension, where any
+            label outside [0, C) is background; or targets in [0, 1] of the shape of `pred`.
+        weight: Of the shape of `pred`, or of the labels; an example is valid where it is > 0.
+            Default: None, all are valid.
+        bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
+        formula: 'official' (`β = N / (S·n)`, n regions not empty) or 'paper' (`N / (S·M)`).
+        reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
+        max_beta: Upper bound of β. Default: None, no bound.
+        statistics: Gives S and N from the counts; a loss module passes its moving average.
+
+    Returns:
+        A scalar, or the shape of `pred` for 'none'; float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
+        ValueError: A shape that does not fit, or a setting that is not among the allowed.
+    """
+    check_settings(bins, density, formula, reduction)
+    check_floating('pred', pred)
+    logits = at_least_float32(pred)
+    p_star = _dense_target(logits, target)
+    valid = _valid_examples(logits, weight)
+    num_examples = valid.sum().clamp(min=1).to(logits.dtype)
+
+    g = classification_gradient_norm(logits.detach(), p_star)
+    beta, num_examples = harmonizing_parameter(
+        g, valid, num_examples, bins=bins, density=density, formula=formula,
+        max_beta=max_beta, statistics=statistics,
+    )  # fmt: skip
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, p_star, reduction='none')
+    return _reduce(beta * cross_entropy, num_examples, reduction)
+
+
+def ghm_r_loss(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    mu: float = 0.02,
+    bins: int = 10,
+    density: str = 'region',
+    formula: str = 'official',
+    reduction: str = 'mean',
+    max_beta: float | None = None,
+    statistics: Statistics = counts_of_this_call,
+) -> Tensor:
+    """GHM-R: `(1/N) Σ β_i ASL1(d_i)` (Eq. 19), `d = pred - target`.
+
+    An example is one coordinate offset. N counts the valid ones; with `formula='official'` it
+    is the sum of the weights, as in the released code, which is the same for weights 0 and 1.
+
+    Args:
+        pred: Encoded box offsets, shape (..., 4) or any other, floating point.
+        target: Target offsets, the shape of `pred`.
+        weight: Of the shape of `pred`, or of `pred` without its last dimension; an offset is
+            valid where it is > 0. Default: None, all are valid.
+        mu: μ of ASL1, in units of the offsets. Default: 0.02, the paper's.
+        bins: M, the number of unit regions, or 1/ε. Default: 10, the released code's.
+        density, formula, reduction, max_beta, statistics: As for `ghm_c_loss`.
+
+    Returns:
+        A scalar, or the shape of `pred` for 'none'; float64 for float64 offsets, else float32.
+
+    Raises:
+        TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
+        ValueError: A shape that does not fit, or a setting that is not among the allowed.
+    """
+    check_settings(bins, density, formula, reduction)
+    check_positive('mu', mu)
+    check_floating('pred', pred)
+    check_same_shape('target', target, 'pred', pred)
+    offsets = at_least_float32(pred)
+    d = offsets - target.to(offsets.dtype)
+    valid = _valid_examples(offsets, weight)
+    num_examples = _sum_of_weights(offsets, weight) if formula == 'official' else valid.sum()
+    num_examples = num_examples.clamp(min=1).to(offsets.dtype)
+
+    gr = regression_gradient_norm(d.detach(), mu)
+    beta, num_examples = harmonizing_parameter(
+        gr, valid, num_examples, bins=bins, density=density, formula=formula,
+        max_beta=max_beta, statistics=statistics,
+    )  # fmt: skip
+    return _reduce(beta * authentic_smooth_l1(d, mu), num_examples, reduction)
+
+
+def _dense_target(logits: Tensor, target: Tensor) -> Tensor:
+    """p* of every logit: one-hot labels without the background, or the target itself."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f'target must be a Tensor, got {type(target).__name__}')
+    if target.shape == logits.shape:
+        return target.to(logits.dtype)
+    if target.shape != logits.shape[:-1]:
+        raise ValueError(
+            f'target must be labels of shape {tuple(logits.shape[:-1])} or have the shape of '
+            f'pred, {tuple(logits.shape)}, got {tuple(target.shape)}'
+        )
+    if not is_label_dtype(target.dtype):
+        raise TypeError(
+            f'target must hold integer labels where it has the shape {tuple(target.shape)}, '
+            f'got {target.dtype}'
+        )
+    classes = torch.arange(logits.shape[-1], device=target.device)
+    return (target.unsqueeze(-1) == classes).to(logits.dtype)
+
+
+def _expand_weight(weight: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f'weight must be a Tensor or None, got {type(weight).__name__}')
+    if weight.shape == like.shape:
+        return weight
+    if weight.shape == like.shape[:-1]:
+        return weight.unsqueeze(-1).expand_as(like)
+    raise ValueError(
+        f'weight must have the shape of pred, {tuple(like.shape)}, or of pred without its last '
+        f'dimension, got {tuple(weight.shape)}'
+    )
+
+
+def _valid_examples(pred: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return torch.ones_like(pred, dtype=torch.bool)
+    return _expand_weight(weight, pred) > 0
+
+
+def _sum_of_weights(pred: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return torch.tensor(pred.numel(), device=pred.device)
+    return _expand_weight(weight, pred).to(pred.dtype).sum()
+
+
+def _reduce(loss: Tensor, num_examples: Tensor, reduction: str) -> Tensor:
+    if reduction == 'none':
+        return loss
+    return loss.sum() / num_examples if reduction == 'mean' else loss.sum()

@@ -1,0 +1,72 @@
+"""ASL1 as a registered loss (Eq. 17)."""
+
+import torch.nn as nn
+from mmdet.models.losses.utils import weight_reduce_loss
+from torch import Tensor
+
+from ..functional import authentic_smooth_l1
+from ..functional.checks import (
+    REDUCTIONS,
+    check_choice,
+    check_floating,
+    check_positive,
+    check_real,
+    check_same_shape,
+)
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class AuthenticSmoothL1Loss(nn.Module):
+    """Eq. 17: `ASL1(d) = sqrt(d² + μ²) - μ`; arguments as MMDetection's `SmoothL1Loss`.
+
+    Args:
+        mu: μ > 0, in units of the encoded box offsets. Default: 0.02, the paper's.
+        reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
+        loss_weight: Factor of the loss. Default: 1.0.
+
+    Raises:
+        TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+    """
+
+    def __init__(
+        self, mu: float = 0.02, reduction: str = 'mean', loss_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        check_positive('mu', mu)
+        check_choice('reduction', reduction, REDUCTIONS)
+        check_real('loss_weight', loss_weight)
+        self.mu = mu
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        """The weighted and reduced loss.
+
+        Args:
+            pred: Encoded offsets, any shape, floating point.
+            target: The shape of `pred`.
+            weight: Factor of each element, the shape of `pred`. Default: None.
+            avg_factor: 'mean' divides the sum by it instead of the number of elements.
+            reduction_override: Takes the place of `reduction`. Default: None.
+
+        Returns:
+            A scalar, or the shape of `pred` for 'none', in the dtype of `pred`.
+
+        Raises:
+            TypeError, ValueError: As `authentic_smooth_l1`; `avg_factor` with 'sum'.
+        """
+        reduction = self.reduction if reduction_override is None else reduction_override
+        check_choice('reduction_override', reduction, REDUCTIONS)
+        check_floating('pred', pred)
+        check_same_shape('target', target, 'pred', pred)
+        loss = authentic_smooth_l1(pred - target, self.mu)
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)

@@ -1,0 +1,103 @@
+"""GHM-C as a registered loss (Eqs. 3, 8-13)."""
+
+from torch import Tensor
+
+from ..functional import ghm_c_loss
+from ..registry import MODELS
+from .gradient_harmonizing import GradientHarmonizingLoss
+
+
+class GHMC(GradientHarmonizingLoss):
+    """GHM-C: cross entropy, each example divided by its gradient density (Eqs. 8 and 11).
+
+    Takes the place of MMDetection's `GHMC` and, with the default `formula`, equals it in
+    value, gradient and buffers.
+
+    In a config, always write `use_sigmoid=True`: MMDetection's heads read it from the config,
+    not from the loss, and build a softmax head with one more channel where it is missing.
+
+    Args:
+        bins: M, the number of unit regions. Default: 10; the paper's best is 30.
+        momentum: α of the moving average (Eq. 12), in [0, 1). Default: 0, no average; the
+            paper's is 0.75.
+        use_sigmoid: True, the only form.
+        loss_weight: Factor of the loss. Default: 1.0.
+        reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
+        formula: 'official', `β = N / (S·n)` with the n regions that are not empty, and S
+            left as it is where a region is empty; or 'paper', `β = N / (S·M)` and Eq. 12 in
+            every region.
+        sync: Sum the counts over all processes, so that the density is that of the whole
+            mini-batch. Default: False.
+        max_beta: Upper bound of β. Default: None, no bound, as in the paper.
+
+    Raises:
+        TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+    """
+
+    def __init__(
+        self,
+        bins: int = 10,
+        momentum: float = 0,
+        use_sigmoid: bool = True,
+        loss_weight: float = 1.0,
+        reduction: str = 'mean',
+        *,
+        density: str = 'region',
+        formula: str = 'official',
+        sync: bool = False,
+        max_beta: float | None = None,
+    ) -> None:
+        super().__init__(
+            bins, momentum, loss_weight, reduction, density, formula, sync, max_beta,
+            last_edge=1 + 1e-6,
+        )  # fmt: skip
+        if use_sigmoid is not True:
+            raise ValueError(
+                f'use_sigmoid must be True, got {use_sigmoid!r}: GHM-C is defined on the '
+                'sigmoid of each logit (Eq. 3)'
+            )
+        self.use_sigmoid = use_sigmoid
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        label_weight: Tensor | None = None,
+        reduction_override: str | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        """The harmonized loss, as MMDetection's heads call it.
+
+        Args:
+            pred: Logits, shape (N, C), floating point.
+            target: int labels of shape (N,), background outside [0, C); or targets in [0, 1]
+                of shape (N, C).
+            label_weight: Shape (N,) or (N, C); an example is valid where it is > 0.
+                Default: None, all are valid.
+            reduction_override: Takes the place of `reduction`. Default: None.
+            **kwargs: `avg_factor` and the like are accepted and ignored: GHM divides by its
+                own N.
+
+        Returns:
+            A scalar, or shape (N, C) for 'none'; float32, or float64 for float64 logits.
+
+        Raises:
+            TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`.
+        """
+        reduction = self._reduction(reduction_override)
+        loss = ghm_c_loss(pred, target, label_weight, reduction=reduction, **self._settings())
+        return loss * (self.loss_weight * self._world_size())
+
+
+@MODELS.register_module(name='GHMC')
+def build_ghm_c(**settings: object) -> GHMC:
+    """Build `GHMC` from a config, which must say `use_sigmoid=True`."""
+    if 'use_sigmoid' not in settings:
+        raise ValueError(
+            'use_sigmoid is missing from the config of ghm_mmdet.GHMC: write use_sigmoid=True. '
+            "MMDetection's heads read it from the config and take a missing key as False: the "
+            'head would become a softmax head with one more channel for the background, which '
+            'GHM-C would train as one of the classes'
+        )
+    return GHMC(**settings)

@@ -1,0 +1,81 @@
+"""GHM-R as a registered loss (Eqs. 17-19)."""
+
+from torch import Tensor
+
+from ..functional import ghm_r_loss
+from ..functional.checks import check_positive
+from ..registry import MODELS
+from .gradient_harmonizing import GradientHarmonizingLoss
+
+
+@MODELS.register_module()
+class GHMR(GradientHarmonizingLoss):
+    """GHM-R: ASL1, each offset divided by its gradient density (Eq. 19).
+
+    Takes the place of MMDetection's `GHMR` and, with the default `formula`, equals it in
+    value, gradient and buffers.
+
+    Args:
+        mu: μ > 0 of ASL1, in units of the encoded box offsets. Default: 0.02, the paper's.
+        bins: M, the number of unit regions. Default: 10, the released code's.
+        momentum: α of the moving average (Eq. 12), in [0, 1). Default: 0, no average; the
+            released code's is 0.7.
+        loss_weight: Factor of the loss. Default: 1.0; the released code's is 10.
+        reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
+        density, formula, sync, max_beta: As for `GHMC`. With `formula='official'` N is the
+            sum of the weights, as in the released code; it shows in 'none' and 'sum' only.
+
+    Raises:
+        TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+    """
+
+    def __init__(
+        self,
+        mu: float = 0.02,
+        bins: int = 10,
+        momentum: float = 0,
+        loss_weight: float = 1.0,
+        reduction: str = 'mean',
+        *,
+        density: str = 'region',
+        formula: str = 'official',
+        sync: bool = False,
+        max_beta: float | None = None,
+    ) -> None:
+        super().__init__(
+            bins, momentum, loss_weight, reduction, density, formula, sync, max_beta,
+            last_edge=1e3,
+        )  # fmt: skip
+        check_positive('mu', mu)
+        self.mu = mu
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        label_weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        """The harmonized loss, as MMDetection's heads call it.
+
+        Args:
+            pred: Encoded box offsets, shape (N, 4) or (N, 4·C), floating point.
+            target: The shape of `pred`.
+            label_weight: The shape of `pred`, or (N,); an offset is valid where it is > 0.
+                Default: None, all are valid.
+            avg_factor: Accepted and ignored: GHM divides by its own N.
+            reduction_override: Takes the place of `reduction`. Default: None.
+
+        Returns:
+            A scalar, or the shape of `pred` for 'none'; float32, or float64 for float64.
+
+        Raises:
+            TypeError, ValueError: As `ghm_mmdet.functional.ghm_r_loss`.
+        """
+        reduction = self._reduction(reduction_override)
+        loss = ghm_r_loss(
+            pred, target, label_weight, mu=self.mu, reduction=reduction, **self._settings()
+        )
+        return loss * (self.loss_weight * self._world_size())

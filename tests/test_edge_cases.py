@@ -1,0 +1,288 @@
+"""What happens at the edges: of the data, of the regions, of the arguments."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.models.dense_heads import RetinaHead
+from torch import Tensor, nn
+
+import ghm_mmdet  # noqa: F401
+from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
+from ghm_mmdet.functional import (
+    assign_regions,
+    exact_gradient_density,
+    ghm_c_loss,
+    ghm_r_loss,
+    region_gradient_density,
+)
+from ghm_mmdet.registry import MODELS
+
+DENSITIES = ['region', 'exact']
+FORMULAS = ['official', 'paper']
+
+
+def loss_and_gradient(loss: nn.Module, pred: Tensor, *args: object, **kw: object) -> tuple:
+    x = pred.clone().requires_grad_()
+    value = loss(x, *args, **kw)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert x.grad.isfinite().all()
+    return value.detach(), x.grad
+
+
+@pytest.fixture(params=[(d, f) for d in DENSITIES for f in FORMULAS], ids='-'.join)
+def ghm_c(request: pytest.FixtureRequest) -> GHMC:
+    density, formula = request.param
+    return GHMC(bins=10, density=density, formula=formula)
+
+
+@pytest.fixture(params=[(d, f) for d in DENSITIES for f in FORMULAS], ids='-'.join)
+def ghm_r(request: pytest.FixtureRequest) -> GHMR:
+    density, formula = request.param
+    return GHMR(bins=10, density=density, formula=formula)
+
+
+def test_no_valid_example(ghm_c: GHMC, ghm_r: GHMR) -> None:
+    pred = torch.randn(6, 4)
+    value, gradient = loss_and_gradient(ghm_c, pred, torch.zeros(6).long(), torch.zeros(6))
+    assert value == 0 and not gradient.any()
+    value, gradient = loss_and_gradient(ghm_r, pred, torch.zeros(6, 4), torch.zeros(6, 4))
+    assert value == 0 and not gradient.any()
+
+
+def test_no_valid_example_leaves_the_average_of_official() -> None:
+    loss = GHMC(bins=10, momentum=0.75)
+    pred, labels = torch.randn(6, 4), torch.zeros(6).long()
+    loss(pred, labels, torch.ones(6))
+    before = loss.acc_sum.clone()
+    assert loss(pred, labels, torch.zeros(6)) == 0
+    assert torch.equal(loss.acc_sum, before) and before.any()
+
+
+def test_one_example(ghm_c: GHMC) -> None:
+    """One example: GD = 1/l, so the loss is CE·l: l = 1 or 1/M as the reading says."""
+    x = torch.tensor([[0.3]])
+    value, _ = loss_and_gradient(ghm_c, x, torch.tensor([0]), torch.ones(1))
+    length = 1.0 if ghm_c.formula == 'official' and ghm_c.density == 'region' else 0.1
+    expected = length * nn.functional.softplus(-x).squeeze()
+    torch.testing.assert_close(value, expected)
+
+
+def test_all_examples_in_one_region(ghm_c: GHMC) -> None:
+    """All alike: the mean of cross entropy, times the length of their region or window."""
+    x = torch.full((5, 2), 0.1)
+    labels = torch.full((5,), 2)
+    value, _ = loss_and_gradient(ghm_c, x, labels, torch.ones(5))
+    length = 1.0 if ghm_c.formula == 'official' and ghm_c.density == 'region' else 0.1
+    torch.testing.assert_close(value, length * nn.functional.softplus(x).mean())
+
+
+@pytest.mark.parametrize('target', [0, 1])
+def test_gradient_norm_of_exactly_0_and_1(ghm_c: GHMC, target: int) -> None:
+    """Saturated sigmoids: g = 0 is in the first region, g = 1 in the last, which is closed."""
+    x = torch.tensor([[1e4], [-1e4], [200.0], [-200.0]])
+    p_star = torch.full_like(x, target)
+    value, gradient = loss_and_gradient(ghm_c, x, p_star)
+    assert value > 0 and gradient.any()
+    g = (x.sigmoid() - p_star).abs()
+    assert set(g.flatten().tolist()) == {0.0, 1.0}
+    assert assign_regions(g, 10).unique().tolist() == [0, 9]
+    assert (region_gradient_density(g, 10) == 20).all()
+    torch.testing.assert_close(exact_gradient_density(g, 0.1), torch.full_like(g, 40))
+
+
+def test_huge_offsets(ghm_r: GHMR) -> None:
+    value, gradient = loss_and_gradient(ghm_r, torch.tensor([[1e4, -1e4, 0, 1]]), torch.zeros(1, 4))
+    assert value > 0 and gradient.any()
+
+
+@pytest.mark.parametrize('shape', [(0, 4), (0, 1), (5, 0)])
+def test_empty_tensors_with_grad(ghm_c: GHMC, ghm_r: GHMR, shape: tuple[int, int]) -> None:
+    pred = torch.randn(shape)
+    value, gradient = loss_and_gradient(ghm_c, pred, torch.zeros(shape[0]).long())
+    assert value == 0 and gradient.shape == shape
+    value, gradient = loss_and_gradient(ghm_r, pred, torch.zeros(shape), torch.ones(shape))
+    assert value == 0 and gradient.shape == shape
+
+
+def test_zero_positives(ghm_c: GHMC) -> None:
+    pred = torch.randn(50, 3)
+    value, gradient = loss_and_gradient(ghm_c, pred, torch.full((50,), 3), torch.ones(50))
+    assert value > 0 and (gradient > 0).all()
+
+
+def test_without_weight_all_are_valid(ghm_c: GHMC, ghm_r: GHMR) -> None:
+    pred, labels = torch.randn(20, 3), torch.randint(0, 4, (20,))
+    assert ghm_c(pred, labels) == ghm_c(pred, labels, torch.ones(20))
+    assert ghm_c(pred, labels, None) == ghm_c(pred, labels, torch.ones(20, 3))
+    target = torch.randn(20, 3)
+    assert ghm_r(pred, target) == ghm_r(pred, target, torch.ones(20, 3))
+
+
+def test_labels_outside_the_classes_are_background(ghm_c: GHMC) -> None:
+    pred = torch.randn(6, 3)
+    labels = torch.tensor([0, 3, -1, 255, 2, -100])
+    dense = torch.zeros(6, 3)
+    dense[0, 0] = dense[4, 2] = 1
+    assert ghm_c(pred, labels) == ghm_c(pred, dense)
+
+
+def test_avg_factor_is_ignored(ghm_c: GHMC, ghm_r: GHMR) -> None:
+    pred, target = torch.randn(2, 20, 3)
+    labels = torch.randint(0, 4, (20,))
+    assert ghm_c(pred, labels, avg_factor=7) == ghm_c(pred, labels)
+    assert ghm_r(pred, target, avg_factor=7) == ghm_r(pred, target)
+
+
+@pytest.mark.parametrize('formula', FORMULAS)
+@pytest.mark.parametrize('bins', [1, 10, 30, 49])
+def test_edges_belong_to_the_upper_region(formula: str, bins: int) -> None:
+    """g exactly at an edge j/M, and the float32 just below it, as MMDetection sorts them."""
+    edges = torch.arange(bins) / bins
+    assert assign_regions(edges, bins).tolist() == list(range(bins))
+    below = torch.nextafter(edges[1:], torch.tensor(0.0))
+    assert assign_regions(below, bins).tolist() == list(range(bins - 1))
+
+
+def test_nan_lies_in_no_region_and_shows_in_the_loss() -> None:
+    loss = GHMC(bins=10, momentum=0.75)
+    pred, labels = torch.randn(8, 2), torch.zeros(8).long()
+    pred[3, 1] = float('nan')
+    assert loss(pred, labels).isnan()
+    assert loss.acc_sum.isfinite().all()
+    assert loss.acc_sum.sum() == 0.25 * 15
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    pred, labels = torch.randn(500, 5), torch.randint(0, 6, (500,))
+    for dtype in (torch.float16, torch.bfloat16):
+        half = pred.to(dtype)
+        torch.testing.assert_close(GHMC(30)(half, labels), GHMC(30)(half.float(), labels))
+        target = torch.zeros_like(half)
+        torch.testing.assert_close(GHMR()(half, target), GHMR()(half.float(), target.float()))
+
+
+def test_max_beta_bounds_the_weight() -> None:
+    """Ten positives among many negatives: β of the positives is the bound, no more."""
+    pred = torch.cat([torch.full((990, 1), -3.0), torch.full((10, 1), -2.9)])
+    target = torch.cat([torch.zeros(990, 1), torch.ones(10, 1)])
+    settings = dict(bins=10, reduction='none')
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(pred, target, reduction='none')
+    free = ghm_c_loss(pred, target, **settings) / cross_entropy
+    bounded = ghm_c_loss(pred, target, max_beta=4.0, **settings) / cross_entropy
+    torch.testing.assert_close(free[990:], torch.full((10, 1), 50.0))
+    torch.testing.assert_close(bounded[990:], torch.full((10, 1), 4.0))
+    torch.testing.assert_close(bounded[:990], free[:990])
+    assert GHMC(10, max_beta=4.0)(pred, target) == ghm_c_loss(pred, target, bins=10, max_beta=4.0)
+
+
+# What a wrong argument says.
+
+
+@pytest.mark.parametrize(
+    ('settings', 'error', 'message'),
+    [
+        (dict(bins=0), ValueError, 'bins must be >= 1, got 0'),
+        (dict(bins=-3), ValueError, 'bins must be >= 1, got -3'),
+        (dict(bins=10.0), TypeError, 'bins must be an int >= 1, got 10.0'),
+        (dict(momentum=1.0), ValueError, r'momentum must be in \[0, 1\), got 1.0'),
+        (dict(momentum=-0.1), ValueError, r'momentum must be in \[0, 1\), got -0.1'),
+        (dict(momentum='0.75'), TypeError, "momentum must be a number, got '0.75'"),
+        (dict(loss_weight=None), TypeError, 'loss_weight must be a number, got None'),
+        (dict(reduction='avg'), ValueError, "reduction must be one of .*'mean'.* got 'avg'"),
+        (dict(density='kde'), ValueError, "density must be one of 'region', 'exact', got 'kde'"),
+        (dict(formula='mine'), ValueError, "formula must be one of 'official', 'paper', got"),
+        (dict(max_beta=0), ValueError, 'max_beta must be > 0, got 0'),
+        (dict(density='exact', momentum=0.75), ValueError, "density='exact'.* momentum=0.75"),
+        (dict(density='exact', sync=True), ValueError, "density='exact'.* sync=True"),
+    ],
+)
+@pytest.mark.parametrize('loss_class', [GHMC, GHMR])
+def test_wrong_settings(
+    loss_class: type[nn.Module], settings: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        loss_class(**settings)
+
+
+def test_wrong_settings_of_one_loss() -> None:
+    with pytest.raises(ValueError, match='use_sigmoid must be True, got False'):
+        GHMC(use_sigmoid=False)
+    with pytest.raises(ValueError, match='mu must be > 0, got 0'):
+        GHMR(mu=0)
+    with pytest.raises(ValueError, match='mu must be > 0, got -1'):
+        AuthenticSmoothL1Loss(mu=-1)
+    with pytest.raises(ValueError, match="reduction must be one of .* got 'max'"):
+        AuthenticSmoothL1Loss(reduction='max')
+
+
+@pytest.mark.parametrize(
+    ('pred', 'target', 'weight', 'error', 'message'),
+    [
+        (torch.zeros(4, 3), torch.zeros(5), None, ValueError, r'target .*\(4,\).*\(4, 3\).*\(5,\)'),
+        (torch.zeros(4, 3), torch.zeros(4, 2), None, ValueError, r'target .*got \(4, 2\)'),
+        (torch.zeros(4, 3), torch.zeros(4), None, TypeError, 'target must hold integer labels'),
+        (torch.zeros(4, 3), [0, 1, 2, 3], None, TypeError, 'target must be a Tensor, got list'),
+        (torch.zeros(4, 3).long(), torch.zeros(4).long(), None, TypeError, 'pred must be a float'),
+        (torch.zeros(4, 3), torch.zeros(4).long(), torch.ones(3), ValueError, r'weight .*\(3,\)'),
+        (torch.zeros(4, 3), torch.zeros(4).long(), 1.0, TypeError, 'weight must be a Tensor'),
+    ],
+)
+def test_wrong_tensors_of_ghm_c(
+    pred: Tensor, target: object, weight: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        GHMC()(pred, target, weight)
+
+
+def test_wrong_tensors_of_ghm_r() -> None:
+    x = torch.zeros(4, 4)
+    with pytest.raises(ValueError, match=r'target must have the shape of pred, \(4, 4\), got \(4,'):
+        GHMR()(x, torch.zeros(4, 3))
+    with pytest.raises(ValueError, match=r'weight must have the shape of pred.* got \(2, 4\)'):
+        GHMR()(x, x, torch.ones(2, 4))
+    with pytest.raises(TypeError, match='pred must be a floating-point Tensor, got torch.int64'):
+        ghm_r_loss(x.long(), x)
+    with pytest.raises(ValueError, match=r'target must have the shape of pred'):
+        AuthenticSmoothL1Loss()(x, torch.zeros(4))
+
+
+def test_wrong_arguments_of_densities() -> None:
+    g = torch.rand(5)
+    with pytest.raises(ValueError, match='bins must be >= 1'):
+        region_gradient_density(g, 0)
+    with pytest.raises(ValueError, match='epsilon must be > 0'):
+        exact_gradient_density(g, 0)
+    with pytest.raises(ValueError, match=r'valid must have the shape of g, \(5,\)'):
+        exact_gradient_density(g, 0.1, torch.ones(4).bool())
+    with pytest.raises(TypeError, match='g must be a floating-point Tensor'):
+        region_gradient_density(g.long(), 3)
+
+
+def test_config_without_use_sigmoid_is_refused() -> None:
+    """The trap: a head reads use_sigmoid from the config and takes a missing key as False."""
+    config = dict(type='ghm_mmdet.GHMC', bins=30)
+    with pytest.raises(Exception, match='use_sigmoid is missing from the config') as caught:
+        RetinaHead(num_classes=3, in_channels=8, loss_cls=config)
+    assert isinstance(caught.value, ValueError)
+    head = RetinaHead(3, 8, loss_cls=dict(**config, use_sigmoid=True))
+    assert head.cls_out_channels == 3
+    assert isinstance(head.loss_cls, GHMC)
+    assert isinstance(MODELS.build(dict(type='GHMC', use_sigmoid=True)), GHMC)
+
+
+def test_asl1_module_weights_like_smooth_l1() -> None:
+    """weight, avg_factor and reductions, against NumPy."""
+    generator = torch.Generator().manual_seed(0)
+    pred, target, weight = torch.rand(3, 7, 4, generator=generator)
+    d, w = (pred - target).double().numpy(), weight.double().numpy()
+    elementwise = (np.sqrt(d**2 + 0.02**2) - 0.02) * w
+    loss = AuthenticSmoothL1Loss(loss_weight=2.0)
+    np.testing.assert_allclose(loss(pred, target, weight), 2 * elementwise.mean(), rtol=1e-5)
+    found = loss(pred, target, weight, avg_factor=5)
+    np.testing.assert_allclose(found, 2 * elementwise.sum() / 5, rtol=1e-5)
+    found = loss(pred, target, weight, reduction_override='none')
+    np.testing.assert_allclose(found, 2 * elementwise, rtol=1e-4, atol=1e-8)
+    found = loss(pred, target, weight, reduction_override='sum')
+    np.testing.assert_allclose(found, 2 * elementwise.sum(), rtol=1e-5)
+    assert loss(torch.zeros(0, 4), torch.zeros(0, 4), avg_factor=1) == 0
