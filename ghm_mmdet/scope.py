@@ -21,7 +21,6 @@ def _add_entry(table_module: ModuleType) -> None:
 
 
 class _AddEntryOnImport(MetaPathFinder):
-
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname != _TABLE_MODULE:
             return None

@@ -212,7 +212,7 @@ def test_wrong_settings_of_one_loss() -> None:
         GHMR(mu=0)
     with pytest.raises(ValueError, match='mu must be > 0, got -1'):
         AuthenticSmoothL1Loss(mu=-1)
-    with pytest.raises(ValueError, match="reduction must be one of .* got 'max'"):
+    with pytest.raises(ValueError, match=r"reduction must be one of .* got 'max'"):
         AuthenticSmoothL1Loss(reduction='max')
 
 
@@ -241,7 +241,7 @@ def test_wrong_tensors_of_ghm_r() -> None:
         GHMR()(x, torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r'weight must have the shape of pred.* got \(2, 4\)'):
         GHMR()(x, x, torch.ones(2, 4))
-    with pytest.raises(TypeError, match='pred must be a floating-point Tensor, got torch.int64'):
+    with pytest.raises(TypeError, match=r'pred must be .* got torch\.int64'):
         ghm_r_loss(x.long(), x)
     with pytest.raises(ValueError, match=r'target must have the shape of pred'):
         AuthenticSmoothL1Loss()(x, torch.zeros(4))

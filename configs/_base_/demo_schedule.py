@@ -10,9 +10,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True
-    ),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=20),

@@ -87,8 +87,7 @@ def _free_box(rng: np.random.Generator, taken: list[tuple]) -> tuple | None:
         size = int(rng.integers(12, 41))
         x, y = rng.integers(2, IMAGE_SIZE - size - 2, 2).tolist()
         if all(
-            x > tx + tw or tx > x + size or y > ty + th or ty > y + size
-            for tx, ty, tw, th in taken
+            x > tx + tw or tx > x + size or y > ty + th or ty > y + size for tx, ty, tw, th in taken
         ):
             return x, y, size, size
     return None

@@ -1,16 +1,10 @@
 """The losses: ASL1 (Eq. 17), GHM-C (Eqs. 8 and 11) and GHM-R (Eq. 19)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import (
-    check_floating,
-    check_positive,
-    check_same_shape,
-    check_settings,
-    is_label_dtype,
-)
+from .checks import check_floating, check_positive, check_same_shape, check_settings
+from .examples import dense_target, sum_of_weights, valid_examples
 from .gradient_norm import classification_gradient_norm, regression_gradient_norm
 from .harmonizing import Statistics, counts_of_this_call, harmonizing_parameter
 from .precision import at_least_float32
@@ -74,8 +68,8 @@ def ghm_c_loss(
     check_settings(bins, density, formula, reduction)
     check_floating('pred', pred)
     logits = at_least_float32(pred)
-    p_star = _dense_target(logits, target)
-    valid = _valid_examples(logits, weight)
+    p_star = dense_target(logits, target)
+    valid = valid_examples(logits, weight)
     num_examples = valid.sum().clamp(min=1).to(logits.dtype)
 
     g = classification_gradient_norm(logits.detach(), p_star)
@@ -127,8 +121,8 @@ def ghm_r_loss(
     check_same_shape('target', target, 'pred', pred)
     offsets = at_least_float32(pred)
     d = offsets - target.to(offsets.dtype)
-    valid = _valid_examples(offsets, weight)
-    num_examples = _sum_of_weights(offsets, weight) if formula == 'official' else valid.sum()
+    valid = valid_examples(offsets, weight)
+    num_examples = sum_of_weights(offsets, weight) if formula == 'official' else valid.sum()
     num_examples = num_examples.clamp(min=1).to(offsets.dtype)
 
     gr = regression_gradient_norm(d.detach(), mu)
@@ -137,51 +131,6 @@ def ghm_r_loss(
         max_beta=max_beta, statistics=statistics,
     )  # fmt: skip
     return _reduce(beta * authentic_smooth_l1(d, mu), num_examples, reduction)
-
-
-def _dense_target(logits: Tensor, target: Tensor) -> Tensor:
-    """p* of every logit: one-hot labels without the background, or the target itself."""
-    if not isinstance(target, Tensor):
-        raise TypeError(f'target must be a Tensor, got {type(target).__name__}')
-    if target.shape == logits.shape:
-        return target.to(logits.dtype)
-    if target.shape != logits.shape[:-1]:
-        raise ValueError(
-            f'target must be labels of shape {tuple(logits.shape[:-1])} or have the shape of '
-            f'pred, {tuple(logits.shape)}, got {tuple(target.shape)}'
-        )
-    if not is_label_dtype(target.dtype):
-        raise TypeError(
-            f'target must hold integer labels where it has the shape {tuple(target.shape)}, '
-            f'got {target.dtype}'
-        )
-    classes = torch.arange(logits.shape[-1], device=target.device)
-    return (target.unsqueeze(-1) == classes).to(logits.dtype)
-
-
-def _expand_weight(weight: Tensor, like: Tensor) -> Tensor:
-    if not isinstance(weight, Tensor):
-        raise TypeError(f'weight must be a Tensor or None, got {type(weight).__name__}')
-    if weight.shape == like.shape:
-        return weight
-    if weight.shape == like.shape[:-1]:
-        return weight.unsqueeze(-1).expand_as(like)
-    raise ValueError(
-        f'weight must have the shape of pred, {tuple(like.shape)}, or of pred without its last '
-        f'dimension, got {tuple(weight.shape)}'
-    )
-
-
-def _valid_examples(pred: Tensor, weight: Tensor | None) -> Tensor:
-    if weight is None:
-        return torch.ones_like(pred, dtype=torch.bool)
-    return _expand_weight(weight, pred) > 0
-
-
-def _sum_of_weights(pred: Tensor, weight: Tensor | None) -> Tensor:
-    if weight is None:
-        return torch.tensor(pred.numel(), device=pred.device)
-    return _expand_weight(weight, pred).to(pred.dtype).sum()
 
 
 def _reduce(loss: Tensor, num_examples: Tensor, reduction: str) -> Tensor:

@@ -9,9 +9,7 @@ from ..functional.checks import check_count
 from ..losses import GHMC, GHMR
 from ..registry import HOOKS, MODELS
 
-FOCAL_LOSS = dict(
-    type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
-)
+FOCAL_LOSS = dict(type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
 SMOOTH_L1_LOSS = dict(type='mmdet.SmoothL1Loss', beta=1 / 9, loss_weight=1.0)
 
 

@@ -29,9 +29,7 @@ class AuthenticSmoothL1Loss(nn.Module):
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
     """
 
-    def __init__(
-        self, mu: float = 0.02, reduction: str = 'mean', loss_weight: float = 1.0
-    ) -> None:
+    def __init__(self, mu: float = 0.02, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__()
         check_positive('mu', mu)
         check_choice('reduction', reduction, REDUCTIONS)

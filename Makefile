@@ -1,0 +1,49 @@
+# make help lists the targets. STACK=openmmlab takes OpenMMLab's packages instead of onedl's.
+STACK ?= onedl
+PYTHON ?= python3
+export PYTHON
+
+ifeq ($(STACK),openmmlab)
+VENV := .venv-openmmlab
+MMDET := mmdet
+# mmengine 0.10.7 can't load its own checkpoints with torch >= 2.6 otherwise.
+export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD := 1
+else
+VENV := .venv
+MMDET := onedl-mmdetection
+endif
+
+PY := $(VENV)/bin/python
+MIM := $(PY) -m mim
+DEMO := work_dirs/demo
+GHM := retinanet_r18_fpn_ghmc-ghmr_demo
+FOCAL := retinanet_r18_fpn_fl-sl1_demo
+.SHELLFLAGS := -eu -c
+.PHONY: help env demo test test-slow lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+env:  ## build the virtual environment, if it is not there
+	@requirements/setup.sh $(STACK) $(VENV)
+
+demo: env  ## train RetinaNet with GHM and with focal loss on generated images, with pictures
+	$(PY) tools/make_demo_data.py --out $(DEMO)/data
+	$(MIM) train $(MMDET) configs/demo/$(GHM).py --gpus 0 --work-dir $(DEMO)/$(GHM)
+	$(MIM) test $(MMDET) configs/demo/$(GHM).py --gpus 0 --checkpoint $(DEMO)/$(GHM)/epoch_8.pth --work-dir $(DEMO)/$(GHM)/test
+	$(MIM) train $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --work-dir $(DEMO)/$(FOCAL)
+	$(MIM) test $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --checkpoint $(DEMO)/$(FOCAL)/epoch_8.pth --work-dir $(DEMO)/$(FOCAL)/test
+	$(PY) tools/demo_page.py --work-dir $(DEMO)
+
+test: env  ## run the tests
+	$(PY) -m pytest
+
+test-slow: env  ## run the tests that take minutes
+	$(PY) -m pytest -m slow
+
+lint: env  ## ruff: style and imports
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:  ## remove the environments and what the demo wrote
+	rm -rf .venv .venv-openmmlab work_dirs/demo

@@ -1,0 +1,68 @@
+"""Training runs as users start them: `mim train`, one work folder each."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+MMDET_DISTRIBUTIONS = ('onedl-mmdetection', 'mmdet')
+
+
+def mmdet_distribution() -> str:
+    """The name of MMDetection's installed distribution, which is what `mim` wants."""
+    for name in MMDET_DISTRIBUTIONS:
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            continue
+        return name
+    raise ModuleNotFoundError(
+        f'MMDetection is not installed: none of {", ".join(MMDET_DISTRIBUTIONS)} was found; '
+        'see "Which stack to install" in README.md'
+    )
+
+
+def mim_command(verb: str, config: str | Path, *args: str, gpus: int = 0) -> list[str]:
+    """The command line of `mim train` or `mim test`, with this Python's MIM."""
+    command = [sys.executable, '-m', 'mim', verb, mmdet_distribution(), str(config)]
+    return [*command, '--gpus', str(gpus), *args]
+
+
+def mim(verb: str, config: str | Path, *args: str, gpus: int = 0, **popen: object) -> None:
+    """Run `mim train` or `mim test` and wait for it.
+
+    Raises:
+        subprocess.CalledProcessError: The command failed.
+    """
+    subprocess.run(mim_command(verb, config, *args, gpus=gpus), check=True, **popen)
+
+
+def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float] | None:
+    """The newest evaluation in a work folder: name without the prefix to value.
+
+    Returns:
+        None if nothing was evaluated there.
+    """
+    newest = None
+    for log in sorted(Path(work_dir).glob('*/vis_data/*.json')) + sorted(
+        Path(work_dir).glob('*/*.json')
+    ):
+        for record in _records(log):
+            found = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
+            newest = found or newest
+    return newest
+
+
+def training_curve(work_dir: str | Path) -> list[dict[str, float]]:
+    """The records of training (with 'loss') of the newest run in a work folder, in order."""
+    logs = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    for log in reversed(logs):
+        records = [record for record in _records(log) if 'loss' in record]
+        if records:
+            return records
+    return []
+
+
+def _records(log: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{')]
