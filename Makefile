@@ -30,9 +30,9 @@ env:  ## build the virtual environment, if it is not there
 demo: env  ## train RetinaNet with GHM and with focal loss on generated images, with pictures
 	$(PY) tools/make_demo_data.py --out $(DEMO)/data
 	$(MIM) train $(MMDET) configs/demo/$(GHM).py --gpus 0 --work-dir $(DEMO)/$(GHM)
-	$(MIM) test $(MMDET) configs/demo/$(GHM).py --gpus 0 --checkpoint $(DEMO)/$(GHM)/epoch_8.pth --work-dir $(DEMO)/$(GHM)/test
+	$(MIM) test $(MMDET) configs/demo/$(GHM).py --gpus 0 --checkpoint $(DEMO)/$(GHM)/epoch_10.pth --work-dir $(DEMO)/$(GHM)/test
 	$(MIM) train $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --work-dir $(DEMO)/$(FOCAL)
-	$(MIM) test $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --checkpoint $(DEMO)/$(FOCAL)/epoch_8.pth --work-dir $(DEMO)/$(FOCAL)/test
+	$(MIM) test $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --checkpoint $(DEMO)/$(FOCAL)/epoch_10.pth --work-dir $(DEMO)/$(FOCAL)/test
 	$(PY) tools/demo_page.py --work-dir $(DEMO)
 
 test: env  ## run the tests

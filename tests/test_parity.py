@@ -127,6 +127,27 @@ def test_checkpoints_load_both_ways(ours: type[nn.Module], theirs: type[nn.Modul
         assert fresh.acc_sum.sum() > 0
 
 
+@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('momentum', [0, 0.75, 0.7])
+def test_gradients_are_equal_bit_for_bit(seed: int, momentum: float) -> None:
+    """What training sees: a last bit decides in which region an example falls, and runs part."""
+    generator = torch.Generator().manual_seed(seed)
+    settings = dict(bins=10, momentum=momentum, loss_weight=10.0)
+    for ours, theirs, call in (
+        (GHMC(**settings), BuiltInGHMC(**settings), classification_call),
+        (GHMR(**settings), BuiltInGHMR(**settings), regression_call),
+    ):
+        for _ in range(3):
+            pred, target, weight = call(generator)
+            gradients = []
+            for loss in (ours, theirs):
+                x = pred.clone().requires_grad_()
+                loss(x, target, weight).backward()
+                gradients.append(x.grad)
+            assert torch.equal(*gradients)
+            assert not momentum or torch.equal(ours.acc_sum, theirs.acc_sum)
+
+
 # MMDetection's own tests of its losses (tests/test_models/test_losses/test_loss.py), for ours.
 
 

@@ -1,6 +1,7 @@
-# Generated shapes (tools/make_demo_data.py): 160 x 160 pixels, 3 classes.
+# Generated shapes (tools/make_demo_data.py): 160 x 160 pixels, 3 classes. DEMO_ROOT in the
+# environment names another folder, with a slash at its end.
 dataset_type = 'CocoDataset'
-data_root = 'work_dirs/demo/data/'
+data_root = '{{$DEMO_ROOT:work_dirs/demo/data/}}'
 metainfo = dict(classes=('disk', 'square', 'triangle'))
 
 train_pipeline = [

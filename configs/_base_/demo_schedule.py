@@ -1,5 +1,5 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
-max_epochs = 8
+max_epochs = 10
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

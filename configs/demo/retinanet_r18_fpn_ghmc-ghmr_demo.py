@@ -19,4 +19,4 @@ model = dict(
         ),
     )
 )
-custom_hooks = [dict(type='ghm_mmdet.GHMWarmupHook', iters=200)]
+custom_hooks = [dict(type='ghm_mmdet.GHMWarmupHook', iters=500)]

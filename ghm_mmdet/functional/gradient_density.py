@@ -57,7 +57,8 @@ def moving_average(
     Returns:
         The new S, shape (M,).
     """
-    updated = momentum * average + (1 - momentum) * counts
+    share = ((1 - momentum) * counts.double()).to(average.dtype)
+    updated = momentum * average + share
     return updated if formula == 'paper' else torch.where(counts > 0, updated, average)
 
 

@@ -36,7 +36,12 @@ def region_harmonizing_parameter(
     """
     filled = counts > 0
     divisor = filled.sum().clamp(min=1) if formula == 'official' else counts.numel()
-    return torch.where(filled, num_examples / (average.where(filled, 1) * divisor), 0)
+    # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving average:
+    # the same rounding here makes training runs equal bit for bit.
+    of_counts = average is counts
+    average = average.where(filled, 1)
+    quotient = num_examples / average if of_counts else num_examples * average.reciprocal()
+    return torch.where(filled, quotient / divisor, 0)
 
 
 def bounded(beta: Tensor, max_beta: float | None) -> Tensor:

@@ -1,0 +1,156 @@
+"""The package as its hosts see it: scope, configs, wheel, and the mathematics alone."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.config import Config
+
+from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(ROOT.glob('configs/[!_]*/*.py'))
+
+
+def run(*command: str | Path, **kwargs: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_functional_needs_torch_alone() -> None:
+    """In a process where nothing but torch's own requirements can be imported."""
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {'mmcv', 'mmengine', 'mmdet', 'mim', 'numpy', 'cv2',
+                                  'matplotlib', 'pycocotools'}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+import warnings
+warnings.simplefilter('ignore')
+import ghm_mmdet.functional as F
+import torch
+print(F.ghm_c_loss(torch.zeros(4, 2), torch.tensor([0, 1, 2, 2])).item())
+"""
+    printed = run(sys.executable, '-c', code, cwd=ROOT)
+    assert float(printed) == pytest.approx(torch.log(torch.tensor(2.0)).item())
+
+
+def test_the_scope_prefix_is_enough() -> None:
+    """In a process that imports nothing of ghm_mmdet by itself."""
+    code = """
+from mmdet.registry import MODELS
+loss = MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True, bins=30))
+print(type(loss).__module__, loss.bins)
+"""
+    assert run(sys.executable, '-c', code, cwd=ROOT).split() == ['ghm_mmdet.losses.ghm_c', '30']
+
+
+@pytest.mark.parametrize('loss_class', [GHMR, AuthenticSmoothL1Loss])
+def test_losses_are_registered(loss_class: type) -> None:
+    built = MMDET_MODELS.build(dict(type=f'ghm_mmdet.{loss_class.__name__}', mu=0.1))
+    assert isinstance(built, loss_class)
+    assert built.mu == 0.1
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_configs_load_and_build(path: Path) -> None:
+    config = Config.fromfile(path)
+    config.model.backbone.init_cfg = None
+    model = MMDET_MODELS.build(config.model)
+    if 'ghmc' in path.stem:
+        assert isinstance(model.bbox_head.loss_cls, GHMC)
+        assert config.model.bbox_head.loss_cls.use_sigmoid is True
+        assert model.bbox_head.cls_out_channels == model.bbox_head.num_classes
+    if 'ghmr' in path.stem:
+        assert isinstance(model.bbox_head.loss_bbox, GHMR)
+
+
+def test_main_config_is_the_papers() -> None:
+    """ "Implementation Details", and the released code's settings of the losses."""
+    config = Config.fromfile(ROOT / 'configs/ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py')
+    cls, reg = config.model.bbox_head.loss_cls, config.model.bbox_head.loss_bbox
+    assert (cls.bins, cls.momentum, cls.loss_weight) == (30, 0.75, 1.0)
+    assert (reg.mu, reg.bins, reg.momentum, reg.loss_weight) == (0.02, 10, 0.7, 10.0)
+    optimizer = config.optim_wrapper.optimizer
+    assert optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001)
+    assert config.optim_wrapper.clip_grad.max_norm == 35
+    warmup, steps = config.param_scheduler
+    assert (warmup.type, warmup.by_epoch, warmup.end) == ('LinearLR', False, 500)
+    assert (steps.milestones, steps.gamma) == ([9, 12], 0.1)
+    assert config.train_cfg.max_epochs == 14
+    assert config.train_dataloader.batch_size == 2
+    assert config.auto_scale_lr.base_batch_size == 16
+    assert config.model.backbone.depth == 50
+    resize, flip = config.train_dataloader.dataset.pipeline[2:4]
+    assert (resize.scale, flip.prob) == ((1333, 800), 0.5)
+
+
+def test_data_root_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / 'configs/ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py'
+    monkeypatch.setenv('COCO_ROOT', '/somewhere/else/')
+    config = Config.fromfile(path)
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        assert loader.dataset.data_root == '/somewhere/else/'
+    expected = '/somewhere/else/annotations/instances_val2017.json'
+    assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == expected
+
+
+@pytest.fixture(scope='module')
+def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has the wheel installed, over this environment's packages."""
+    folder = tmp_path_factory.mktemp('wheel')
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
+    run(*pip, 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', folder, ROOT)
+    venv.create(folder / 'env', symlinks=True)
+    python = folder / 'env/bin/python'
+    purelib = Path(
+        run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
+    )
+    # The base environment's .pth files, its editable install among them, do not run this way.
+    (purelib / 'zz_base.pth').write_text(sysconfig.get_path('purelib'))
+    wheel = next(folder.glob('*.whl'))
+    run(*pip, 'install', '-q', '--no-deps', '--no-index', '--target', purelib, wheel)
+    return python
+
+
+def test_wheel_is_what_is_imported(wheel_python: Path, tmp_path: Path) -> None:
+    printed = run(wheel_python, '-c', 'import ghm_mmdet; print(ghm_mmdet.__file__)', cwd=tmp_path)
+    assert wheel_python.parent.parent in Path(printed.strip()).parents
+
+
+def test_wheel_gives_bases_to_configs(wheel_python: Path, tmp_path: Path) -> None:
+    """`_base_ = 'ghm_mmdet::...'` of a user's config, in a process that imports MMEngine alone."""
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = 'ghm_mmdet::ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py'\n"
+        'model = dict(bbox_head=dict(num_classes=3))\n'
+    )
+    code = """
+from mmengine.config import Config
+head = Config.fromfile('mine.py').model.bbox_head
+print(head.num_classes, head.loss_cls.type)
+"""
+    assert run(wheel_python, '-c', code, cwd=tmp_path).split() == ['3', 'ghm_mmdet.GHMC']
+
+
+def test_wheel_answers_mim(wheel_python: Path, tmp_path: Path) -> None:
+    name = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
+    mim = [wheel_python, '-m', 'mim']
+    assert name in run(*mim, 'search', 'ghm_mmdet', '--model', 'ghm', cwd=tmp_path)
+    run(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', tmp_path, cwd=tmp_path)
+    config = Config.fromfile(tmp_path / f'{name}.py')
+    assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
+
+
+def test_version_is_one_fact() -> None:
+    import ghm_mmdet
+
+    assert distribution('ghm_mmdet').version == ghm_mmdet.__version__

@@ -1,0 +1,97 @@
+"""Training in MMEngine's Runner: reproducible, equal to the built-in losses, warm-up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.models.losses import FocalLoss, SmoothL1Loss
+from mmengine.config import ConfigDict
+
+from ghm_mmdet import GHMWarmupHook
+
+from .training import demo_config, train
+
+ITERS = 50
+
+
+@pytest.fixture(scope='module')
+def ghm_curve(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    config = demo_config(demo_data, tmp_path_factory.mktemp('ghm'), ITERS, custom_hooks=[])
+    return train(config)[1].curve()
+
+
+def test_one_seed_two_runs_equal_losses(
+    ghm_curve: np.ndarray, demo_data: Path, tmp_path: Path
+) -> None:
+    again = train(demo_config(demo_data, tmp_path, ITERS, custom_hooks=[]))[1].curve()
+    assert len(again) == ITERS
+    assert np.array_equal(ghm_curve, again)
+
+
+def test_another_seed_gives_other_losses(
+    ghm_curve: np.ndarray, demo_data: Path, tmp_path: Path
+) -> None:
+    config = demo_config(demo_data, tmp_path, 3, custom_hooks=[])
+    config.randomness.seed = 1
+    assert not np.array_equal(ghm_curve[:3], train(config)[1].curve())
+
+
+def test_built_in_losses_give_the_same_curve(
+    ghm_curve: np.ndarray, demo_data: Path, tmp_path: Path
+) -> None:
+    """One line changed, `type='GHMC'` to `type='ghm_mmdet.GHMC'`, and the curve stays."""
+    config = demo_config(demo_data, tmp_path, ITERS, custom_hooks=[])
+    head = config.model.bbox_head
+    head.loss_cls.type, head.loss_bbox.type = 'GHMC', 'GHMR'
+    built_in = train(config)[1].curve()
+    np.testing.assert_allclose(ghm_curve, built_in, rtol=1e-6)
+
+
+def test_warmup_leads_with_focal_loss_and_hands_over(demo_data: Path, tmp_path: Path) -> None:
+    """The first iterations are those of focal loss + smooth L1, the rest GHM's."""
+    warm = train(demo_config(demo_data, tmp_path / 'warm', 6, **{'custom_hooks.0.iters': 4}))
+    focal_config = demo_config(demo_data, tmp_path / 'focal', 6, custom_hooks=[])
+    focal_config.model.bbox_head.loss_cls = ConfigDict(
+        type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
+    )
+    focal_config.model.bbox_head.loss_bbox = ConfigDict(type='SmoothL1Loss', beta=1 / 9)
+    focal = train(focal_config)
+    assert isinstance(focal[0].model.bbox_head.loss_cls, FocalLoss)
+    assert isinstance(focal[0].model.bbox_head.loss_bbox, SmoothL1Loss)
+    assert np.array_equal(warm[1].curve()[:4], focal[1].curve()[:4])
+    assert (warm[1].curve()[4:] != focal[1].curve()[4:]).all()
+    head = warm[0].model.bbox_head
+    assert 'forward' not in vars(head.loss_cls)
+    assert head.loss_cls.acc_sum.sum() > 0
+
+
+def test_warmup_goes_on_after_a_restart(demo_data: Path, tmp_path: Path) -> None:
+    """Cut within the warm-up and resumed, the losses are those of the run that was not cut."""
+    options = {
+        'custom_hooks.0.iters': 4,
+        'train_dataloader.sampler.shuffle': False,
+        'train_dataloader.dataset.pipeline.2.prob': 0.0,
+    }
+    whole = train(demo_config(demo_data, tmp_path / 'whole', 6, **options))[1].curve()
+    train(demo_config(demo_data, tmp_path / 'cut', 2, **options))
+    config = demo_config(demo_data, tmp_path / 'cut', 6, resume=True, **options)
+    rest = train(config)[1].curve()
+    np.testing.assert_allclose(rest, whole[2:], rtol=1e-6)
+
+
+def test_warmup_keeps_the_checkpoint_of_ghm(demo_data: Path, tmp_path: Path) -> None:
+    train(demo_config(demo_data, tmp_path, 2))
+    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)['state_dict']
+    assert saved['bbox_head.loss_cls.acc_sum'].sum() > 0
+    assert saved['bbox_head.loss_bbox.acc_sum'].sum() > 0
+
+
+def test_warmup_without_ghm_is_an_error(demo_data: Path, tmp_path: Path) -> None:
+    config = demo_config(demo_data, tmp_path, 2)
+    config.model.bbox_head.loss_cls.type = 'GHMC'
+    config.model.bbox_head.loss_bbox.type = 'GHMR'
+    with pytest.raises(ValueError, match=r'the model has no ghm_mmdet\.GHMC'):
+        train(config)
+    with pytest.raises(ValueError, match='iters must be >= 1, got 0'):
+        GHMWarmupHook(iters=0)

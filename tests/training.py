@@ -1,0 +1,54 @@
+"""Short training runs of the demo's configs, in this process, on data made for the test."""
+
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+ROOT = Path(__file__).parent.parent
+GHM_CONFIG = ROOT / 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
+
+
+class LossRecorder(Hook):
+    """The losses of every iteration."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, float]] = []
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
+    ) -> None:
+        self.losses.append({name: float(value) for name, value in outputs.items()})
+
+    def curve(self, name: str = 'loss') -> np.ndarray:
+        return np.array([losses[name] for losses in self.losses])
+
+
+def demo_config(data: Path, work_dir: Path, iters: int, **options: object) -> Config:
+    """The demo's GHM config for a few iterations of two images."""
+    config = Config.fromfile(GHM_CONFIG)
+    config.work_dir = str(work_dir)
+    config.experiment_name = work_dir.name
+    config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=10**6)
+    config.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50)
+    ]
+    config.train_dataloader.batch_size = 2
+    config.train_dataloader.dataset.data_root = str(data)
+    config.train_dataloader.sampler = dict(type='InfiniteSampler')
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    config.test_dataloader = config.test_cfg = config.test_evaluator = None
+    config.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=iters)
+    del config.default_hooks.visualization
+    config.merge_from_dict(options)
+    return config
+
+
+def train(config: Config) -> tuple[Runner, LossRecorder]:
+    recorder = LossRecorder()
+    runner = Runner.from_cfg(config)
+    runner.register_hook(recorder)
+    runner.train()
+    return runner, recorder
