@@ -34,8 +34,7 @@ fi
 say "1/4 virtual environment and PyTorch ($(cat requirements/torch.txt))"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-"${pip[@]}" install -q -r requirements/torch.txt
-"${pip[@]}" install -q -r requirements/build.txt
+"${pip[@]}" install -q -r requirements/torch.txt -r requirements/build.txt
 
 if "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
     say "2/4 mmcv's operators are there"
@@ -54,10 +53,8 @@ else
 fi
 
 say "3/4 MMEngine, MMDetection, MIM and the test tools ($stack)"
-"${pip[@]}" install -q -r "requirements/$stack.txt"
-"${pip[@]}" install -q -r requirements/test.txt
-# openmim's dependencies take setuptools back to a version that can't install this package.
-"${pip[@]}" install -q -r requirements/build.txt
+# build.txt once more: without it openmim's dependencies take setuptools back to version 60.
+"${pip[@]}" install -q -r requirements/build.txt -r "requirements/$stack.txt" -r requirements/test.txt
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
     # Only to fetch torchvision:// backbones; beside a CPU build of torch it fails to import.
     "${pip[@]}" install -q torchvision -r requirements/torch.txt
@@ -67,6 +64,7 @@ say '4/4 ghm_mmdet itself, editable'
 "${pip[@]}" install -q --no-deps --no-build-isolation -e .
 cp ghm_mmdet.pth "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
+"${pip[@]}" check
 "$venv/bin/python" -c 'import mmcv.ops, mmdet, mmengine, ghm_mmdet.registry'
 echo "$wanted" >"$stamp"
 say 'done'

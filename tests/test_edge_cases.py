@@ -268,7 +268,7 @@ def test_config_without_use_sigmoid_is_refused() -> None:
     head = RetinaHead(3, 8, loss_cls=dict(**config, use_sigmoid=True))
     assert head.cls_out_channels == 3
     assert isinstance(head.loss_cls, GHMC)
-    assert isinstance(MODELS.build(dict(type='GHMC', use_sigmoid=True)), GHMC)
+    assert isinstance(MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True)), GHMC)
 
 
 def test_asl1_module_weights_like_smooth_l1() -> None:

@@ -1,5 +1,6 @@
 """The package as its hosts see it: scope, configs, wheel, and the mathematics alone."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
+from ghm_mmdet.analysis.runs import last_metrics, mmdet_distribution
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob('configs/[!_]*/*.py'))
@@ -148,6 +150,23 @@ def test_wheel_answers_mim(wheel_python: Path, tmp_path: Path) -> None:
     run(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', tmp_path, cwd=tmp_path)
     config = Config.fromfile(tmp_path / f'{name}.py')
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
+
+
+def test_wheel_trains_and_tests_through_mim(
+    wheel_python: Path, demo_data: Path, tmp_path: Path
+) -> None:
+    """Outside the repository: download the config, train, evaluate the checkpoint."""
+    name = 'retinanet_r18_fpn_ghmc-ghmr_demo'
+    here = dict(cwd=tmp_path, env={**os.environ, 'DEMO_ROOT': f'{demo_data}/'})
+    mim = [wheel_python, '-m', 'mim']
+    run(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', '.', **here)
+    fast = ('--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3')
+    config = (mmdet_distribution(), f'{name}.py', '--gpus', '0', '--work-dir')
+    printed = run(*mim, 'train', *config, 'work', *fast, **here)
+    assert 'GHM takes over' in printed
+    checkpoint = tmp_path / 'work/epoch_1.pth'
+    run(*mim, 'test', *config, 'test', '--checkpoint', checkpoint, **here)
+    assert 0 <= last_metrics(tmp_path / 'test')['bbox_mAP'] <= 1
 
 
 def test_version_is_one_fact() -> None:

@@ -1,5 +1,6 @@
 """The demo's page: detections, loss curve, gradient norms, and the table of AP."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -26,7 +27,7 @@ BLUE, ORANGE = '#0072b2', '#d55e00'  # of Okabe and Ito's palette, safe for the 
 
 
 def write_demo_page(work_dir: str | Path, runs: dict[str, str], ghm: str) -> Path:
-    """Write `ap.md` and `page.png` from finished runs.
+    """Write `ap.md`, `page.png` and, for itself, `gradient_norms.png` from finished runs.
 
     Args:
         work_dir: Folder that holds the runs.
@@ -45,15 +46,19 @@ def write_demo_page(work_dir: str | Path, runs: dict[str, str], ghm: str) -> Pat
     print(table)
 
     config, checkpoint = _config_and_checkpoint(work_dir / ghm)
-    figure = plt.figure(figsize=(13, 12), layout='constrained')
-    top, bottom = figure.subfigures(2, 1, height_ratios=[2, 1.05])
+    figure = plt.figure(figsize=(13, 10), layout='constrained')
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.6, 1])
     _draw_detections(top, config, checkpoint)
     axes = bottom.subplots(1, 3)
     _draw_loss_curve(axes[0], {name: work_dir / run for name, run in runs.items()})
-    before_after = gradient_norms(config, checkpoint)
-    _draw_gradient_norms(axes[1], before_after['cls'], 'GHM-C: classification, g')
-    _draw_gradient_norms(axes[2], before_after['reg'], 'GHM-R: regression, gr')
+    records = gradient_norms(config, checkpoint)
+    _draw_both_gradient_norms(axes[1:], records)
     figure.savefig(work_dir / 'page.png', dpi=100)
+    plt.close(figure)
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout='constrained')
+    _draw_both_gradient_norms(axes, records)
+    figure.savefig(work_dir / 'gradient_norms.png', dpi=100)
     plt.close(figure)
     return work_dir / 'page.png'
 
@@ -93,7 +98,14 @@ def _draw_detections(figure: plt.Figure, config: Config, checkpoint: Path) -> No
     model = init_detector(config, str(checkpoint), device='cpu')
     dataset = Runner.build_dataloader(config.val_dataloader).dataset
     visualizer = VISUALIZERS.build(
-        dict(type='DetLocalVisualizer', name='demo_page', line_width=1, alpha=1.0)
+        dict(
+            type='DetLocalVisualizer',
+            name='demo_page',
+            line_width=2,
+            alpha=1.0,
+            bbox_color=(255, 255, 255),
+            text_color=(255, 255, 255),
+        )
     )
     visualizer.dataset_meta = dataset.metainfo
     axes = figure.subplots(2, 5)
@@ -131,20 +143,28 @@ def _draw_loss_curve(axes: Axes, runs: dict[str, Path]) -> None:
         curve = training_curve(run)
         steps = [record['step'] for record in curve]
         axes.plot(steps, [record['loss'] for record in curve], color=colour, label=name)
-    axes.set(xlabel='iteration', ylabel='loss', yscale='log', title='Training loss')
+    axes.set(
+        xlabel='iteration',
+        ylabel='loss',
+        yscale='log',
+        title='Training loss, each on its own scale',
+    )
     axes.legend()
 
 
+def _draw_both_gradient_norms(axes: Sequence[Axes], records: dict[str, GradientNormRecord]) -> None:
+    _draw_gradient_norms(axes[0], records['cls'], 'GHM-C: gradient norm g of classification')
+    _draw_gradient_norms(axes[1], records['reg'], 'GHM-R: gradient norm gr of regression')
+
+
 def _draw_gradient_norms(axes: Axes, record: GradientNormRecord, title: str) -> None:
-    bins = len(record.examples)
-    centers = (np.arange(bins) + 0.5) / bins
-    for gradient, colour, label in (
-        (record.gradient, BLUE, 'before (plain loss)'),
-        (record.harmonized, ORANGE, 'after harmonizing'),
+    edges = np.linspace(0, 1, len(record.examples) + 1)
+    for gradient, colour, style, label in (
+        (record.gradient, BLUE, '--', 'before harmonizing'),
+        (record.harmonized, ORANGE, '-', 'after harmonizing'),
     ):
         share = (gradient / gradient.sum()).numpy()
-        axes.bar(centers, share, 1 / bins, color=colour, alpha=0.55, label=label)
-    axes.set(
-        xlabel='gradient norm', ylabel='share of the whole gradient', title=title, yscale='log'
-    )
+        axes.stairs(share, edges, color=colour, linestyle=style, linewidth=2, label=label)
+    axes.set(xlabel='gradient norm', ylabel='share of the whole gradient', title=title)
+    axes.set_yscale('log')
     axes.legend()
