@@ -43,7 +43,7 @@ test-slow: env  ## run the tests that take minutes
 
 lint: env  ## ruff: style and imports
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	$(PY) -m ruff format --check --exclude "*.md" .
 
 clean:  ## remove the environments and what the demo wrote
 	rm -rf .venv .venv-openmmlab work_dirs/demo

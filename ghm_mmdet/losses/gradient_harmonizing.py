@@ -67,7 +67,10 @@ class GradientHarmonizingLoss(nn.Module):
             self.register_buffer('acc_sum', torch.zeros(bins))
 
     def extra_repr(self) -> str:
-        names = ('bins', 'momentum', 'loss_weight', 'reduction', 'density', 'formula', 'sync')
+        names = (
+            'bins', 'momentum', 'loss_weight', 'reduction',
+            'density', 'formula', 'sync', 'max_beta',
+        )  # fmt: skip
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
     def _reduction(self, reduction_override: str | None) -> str:
