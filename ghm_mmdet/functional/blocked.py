@@ -10,6 +10,7 @@ positive ones, one a row at most, are computed apart.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ from torch import Tensor
 from .gradient_density import assign_regions
 from .precision import at_least_float32
 
-#: Elements of a block for each thread; PyTorch gives a thread no less than half of it.
-BLOCK_OF_THREAD = 1 << 16
+#: Elements of a block for each thread: few enough for the cache, enough to outweigh the calls.
+BLOCK_OF_THREAD = 1 << 17
+
+#: Elements from which a table of all pairs of weights is worth its making.
+PAIRED_FROM = 1 << 20
 
 # Widens the product g·M so that its floor is ind(g) or ind(g) + 1, never less: one comparison
 # with the edge then decides, where `assign_regions` needs two.
@@ -54,9 +58,10 @@ def count_examples(
     dense = target.reshape(-1) if target.shape == pred.shape else None
     block = _block_size(logits)
     encoder = _Encoder(bins, fine, block, _compute_dtype(pred))
-    buffer = encoder.buffer()
+    buffer = torch.empty_like(encoder.j)
     for part in _blocks(logits, block):
-        g = _sigmoid(logits[part], buffer)
+        x = logits[part].to(buffer.dtype)
+        g = torch.sigmoid(x, out=buffer[: len(x)])
         if dense is not None:
             g.sub_(dense[part]).abs_()
         encoder.encode(g, codes[part])
@@ -98,25 +103,23 @@ def sum_losses(
     dense = target.reshape(-1) if target.shape == pred.shape else None
     gradient = torch.empty(logits.shape if with_gradient else 0, dtype=table.dtype)
     size = _block_size(logits)
-    x_buffer, p_buffer, loss_buffer, weight_buffer = torch.empty(4, size, dtype=table.dtype)
-    index_buffer = torch.empty(size, dtype=torch.int32)
+    x_buffer, p_buffer, loss_buffer = torch.empty(3, size, dtype=table.dtype)
+    lookup = _Lookup(table, codes, size)
     sums = []
     for part in _blocks(logits, size):
         length = part.stop - part.start
-        x = x_buffer[:length].copy_(logits[part])
+        x = logits[part].to(table.dtype)
         p = torch.sigmoid(x, out=p_buffer[:length])
         # log(1 + exp(-|x|)) = -log(1 - min(p, 1 - p)): the sigmoid serves for both.
         loss = torch.sub(1, p, out=loss_buffer[:length])
         torch.minimum(loss, p, out=loss).neg_().log1p_()
-        beta_of = torch.index_select(
-            table, 0, index_buffer[:length].copy_(codes[part]), out=weight_buffer[:length]
-        )
-        if dense is None:
-            torch.sub(x.clamp_(min=0), loss, out=loss)
-        else:
+        rest = torch.clamp(x, min=0, out=x_buffer[:length])
+        if dense is not None:
             p_star = dense[part].to(table.dtype)
-            torch.sub(x.clamp(min=0).sub_(x.mul_(p_star)), loss, out=loss)
+            rest.sub_(p_star * x)
             p.sub_(p_star)
+        torch.sub(rest, loss, out=loss)
+        beta_of = lookup(codes[part], out=rest)
         sums.append(loss.mul_(beta_of).sum())
         if with_gradient:
             torch.mul(p, beta_of, out=gradient[part])
@@ -135,23 +138,62 @@ class _Encoder:
     """Writes the codes of a block of gradient norms, with buffers for `size` of them."""
 
     def __init__(self, bins: int, fine: bool, size: int, dtype: torch.dtype) -> None:
-        self.bins, self.fine = bins, fine
+        self.bins = bins
+        self.plain = fine or _product_gives_region(bins, dtype)
         self.j, self.edge = torch.empty(2, size, dtype=dtype)
         self.integer = torch.empty(size, dtype=torch.int32)
-
-    def buffer(self) -> Tensor:
-        return torch.empty_like(self.j)
 
     def encode(self, g: Tensor, codes: Tensor) -> None:
         """ind(g), exactly as `assign_regions` gives it, or the cell of g, into `codes`."""
         j, edge = self.j[: g.numel()], self.edge[: g.numel()]
-        if self.fine:
+        if self.plain:
             torch.mul(g, self.bins, out=j).clamp_(max=self.bins - 1)
         else:
             torch.mul(g, self.bins * _WIDEN, out=j).floor_().clamp_(max=self.bins - 1)
             j.sub_(torch.div(j, self.bins, out=edge).gt_(g))
-        # By way of int32, for which PyTorch has vector code.
+        # By way of int32, for which PyTorch has vector code; it cuts the fraction off.
         codes.copy_(self.integer[: g.numel()].copy_(j.nan_to_num_(nan=self.bins)))
+
+
+@lru_cache
+def _product_gives_region(bins: int, dtype: torch.dtype) -> bool:
+    """Whether the floor of the rounded g·M is ind(g) for every g.
+
+    Neither decreases in g, so it is enough that they agree at each edge and just below it.
+    """
+    edges = torch.arange(1, bins, dtype=dtype) / bins
+    g = torch.cat([edges, torch.nextafter(edges, torch.zeros_like(edges))])
+    return torch.equal((g * bins).long(), assign_regions(g, bins))
+
+
+class _Lookup:
+    """Looks the weights of codes up, two at a time where that is faster.
+
+    Two codes of a byte are read as one 16-bit index into the table of all pairs of float32
+    weights, which are moved as one float64: half as many steps.
+    """
+
+    def __init__(self, table: Tensor, codes: Tensor, size: int) -> None:
+        self.paired = _pairs_fit(codes, len(table)) and codes.numel() >= PAIRED_FROM
+        self.paired &= table.dtype == torch.float32
+        self.table = table
+        if self.paired:
+            bytes_of_pair = torch.arange(256 * len(table), dtype=torch.int16).view(torch.uint8)
+            table = torch.nn.functional.pad(table, (0, 256 - len(table)))
+            self.pairs = table[bytes_of_pair.long()].view(torch.float64)
+        self.index = torch.empty(size, dtype=torch.int32)
+
+    def __call__(self, codes: Tensor, out: Tensor) -> Tensor:
+        table, found = self.table, out
+        if self.paired and codes.numel() % 2 == 0:
+            table, codes, found = self.pairs, codes.view(torch.int16), out.view(torch.float64)
+        torch.index_select(table, 0, self.index[: codes.numel()].copy_(codes), out=found)
+        return out
+
+
+def _pairs_fit(codes: Tensor, num_codes: int) -> bool:
+    """Whether two codes make one 16-bit number that is not negative."""
+    return codes.dtype == torch.uint8 and num_codes <= 128
 
 
 def _codes_of_positive(x: Tensor, bins: int, fine: bool) -> Tensor:
@@ -169,7 +211,7 @@ def _count(codes: Tensor, bins: int) -> Tensor:
     takes half the steps of the histogram of the bytes.
     """
     even = codes.numel() // 2 * 2
-    if codes.dtype != torch.uint8 or bins >= 128 or codes.storage_offset():
+    if not _pairs_fit(codes, bins + 1):
         return torch.bincount(codes, minlength=bins + 1)[:bins]
     pairs = torch.bincount(codes[:even].view(torch.int16), minlength=256 * (bins + 1))
     pairs = pairs.view(bins + 1, 256)
@@ -241,11 +283,6 @@ def _sum_offsets(
     if at is not None:
         gradient = d.new_zeros(pred.numel()).index_copy_(0, at, gradient)
     return total, gradient.view(pred.shape)
-
-
-def _sigmoid(x: Tensor, buffer: Tensor) -> Tensor:
-    p = buffer[: x.numel()].copy_(x)
-    return p.sigmoid_()
 
 
 def code_dtype(bins: int) -> torch.dtype:
