@@ -18,9 +18,7 @@ from .harmonizing import Statistics, bounded, region_harmonizing_parameter
 MAX_REGIONS = 255
 
 
-def fast_path(
-    pred: Tensor, target: Tensor, bins: int, density: str, reduction: str
-) -> str | None:
+def fast_path(pred: Tensor, target: Tensor, bins: int, density: str, reduction: str) -> str | None:
     """Which sweeps compute the loss: 'torch', 'triton', or None for the plain formula."""
     kernels = _choose_kernels(pred.device.type)
     if reduction == 'none' or pred.numel() == 0 or bins > MAX_REGIONS or target.requires_grad:
@@ -65,9 +63,7 @@ def harmonized_sum(
     fine = density == 'exact'
     cells, half = fine_cells(1 / bins) if fine else (bins, 0)
     x = pred.detach()
-    counts, codes = torch.ops.ghm_mmdet.count_examples(
-        x, target, weight, cells, mu, fine, kernels
-    )
+    counts, codes = torch.ops.ghm_mmdet.count_examples(x, target, weight, cells, mu, fine, kernels)
     if fine:
         gd = cell_gradient_density(counts, half, 1 / bins).to(num_examples.dtype)
         beta = torch.where(gd > 0, num_examples / gd.where(gd > 0, 1), 0)
