@@ -143,52 +143,52 @@ def cuda_call() -> tuple[GHMC, GHMR, list[torch.Tensor]]:
     return GHMC(30, 0.75).cuda(), GHMR(bins=10, momentum=0.7).cuda(), tensors
 
 
-def forward_and_backward(ghm_c: GHMC, ghm_r: GHMR, tensors: list[torch.Tensor]) -> torch.Tensor:
+def forward_and_backward(loss_c: GHMC, loss_r: GHMR, tensors: list[torch.Tensor]) -> torch.Tensor:
     logits, labels, weight, offsets, targets = tensors
     box_weight = (weight * (labels < 80)).unsqueeze(1).expand_as(offsets)
-    loss = ghm_c(logits, labels, weight) + ghm_r(offsets, targets, box_weight)
+    loss = loss_c(logits, labels, weight) + loss_r(offsets, targets, box_weight)
     logits.grad, offsets.grad = torch.autograd.grad(loss, (logits, offsets))
     return loss
 
 
 @needs_cuda
 def test_cuda_never_waits_for_the_host() -> None:
-    ghm_c, ghm_r, tensors = cuda_call()
+    loss_c, loss_r, tensors = cuda_call()
     tensors[0].requires_grad_(), tensors[3].requires_grad_()
-    forward_and_backward(ghm_c, ghm_r, tensors)
+    forward_and_backward(loss_c, loss_r, tensors)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('error')
     try:
-        forward_and_backward(ghm_c, ghm_r, tensors)
+        forward_and_backward(loss_c, loss_r, tensors)
     finally:
         torch.cuda.set_sync_debug_mode('default')
 
 
 @needs_cuda
 def test_cuda_graph_captures_the_losses() -> None:
-    ghm_c, ghm_r, tensors = cuda_call()
+    loss_c, loss_r, tensors = cuda_call()
     tensors[0].requires_grad_(), tensors[3].requires_grad_()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            forward_and_backward(ghm_c, ghm_r, tensors)
+            forward_and_backward(loss_c, loss_r, tensors)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = forward_and_backward(ghm_c, ghm_r, tensors)
-    ghm_c.acc_sum.zero_(), ghm_r.acc_sum.zero_()
+        captured = forward_and_backward(loss_c, loss_r, tensors)
+    loss_c.acc_sum.zero_(), loss_r.acc_sum.zero_()
     graph.replay()
     found = [captured.clone(), tensors[0].grad.clone(), tensors[3].grad.clone()]
-    ghm_c.acc_sum.zero_(), ghm_r.acc_sum.zero_()
-    expected = forward_and_backward(ghm_c, ghm_r, tensors)
+    loss_c.acc_sum.zero_(), loss_r.acc_sum.zero_()
+    expected = forward_and_backward(loss_c, loss_r, tensors)
     torch.testing.assert_close(found, [expected, tensors[0].grad, tensors[3].grad])
 
 
 @needs_cuda
 @pytest.mark.parametrize('formula', ['official', 'paper'])
 def test_cuda_agrees_with_the_cpu(formula: str) -> None:
-    ghm_c, ghm_r, tensors = cuda_call()
+    *_, tensors = cuda_call()
     results = []
     for device in ('cpu', 'cuda'):
         logits, labels, weight, offsets, targets = (x.detach().to(device) for x in tensors)

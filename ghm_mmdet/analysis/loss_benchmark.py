@@ -270,7 +270,8 @@ def peak_memory(run: Callable[[], None], device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     held = peak = 0
-    for event in profiler.profiler.kineto_results.events():
+    events = profiler.profiler.kineto_results.events()
+    for event in sorted(events, key=lambda event: event.start_ns()):
         if event.name() == '[memory]':
             held += event.nbytes()
             peak = max(peak, held)

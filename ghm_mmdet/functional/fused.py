@@ -209,10 +209,23 @@ def _keep_for_backward(ctx: object, inputs: tuple, output: tuple) -> None:
         ctx.save_for_backward(pred, target, weight, beta)
 
 
+def _is_last_use(saved: Tensor) -> bool:
+    """Whether a saved tensor is freed after this backward, and may be written to.
+
+    It is not with `retain_graph=True`, and where `torch.compile` traces with stand-ins.
+    """
+    keeps_graph = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return type(saved) is Tensor and keeps_graph is not None and not keeps_graph()
+
+
 def _backward(ctx: object, scale: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     gradient = None
     if scale is not None and ctx.kernels == 'torch':
-        gradient = torch.ops.ghm_mmdet.scale_gradient(scale, *ctx.saved_tensors, ctx.dtype)
+        (gradient,) = ctx.saved_tensors
+        if gradient.dtype == ctx.dtype and _is_last_use(gradient):
+            gradient = gradient.detach().mul_(scale)
+        else:
+            gradient = torch.ops.ghm_mmdet.scale_gradient(scale, gradient, ctx.dtype)
     elif scale is not None:
         gradient = torch.ops.ghm_mmdet.gradient_of_losses(scale, *ctx.saved_tensors, ctx.mu)
     return gradient, *[None] * 8
