@@ -22,7 +22,7 @@ from .precision import at_least_float32
 BLOCK_OF_THREAD = 1 << 17
 
 #: Elements from which a table of all pairs of weights is worth its making.
-PAIRED_FROM = 1 << 20
+PAIRED_FROM = 1 << 18
 
 # Widens the product g·M so that its floor is ind(g) or ind(g) + 1, never less: one comparison
 # with the edge then decides, where `assign_regions` needs two.
