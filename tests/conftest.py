@@ -1,11 +1,19 @@
+"""What tests share. Without a CUDA device, Triton's kernels run in its interpreter."""
+
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from ghm_mmdet.analysis.demo_data import write_demo_data
+if not torch.cuda.is_available():
+    # Triton reads it when the kernels are defined.
+    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
 @pytest.fixture(scope='session')
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of the demo's kind."""
+    from ghm_mmdet.analysis.demo_data import write_demo_data
+
     return write_demo_data(tmp_path_factory.mktemp('demo'), num_train=40, num_val=8)

@@ -10,6 +10,10 @@ from ghm_mmdet import GHMC, GHMR
 
 NUM_SEQUENCES = 200
 CLOSE = dict(rtol=1e-5, atol=1e-12)
+#: Error of p - p* relative to the largest gradient, where sigmoids differ in the last bit.
+ROUNDING = 0.0
+#: Error of sqrt(d² + μ²) - μ, where square roots differ in the last bit.
+ROUNDING_OF_VALUE = 0.0
 
 
 def choose(generator: torch.Generator, *options: object) -> object:
@@ -58,8 +62,11 @@ def assert_equal_calls(ours: nn.Module, theirs: nn.Module, call: tuple, reductio
         value.sum().backward()
         values.append(value.detach())
         gradients.append(x.grad)
-    torch.testing.assert_close(*values, **CLOSE)
-    torch.testing.assert_close(*gradients, **CLOSE)
+    atol = max(CLOSE['atol'], ROUNDING_OF_VALUE)
+    torch.testing.assert_close(*values, rtol=CLOSE['rtol'], atol=atol)
+    largest = gradients[1].abs().max().item() if gradients[1].numel() else 0
+    atol = max(CLOSE['atol'], ROUNDING * largest)
+    torch.testing.assert_close(*gradients, rtol=CLOSE['rtol'], atol=atol)
     assert dict(ours.named_buffers()).keys() == dict(theirs.named_buffers()).keys()
     for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(mine, other, **CLOSE)

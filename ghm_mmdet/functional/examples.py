@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from .checks import is_label_dtype
+from .precision import at_least_float32
 
 
-def dense_target(logits: Tensor, target: Tensor) -> Tensor:
-    """p* of every logit: one-hot labels without the background, or the target itself."""
+def check_target(logits: Tensor, target: object) -> None:
+    """Whether the target is labels of the rows of `logits`, or has its shape."""
     if not isinstance(target, Tensor):
         raise TypeError(f'target must be a Tensor, got {type(target).__name__}')
     if target.shape == logits.shape:
-        return target.to(logits.dtype)
+        return
     if target.shape != logits.shape[:-1]:
         raise ValueError(
             f'target must be labels of shape {tuple(logits.shape[:-1])} or have the shape of '
@@ -22,21 +23,33 @@ def dense_target(logits: Tensor, target: Tensor) -> Tensor:
             f'target must hold integer labels where it has the shape {tuple(target.shape)}, '
             f'got {target.dtype}'
         )
+
+
+def dense_target(logits: Tensor, target: Tensor) -> Tensor:
+    """p* of every logit: one-hot labels without the background, or the target itself."""
+    check_target(logits, target)
+    if target.shape == logits.shape:
+        return target.to(logits.dtype)
     classes = torch.arange(logits.shape[-1], device=target.device)
     return (target.unsqueeze(-1) == classes).to(logits.dtype)
 
 
-def _expand_weight(weight: Tensor, like: Tensor) -> Tensor:
+def check_weight(pred: Tensor, weight: object) -> None:
+    """Whether the weight is None, of the shape of `pred`, or of its rows."""
+    if weight is None:
+        return
     if not isinstance(weight, Tensor):
         raise TypeError(f'weight must be a Tensor or None, got {type(weight).__name__}')
-    if weight.shape == like.shape:
-        return weight
-    if weight.shape == like.shape[:-1]:
-        return weight.unsqueeze(-1).expand_as(like)
-    raise ValueError(
-        f'weight must have the shape of pred, {tuple(like.shape)}, or of pred without its last '
-        f'dimension, got {tuple(weight.shape)}'
-    )
+    if weight.shape not in (pred.shape, pred.shape[:-1]):
+        raise ValueError(
+            f'weight must have the shape of pred, {tuple(pred.shape)}, or of pred without its '
+            f'last dimension, got {tuple(weight.shape)}'
+        )
+
+
+def _expand_weight(weight: Tensor, like: Tensor) -> Tensor:
+    check_weight(like, weight)
+    return weight if weight.shape == like.shape else weight.unsqueeze(-1).expand_as(like)
 
 
 def valid_examples(pred: Tensor, weight: Tensor | None) -> Tensor:
@@ -46,8 +59,26 @@ def valid_examples(pred: Tensor, weight: Tensor | None) -> Tensor:
     return _expand_weight(weight, pred) > 0
 
 
+def _sum_over_examples(of_weight: Tensor, pred: Tensor) -> Tensor:
+    """The sum over all elements of `pred`, of which a row may share one."""
+    total = of_weight.sum()
+    return total if of_weight.shape == pred.shape else total * pred.shape[-1]
+
+
+def number_of_valid(pred: Tensor, weight: Tensor | None) -> Tensor:
+    """How many elements of `pred` have a weight > 0, a scalar."""
+    if weight is None:
+        return _number_of_elements(pred)
+    return _sum_over_examples(weight > 0, pred)
+
+
 def sum_of_weights(pred: Tensor, weight: Tensor | None) -> Tensor:
     """The sum of the weights of all elements of `pred`, a scalar."""
     if weight is None:
-        return torch.tensor(pred.numel(), device=pred.device)
-    return _expand_weight(weight, pred).to(pred.dtype).sum()
+        return _number_of_elements(pred)
+    return _sum_over_examples(at_least_float32(weight), pred)
+
+
+def _number_of_elements(pred: Tensor) -> Tensor:
+    # Not torch.tensor, which would copy from the host and make a CUDA stream wait.
+    return torch.full((), pred.numel(), dtype=torch.int64, device=pred.device)

@@ -1,10 +1,19 @@
 """The losses: ASL1 (Eq. 17), GHM-C (Eqs. 8 and 11) and GHM-R (Eq. 19)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_floating, check_positive, check_same_shape, check_settings
-from .examples import dense_target, sum_of_weights, valid_examples
+from .examples import (
+    check_target,
+    check_weight,
+    dense_target,
+    number_of_valid,
+    sum_of_weights,
+    valid_examples,
+)
+from .fused import fast_path, harmonized_sum
 from .gradient_norm import classification_gradient_norm, regression_gradient_norm
 from .harmonizing import Statistics, counts_of_this_call, harmonizing_parameter
 from .precision import at_least_float32
@@ -67,11 +76,21 @@ def ghm_c_loss(
     """
     check_settings(bins, density, formula, reduction)
     check_floating('pred', pred)
+    check_target(pred, target)
+    check_weight(pred, weight)
+    dtype = torch.promote_types(pred.dtype, torch.float32)
+    num_examples = number_of_valid(pred, weight).clamp(min=1).to(dtype)
+    kernels = fast_path(pred, target, bins, density, reduction)
+    if kernels is not None:
+        total, num_examples = harmonized_sum(
+            pred, target, weight, num_examples, bins=bins, density=density, formula=formula,
+            max_beta=max_beta, statistics=statistics, kernels=kernels,
+        )  # fmt: skip
+        return total / num_examples if reduction == 'mean' else total
+
     logits = at_least_float32(pred)
     p_star = dense_target(logits, target)
     valid = valid_examples(logits, weight)
-    num_examples = valid.sum().clamp(min=1).to(logits.dtype)
-
     g = classification_gradient_norm(logits.detach(), p_star)
     beta, num_examples = harmonizing_parameter(
         g, valid, num_examples, bins=bins, density=density, formula=formula,
@@ -119,12 +138,21 @@ def ghm_r_loss(
     check_positive('mu', mu)
     check_floating('pred', pred)
     check_same_shape('target', target, 'pred', pred)
+    check_weight(pred, weight)
+    dtype = torch.promote_types(pred.dtype, torch.float32)
+    count = sum_of_weights if formula == 'official' else number_of_valid
+    num_examples = count(pred, weight).clamp(min=1).to(dtype)
+    kernels = fast_path(pred, target, bins, density, reduction)
+    if kernels is not None:
+        total, num_examples = harmonized_sum(
+            pred, target, weight, num_examples, bins=bins, density=density, formula=formula,
+            max_beta=max_beta, statistics=statistics, kernels=kernels, mu=mu,
+        )  # fmt: skip
+        return total / num_examples if reduction == 'mean' else total
+
     offsets = at_least_float32(pred)
     d = offsets - target.to(offsets.dtype)
     valid = valid_examples(offsets, weight)
-    num_examples = sum_of_weights(offsets, weight) if formula == 'official' else valid.sum()
-    num_examples = num_examples.clamp(min=1).to(offsets.dtype)
-
     gr = regression_gradient_norm(d.detach(), mu)
     beta, num_examples = harmonizing_parameter(
         gr, valid, num_examples, bins=bins, density=density, formula=formula,

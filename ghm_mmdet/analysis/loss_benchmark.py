@@ -1,0 +1,441 @@
+"""What the losses cost: time and memory, beside cross entropy, focal loss and the built-in GHM.
+
+All contenders of a table run in turn, round after round, so that noise hits all alike; the
+tables give medians over the rounds.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from statistics import median, quantiles
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from ..functional import ghm_c_loss, ghm_r_loss
+from ..kernels import VARIABLE
+
+NUM_CLASSES = 80
+ANCHORS_PER_CELL = 9
+STRIDES = (8, 16, 32, 64, 128)
+# (800, 1333), padded to multiples of 32.
+IMAGE_SHAPE = (800, 1344)
+BATCH_SIZE = 2
+
+
+@dataclass
+class Level:
+    """What a RetinaNet head hands its losses for one level, all on one device.
+
+    Attributes:
+        logits: (N, 80), requires grad.
+        labels: (N,), int64; 80 is background.
+        weight: (N,), 0 for the few ignored anchors.
+        offsets: (N, 4), requires grad.
+        targets: (N, 4).
+        box_weight: (N, 4), 1 for positive anchors.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    weight: Tensor
+    offsets: Tensor
+    targets: Tensor
+    box_weight: Tensor
+
+
+@dataclass
+class Row:
+    """One line of a table: seconds are medians over the rounds, bytes the peak beyond before."""
+
+    name: str
+    seconds: float
+    low: float
+    high: float
+    peak_bytes: int
+    note: str = ''
+
+
+def anchors_per_level(image_shape: Sequence[int] = IMAGE_SHAPE) -> list[int]:
+    """Anchors of one image at each stride."""
+    height, width = image_shape
+    return [-(-height // s) * -(-width // s) * ANCHORS_PER_CELL for s in STRIDES]
+
+
+def make_levels(
+    num_logits: int | None, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> list[Level]:
+    """Random tensors of RetinaNet's shapes, as many as `num_logits`, None for all of them.
+
+    The logits are those of a detector in the midst of training: most far below 0. One anchor
+    in a thousand is positive, one in 500 ignored.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = [n * BATCH_SIZE for n in anchors_per_level()]
+    scale = 1.0 if num_logits is None else num_logits / (sum(rows) * NUM_CLASSES)
+    return [_make_level(max(1, round(n * scale)), dtype, device, generator) for n in rows]
+
+
+def _make_level(
+    rows: int, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Level:
+    logits = torch.randn(rows, NUM_CLASSES, generator=generator) * 1.5 - 4
+    labels = torch.randint(0, NUM_CLASSES, (rows,), generator=generator)
+    chance = torch.rand(rows, generator=generator)
+    labels[chance > 0.001] = NUM_CLASSES
+    offsets, targets = torch.randn(2, rows, 4, generator=generator) / 5
+    positive = (labels < NUM_CLASSES).float()
+    return Level(
+        logits.to(device, dtype).requires_grad_(),
+        labels.to(device),
+        (chance < 0.998).float().to(device),
+        offsets.to(device, dtype).requires_grad_(),
+        targets.to(device),
+        positive.unsqueeze(1).expand(rows, 4).to(device),
+    )
+
+
+def concatenated(levels: Sequence[Level]) -> list[Level]:
+    """All levels as one, as `GHMRetinaHead` calls its losses."""
+    tensors = [torch.cat([getattr(level, name) for level in levels]).detach() for name in FIELDS]
+    level = Level(*tensors)
+    level.logits.requires_grad_()
+    level.offsets.requires_grad_()
+    return [level]
+
+
+FIELDS = tuple(Level.__dataclass_fields__)
+Loss = Callable[[Level], Tensor]
+
+
+def binary_cross_entropy(level: Level) -> Tensor:
+    """PyTorch's, with the one-hot target it needs, built as a head would."""
+    rows = (level.labels < NUM_CLASSES).nonzero().squeeze(1)
+    p_star = torch.zeros_like(level.logits)
+    p_star[rows, level.labels[rows]] = 1
+    weight = level.weight.to(p_star.dtype).unsqueeze(1)
+    return F.binary_cross_entropy_with_logits(level.logits, p_star, weight)
+
+
+def classification_losses(bins: int, kernels: Sequence[str]) -> tuple[dict[str, Loss], list[str]]:
+    """The contenders by name, the first one the yardstick; and notes on those left out."""
+    losses: dict[str, Loss] = {'torch BCE, one-hot': binary_cross_entropy}
+    notes: list[str] = []
+    focal = _built_in('FocalLoss', notes)
+    if focal is not None:
+        focal = focal()
+        losses['MMDetection FocalLoss'] = lambda x: focal(
+            x.logits, x.labels, x.weight, avg_factor=1.0
+        )
+    built_in = _built_in('GHMC', notes)
+    if built_in is not None:
+        built_in_of = {}
+
+        def built_in_ghm_c(x: Level) -> Tensor:
+            loss = built_in_of.setdefault(x.logits.device, built_in(bins).to(x.logits.device))
+            return loss(x.logits, x.labels, x.weight)
+
+        losses['MMDetection GHMC'] = built_in_ghm_c
+    for path in kernels:
+        losses[f'ours, region, {path}'] = _on_path(path, ghm_c_loss, 'region', bins)
+    losses['ours, exact'] = _on_path(None, ghm_c_loss, 'exact', bins)
+    return losses, notes
+
+
+def regression_losses(bins: int, kernels: Sequence[str]) -> tuple[dict[str, Loss], list[str]]:
+    """As `classification_losses`, of the box offsets."""
+    losses: dict[str, Loss] = {
+        'torch smooth L1': lambda x: (
+            F.smooth_l1_loss(x.offsets, x.targets.to(x.offsets.dtype), reduction='none')
+            * x.box_weight
+        ).sum()
+    }
+    notes: list[str] = []
+    built_in = _built_in('GHMR', notes)
+    if built_in is not None:
+        losses['MMDetection GHMR'] = lambda x: built_in(bins=bins).to(x.offsets.device)(
+            x.offsets, x.targets, x.box_weight
+        )
+    for path in kernels:
+        losses[f'ours, region, {path}'] = _on_path(path, ghm_r_loss, 'region', bins)
+    losses['ours, exact'] = _on_path(None, ghm_r_loss, 'exact', bins)
+    return losses, notes
+
+
+def available_kernels(device: torch.device) -> list[str]:
+    """The values of GHM_MMDET_KERNELS worth timing on the device."""
+    if device.type != 'cuda':
+        return ['torch']
+    try:
+        import_module('triton')
+    except ImportError:
+        return ['torch']
+    return ['triton', 'torch']
+
+
+def _built_in(name: str, notes: list[str]) -> type[nn.Module] | None:
+    try:
+        return getattr(import_module('mmdet.models.losses'), name)
+    except ImportError as error:
+        notes.append(f'MMDetection {name}: left out, it cannot be imported here: {error}')
+        return None
+
+
+def _on_path(path: str | None, loss: Callable[..., Tensor], density: str, bins: int) -> Loss:
+    def call(x: Level) -> Tensor:
+        args = (x.logits, x.labels, x.weight)
+        if loss is ghm_r_loss:
+            args = (x.offsets, x.targets, x.box_weight)
+        with _environment(VARIABLE, path):
+            return loss(*args, bins=bins, density=density)
+
+    return call
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def forward_and_backward(loss: Loss, levels: Sequence[Level]) -> None:
+    """One call per level, the sum of all backwards."""
+    for level in levels:
+        level.logits.grad = level.offsets.grad = None
+    sum(loss(level) for level in levels).backward()
+
+
+def compare(
+    losses: dict[str, Loss], levels: Sequence[Level], rounds: int, warm_up: int
+) -> tuple[list[Row], list[str]]:
+    """Time and peak memory of each loss, forward and backward; and notes on those that failed."""
+    device = levels[0].logits.device
+    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    notes: list[str] = []
+    for turn in range(warm_up + rounds):
+        for name in list(seconds):
+            try:
+                elapsed = _time(
+                    lambda name=name: forward_and_backward(losses[name], levels), device
+                )
+            except (RuntimeError, NotImplementedError, AttributeError, ImportError) as error:
+                del seconds[name]
+                notes.append(f'{name}: left out, it fails here: {str(error).splitlines()[0]}')
+                continue
+            if turn >= warm_up:
+                seconds[name].append(elapsed)
+    rows = []
+    for name, times in seconds.items():
+        low, _, high = quantiles(times, n=4) if len(times) > 1 else times * 3
+        for level in levels:
+            level.logits.grad = level.offsets.grad = None
+        peak = peak_memory(lambda name=name: forward_and_backward(losses[name], levels), device)
+        rows.append(Row(name, median(times), low, high, peak))
+    return rows, notes
+
+
+def _time(run: Callable[[], None], device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(run: Callable[[], None], device: torch.device) -> int:
+    """Bytes of tensors that `run` holds at its worst, beyond what was held before."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    held = peak = 0
+    events = profiler.profiler.kineto_results.events()
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == '[memory]':
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def floor_seconds(levels: Sequence[Level], rounds: int = 20) -> float | None:
+    """On CUDA: the time of two reads and one write of the logits, at the speed of a copy."""
+    logits = torch.cat([level.logits.detach() for level in levels])
+    if logits.device.type != 'cuda':
+        return None
+    copy = torch.empty_like(logits)
+    times = [_time(lambda: copy.copy_(logits), logits.device) for _ in range(rounds)]
+    return median(times) * 3 / 2
+
+
+def scaling(
+    device: torch.device, num_logits: int, rounds: int, warm_up: int
+) -> dict[str, list[Row]]:
+    """GHM-C of the region density over N at M = 30, and over M at N = `num_logits`."""
+    tables: dict[str, list[Row]] = {'N': [], 'M': []}
+    for part in (8, 4, 2, 1):
+        levels = concatenated(make_levels(num_logits // part, torch.float32, device))
+        loss = {f'N = {levels[0].logits.numel():,}': _on_path(None, ghm_c_loss, 'region', 30)}
+        tables['N'] += compare(loss, levels, rounds, warm_up)[0]
+    losses = {f'M = {m}': _on_path(None, ghm_c_loss, 'region', m) for m in (10, 20, 30, 50, 100)}
+    tables['M'] = compare(losses, levels, rounds, warm_up)[0]
+    return tables
+
+
+def training_iteration(
+    image_size: int, device: torch.device, rounds: int, warm_up: int, images: int = 2
+) -> list[Row]:
+    """A whole iteration of RetinaNet-R50: focal + smooth L1, and GHM-C + GHM-R, in turn."""
+    from mmdet.utils import register_all_modules
+    from mmengine.hub import get_config
+    from mmengine.registry import MODELS
+
+    register_all_modules(init_default_scope=True)
+    steps = {}
+    for name in ('focal + smooth L1', 'GHM-C + GHM-R'):
+        config = get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
+        config.backbone.init_cfg = None
+        if name.startswith('focal'):
+            config.bbox_head.loss_bbox = dict(type='SmoothL1Loss', beta=1 / 9)
+        else:
+            config.bbox_head.loss_cls = dict(
+                type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True
+            )
+            config.bbox_head.loss_bbox = dict(
+                type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0
+            )
+        torch.manual_seed(0)
+        steps[name] = _training_step(MODELS.build(config).to(device), image_size, images)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(warm_up + rounds):
+        for name, step in steps.items():
+            elapsed = _time(step, device)
+            if turn >= warm_up:
+                seconds[name].append(elapsed)
+    rows = []
+    for name, times in seconds.items():
+        low, _, high = quantiles(times, n=4) if len(times) > 1 else times * 3
+        rows.append(Row(name, median(times), low, high, peak_memory(steps[name], device)))
+    return rows
+
+
+def _training_step(model: nn.Module, size: int, images: int) -> Callable[[], None]:
+    """One step of SGD on random images with five random boxes each."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(images, 3, size, size, generator=generator).to(device)
+    samples = []
+    for _ in range(images):
+        corner = torch.rand(5, 2, generator=generator) * size / 2
+        extent = (torch.rand(5, 2, generator=generator) * 0.4 + 0.1) * size
+        sample = DetDataSample(
+            metainfo=dict(
+                img_shape=(size, size), pad_shape=(size, size), batch_input_shape=(size,) * 2
+            )
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + extent], 1).to(device),
+            labels=torch.randint(0, NUM_CLASSES, (5,), generator=generator).to(device),
+        )
+        samples.append(sample)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        losses = model.loss(inputs, samples)
+        sum(sum(v) if isinstance(v, list) else v for v in losses.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 35)
+        optimizer.step()
+
+    return step
+
+
+def format_table(title: str, rows: Sequence[Row], floor: float | None = None) -> str:
+    """Markdown: medians, quartiles, ratios to the first row and, on CUDA, to the floor."""
+    extra = '' if floor is None else ' x floor |'
+    lines = [
+        f'### {title}',
+        '',
+        f'| | median ms | quartiles ms | x first | peak MB | x first |{extra}',
+        '|---|---|---|---|---|---|' + ('' if floor is None else '---|'),
+    ]
+    first = rows[0]
+    for row in rows:
+        of_floor = '' if floor is None else f' {row.seconds / floor:.2f} |'
+        lines.append(
+            f'| {row.name} | {row.seconds * 1e3:.1f} | {row.low * 1e3:.1f} to {row.high * 1e3:.1f} '
+            f'| {row.seconds / first.seconds:.2f} | {row.peak_bytes / 1e6:.1f} '
+            f'| {row.peak_bytes / max(first.peak_bytes, 1):.2f} |{of_floor}'
+        )
+    return '\n'.join(lines)
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """What the numbers were measured on."""
+    name = platform.processor() or platform.machine()
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    return dict(
+        device=name, threads=torch.get_num_threads(), torch=torch.__version__,
+        python=platform.python_version(),
+    )  # fmt: skip
+
+
+def benchmark(
+    num_logits: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    bins: int,
+    rounds: int,
+    warm_up: int,
+) -> tuple[dict[str, object], str]:
+    """All losses, per level and concatenated.
+
+    Returns:
+        What `--json` writes, and the tables as Markdown.
+    """
+    levels = make_levels(num_logits, dtype, device)
+    kernels = available_kernels(device)
+    result: dict[str, object] = dict(machine=machine(device), dtype=str(dtype), bins=bins)
+    texts = []
+    for layout, shaped in (('per level', levels), ('concatenated', concatenated(levels))):
+        count = sum(level.logits.numel() for level in shaped)
+        floor = floor_seconds(shaped)
+        for kind, contenders in (
+            ('classification', classification_losses(bins, kernels)),
+            ('regression', regression_losses(10, kernels)),
+        ):
+            losses, left_out = contenders
+            rows, failed = compare(losses, shaped, rounds, warm_up)
+            of_kind = floor if kind == 'classification' else None
+            texts.append(format_table(f'{kind}, {layout}, {count:,} logits', rows, of_kind))
+            texts += [f'- {note}' for note in left_out + failed]
+            result[f'{kind}, {layout}'] = dict(
+                logits=count, floor_seconds=of_kind, rows=[asdict(row) for row in rows],
+                notes=left_out + failed,
+            )  # fmt: skip
+    return result, '\n\n'.join(texts)

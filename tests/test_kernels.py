@@ -1,0 +1,202 @@
+"""The Triton kernels: parity, edge cases and equations again, through them.
+
+Without a CUDA device they run in Triton's interpreter, see conftest.py; the tests at the end
+need a device.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('triton')
+
+from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
+from ghm_mmdet.functional.fused import fast_path
+from ghm_mmdet.kernels import choose_kernels
+
+from . import reference, test_parity
+from .test_edge_cases import (  # noqa: F401
+    ghm_c,
+    ghm_r,
+    test_all_examples_in_one_region,
+    test_avg_factor_is_ignored,
+    test_empty_tensors_with_grad,
+    test_gradient_norm_of_exactly_0_and_1,
+    test_half_precision_is_computed_in_float32,
+    test_huge_offsets,
+    test_labels_outside_the_classes_are_background,
+    test_max_beta_bounds_the_weight,
+    test_nan_lies_in_no_region_and_shows_in_the_loss,
+    test_no_valid_example,
+    test_no_valid_example_leaves_the_average_of_official,
+    test_one_example,
+    test_without_weight_all_are_valid,
+    test_zero_positives,
+)
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+@pytest.fixture(autouse=True)
+def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send every loss through the kernels; the inputs stay on the CPU under the interpreter."""
+    if os.environ.get('TRITON_INTERPRET') == '1':
+        monkeypatch.setenv('GHM_MMDET_KERNELS', 'triton')
+        monkeypatch.setattr(test_parity, 'ROUNDING', 1e-6)
+        monkeypatch.setattr(test_parity, 'ROUNDING_OF_VALUE', 1e-7)
+
+
+def test_the_kernels_are_used() -> None:
+    x = torch.randn(4, 3, device=DEVICE)
+    assert fast_path(x, x, 30, 'region', 'mean') == 'triton'
+    assert fast_path(x.double(), x, 30, 'region', 'mean') != 'triton'
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_ghm_c_sequence(seed: int) -> None:
+    test_parity.test_ghm_c_sequence(seed)
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_ghm_r_sequence(seed: int) -> None:
+    test_parity.test_ghm_r_sequence(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(12, test_parity.NUM_SEQUENCES))
+def test_more_sequences(seed: int) -> None:
+    test_parity.test_ghm_c_sequence(seed)
+    test_parity.test_ghm_r_sequence(seed)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('target', ['labels', 'dense'])
+@pytest.mark.parametrize('weight_of', ['none', 'rows', 'examples'])
+def test_ghm_c_against_float64(dtype: torch.dtype, target: str, weight_of: str) -> None:
+    """Value and gradient, with logits far from the edges of the regions."""
+    rng = np.random.default_rng(0)
+    rows, classes, bins = 150, 60, 10
+    g = (rng.integers(0, bins, (rows, classes)) + rng.uniform(0.1, 0.9, (rows, classes))) / bins
+    labels = rng.integers(-1, classes + 2, rows)
+    p_star = reference.one_hot(labels, classes)
+    x = torch.from_numpy(np.where(p_star == 1, -1, 1) * np.log(g / (1 - g))).to(dtype)
+    shape = dict(none=(), rows=(rows, 1), examples=(rows, classes))[weight_of]
+    weight = np.broadcast_to(np.atleast_2d(rng.random(shape) < 0.7 if shape else 1.0), p_star.shape)
+    g = np.abs(reference.sigmoid(x.double().numpy()) - p_star)
+    loss = reference.cross_entropy(x.double().numpy(), p_star)
+    expected, _ = reference.paper_region_loss(loss, g, weight > 0, bins)
+    pred = x.to(DEVICE, copy=True).requires_grad_()
+    w = None if weight_of == 'none' else torch.tensor(weight, device=DEVICE).float()
+    found = ghm_c_loss(
+        pred,
+        torch.tensor(labels if target == 'labels' else p_star, device=DEVICE),
+        w[:, 0] if weight_of == 'rows' else w,
+        bins=bins,
+        formula='paper',
+    )
+    np.testing.assert_allclose(found.detach().cpu(), expected, rtol=2e-5)
+    found.backward()
+    counts = reference.region_counts(g, bins, weight > 0)
+    region = np.minimum((g * bins).astype(int), bins - 1)
+    gradient = (reference.sigmoid(x.double().numpy()) - p_star) / (counts[region] * bins) * weight
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-2
+    np.testing.assert_allclose(pred.grad.double().cpu(), gradient, rtol=tolerance, atol=1e-7)
+
+
+def test_easy_examples_keep_their_loss() -> None:
+    """log(1 + e) of the smallest e: 1 + e is 1 in float32."""
+    x = torch.tensor([[-20.0], [-30.0], [-1.0]], device=DEVICE)
+    found = ghm_c_loss(x[:2], torch.zeros_like(x[:2]), bins=1)
+    expected = torch.nn.functional.softplus(x[:2].double()).mean()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_wrong_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(3, 2)
+    monkeypatch.setenv('GHM_MMDET_KERNELS', 'cuda')
+    with pytest.raises(ValueError, match="GHM_MMDET_KERNELS must be 'torch' or 'triton', got"):
+        ghm_c_loss(x, x)
+    monkeypatch.setenv('GHM_MMDET_KERNELS', 'triton')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    with pytest.raises(ValueError, match="needs CUDA tensors, got one on 'cpu'"):
+        ghm_r_loss(x, x)
+    monkeypatch.delenv('GHM_MMDET_KERNELS')
+    assert choose_kernels('cuda') == 'triton'
+    assert choose_kernels('cpu') == 'torch'
+
+
+# On a CUDA device.
+
+
+def cuda_call() -> tuple[GHMC, GHMR, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    rows, classes = 5000, 80
+    labels = torch.randint(0, 50 * classes, (rows,), generator=generator).clamp(max=classes)
+    weight = (torch.rand(rows, generator=generator) < 0.9).float()
+    logits = torch.randn(rows, classes, generator=generator) - 3
+    offsets, targets = torch.randn(2, rows, 4, generator=generator) / 10
+    tensors = [x.cuda() for x in (logits, labels, weight, offsets, targets)]
+    return GHMC(30, 0.75).cuda(), GHMR(bins=10, momentum=0.7).cuda(), tensors
+
+
+def forward_and_backward(loss_c: GHMC, loss_r: GHMR, tensors: list[torch.Tensor]) -> torch.Tensor:
+    logits, labels, weight, offsets, targets = tensors
+    box_weight = (weight * (labels < 80)).unsqueeze(1).expand_as(offsets)
+    loss = loss_c(logits, labels, weight) + loss_r(offsets, targets, box_weight)
+    logits.grad, offsets.grad = torch.autograd.grad(loss, (logits, offsets))
+    return loss
+
+
+@needs_cuda
+def test_cuda_never_waits_for_the_host() -> None:
+    loss_c, loss_r, tensors = cuda_call()
+    tensors[0].requires_grad_(), tensors[3].requires_grad_()
+    forward_and_backward(loss_c, loss_r, tensors)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        forward_and_backward(loss_c, loss_r, tensors)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
+@needs_cuda
+def test_cuda_graph_captures_the_losses() -> None:
+    loss_c, loss_r, tensors = cuda_call()
+    tensors[0].requires_grad_(), tensors[3].requires_grad_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            forward_and_backward(loss_c, loss_r, tensors)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = forward_and_backward(loss_c, loss_r, tensors)
+    loss_c.acc_sum.zero_(), loss_r.acc_sum.zero_()
+    graph.replay()
+    found = [captured.clone(), tensors[0].grad.clone(), tensors[3].grad.clone()]
+    loss_c.acc_sum.zero_(), loss_r.acc_sum.zero_()
+    expected = forward_and_backward(loss_c, loss_r, tensors)
+    torch.testing.assert_close(found, [expected, tensors[0].grad, tensors[3].grad])
+
+
+@needs_cuda
+@pytest.mark.parametrize('formula', ['official', 'paper'])
+def test_cuda_agrees_with_the_cpu(formula: str) -> None:
+    *_, tensors = cuda_call()
+    results = []
+    for device in ('cpu', 'cuda'):
+        logits, labels, weight, offsets, targets = (x.detach().to(device) for x in tensors)
+        logits.requires_grad_(), offsets.requires_grad_()
+        (
+            ghm_c_loss(logits, labels, weight, formula=formula)
+            + ghm_r_loss(offsets, targets, weight, formula=formula)
+        ).backward()
+        results.append([logits.grad.cpu(), offsets.grad.cpu()])
+    # An example at the edge of a region may lie in the next one.
+    torch.testing.assert_close(*results, rtol=1e-2, atol=1e-12)

@@ -1,0 +1,45 @@
+"""The loss benchmark runs, and says what it left out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ghm_mmdet.analysis import loss_benchmark as bench
+from tools import benchmark_losses
+
+CPU = torch.device('cpu')
+
+
+def test_shapes_are_those_of_retinanet() -> None:
+    assert sum(bench.anchors_per_level()) * bench.BATCH_SIZE * bench.NUM_CLASSES == 32_256_000
+
+
+def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'losses.json'
+    command = f'x --device cpu --logits 2e4 --rounds 2 --warm-up 0 --json {path}'
+    monkeypatch.setattr('sys.argv', command.split())
+    benchmark_losses.main()
+    result = json.loads(path.read_text())
+    rows = result['classification, concatenated']['rows']
+    names = [row['name'] for row in rows]
+    assert names[0] == 'torch BCE, one-hot'
+    assert {'MMDetection GHMC', 'ours, region, torch', 'ours, exact'} < set(names)
+    assert all(row['seconds'] > 0 and row['peak_bytes'] > 0 for row in rows)
+
+
+def test_a_loss_that_fails_is_left_out_with_a_note() -> None:
+    def fail(_: bench.Level) -> torch.Tensor:
+        raise NotImplementedError('no such operator')
+
+    levels = bench.make_levels(10_000, torch.float32, CPU)
+    losses = {'first': bench.binary_cross_entropy, 'second': fail}
+    rows, notes = bench.compare(losses, levels, rounds=1, warm_up=0)
+    assert [row.name for row in rows] == ['first']
+    assert notes == ['second: left out, it fails here: no such operator']
+
+
+def test_scaling() -> None:
+    tables = bench.scaling(CPU, 20_000, rounds=1, warm_up=0)
+    assert len(tables['N']) == 4 and len(tables['M']) == 5
