@@ -129,7 +129,7 @@ def sum_losses(
         beta_of = table[_codes_of_positive(x, len(beta), fine)]
         sums.append((beta_of * torch.nn.functional.softplus(-x, threshold=50)).sum())
         if with_gradient:
-            gradient[positive] = (x.sigmoid() - 1) * beta_of
+            gradient[positive] = (_sigmoid(x) - 1) * beta_of
     total = torch.stack(sums).sum(dtype=torch.float64).to(table.dtype)
     return total, gradient.view(pred.shape) if with_gradient else gradient
 
@@ -198,10 +198,15 @@ def _pairs_fit(codes: Tensor, num_codes: int) -> bool:
 
 def _codes_of_positive(x: Tensor, bins: int, fine: bool) -> Tensor:
     """The codes of logits whose target is 1, int64."""
-    g = (x.sigmoid() - 1).abs()
+    g = (_sigmoid(x) - 1).abs()
     if fine:
         return (g * bins).clamp(max=bins - 1).nan_to_num(nan=bins).long()
     return assign_regions(g, bins)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """`x.sigmoid()` by vector code alone: at the end of a tensor PyTorch's differs in a bit."""
+    return torch.nn.functional.pad(x, (0, -len(x) % 64)).sigmoid()[: len(x)]
 
 
 def _count(codes: Tensor, bins: int) -> Tensor:
@@ -276,10 +281,11 @@ def _sum_offsets(
 ) -> tuple[Tensor, Tensor]:
     d, at = _valid_offsets(pred, target, weight)
     beta = table[codes.long()]
-    total = (((d * d + mu * mu).sqrt() - mu) * beta).sum()
+    root = (d * d + mu * mu).sqrt()
+    total = ((root - mu) * beta).sum()
     if not with_gradient:
         return total, d.new_empty(0)
-    gradient = _slope(d, mu) * beta
+    gradient = beta / root * d  # Eq. 18, in autograd's order of rounding
     if at is not None:
         gradient = d.new_zeros(pred.numel()).index_copy_(0, at, gradient)
     return total, gradient.view(pred.shape)

@@ -34,7 +34,7 @@ def fast_path(pred: Tensor, target: Tensor, bins: int, density: str, reduction: 
 _choose_kernels = torch.compiler.assume_constant_result(choose_kernels)
 
 
-def harmonized_sum(
+def harmonized_loss(
     pred: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -43,22 +43,29 @@ def harmonized_sum(
     bins: int,
     density: str,
     formula: str,
+    reduction: str,
+    loss_weight: float,
     max_beta: float | None,
     statistics: Statistics,
     kernels: str,
     mu: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """`Σ β_i L_i` of Eq. 11 or 19, with a gradient in which β is a constant.
+) -> Tensor:
+    """`(1/N) Σ β_i L_i` of Eq. 11 or 19, with a gradient in which β is a constant.
+
+    The factor `loss_weight / N` goes into β, in the order in which autograd would apply it to
+    the plain formula: the gradient is the same bit for bit, and is not scaled afterwards.
 
     Args:
         pred, target, weight: As `ghm_c_loss`, or as `ghm_r_loss` if `mu` > 0.
         num_examples: N, a scalar of the dtype of the loss.
         bins, density, formula, max_beta, statistics: As `harmonizing_parameter`.
+        reduction: 'mean', or 'sum' without the factor 1/N.
+        loss_weight: Factor of the loss.
         kernels: From `fast_path`.
         mu: μ of ASL1; 0 for the cross entropy of logits.
 
     Returns:
-        The sum, a scalar; and N.
+        A scalar.
     """
     fine = density == 'exact'
     cells, half = fine_cells(1 / bins) if fine else (bins, 0)
@@ -70,12 +77,15 @@ def harmonized_sum(
     else:
         counts, average, num_examples = statistics(counts.to(num_examples.dtype), num_examples)
         beta = region_harmonizing_parameter(counts, average, num_examples, formula)
-    beta = bounded(beta, max_beta).to(num_examples.dtype)
+    # A tensor over a tensor: a number over a tensor would be rounded twice.
+    factor = torch.full_like(num_examples, loss_weight)
+    factor = factor / num_examples if reduction == 'mean' else factor
+    beta = factor * bounded(beta, max_beta).to(num_examples.dtype)
     total, _ = torch.ops.ghm_mmdet.sum_losses(
         pred, target, weight, codes, beta, mu, fine, kernels,
         torch.is_grad_enabled() and pred.requires_grad,
     )  # fmt: skip
-    return total, num_examples
+    return total
 
 
 @torch.library.custom_op(
@@ -223,7 +233,8 @@ def _backward(ctx: object, scale: Tensor | None, _: None) -> tuple[Tensor | None
     if scale is not None and ctx.kernels == 'torch':
         (gradient,) = ctx.saved_tensors
         if gradient.dtype == ctx.dtype and _is_last_use(gradient):
-            gradient = gradient.detach().mul_(scale)
+            gradient = gradient.detach()
+            gradient = gradient if scale == 1 else gradient.mul_(scale)
         else:
             gradient = torch.ops.ghm_mmdet.scale_gradient(scale, gradient, ctx.dtype)
     elif scale is not None:

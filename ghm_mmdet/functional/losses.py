@@ -13,7 +13,7 @@ from .examples import (
     sum_of_weights,
     valid_examples,
 )
-from .fused import fast_path, harmonized_sum
+from .fused import fast_path, harmonized_loss
 from .gradient_norm import classification_gradient_norm, regression_gradient_norm
 from .harmonizing import Statistics, counts_of_this_call, harmonizing_parameter
 from .precision import at_least_float32
@@ -47,6 +47,7 @@ def ghm_c_loss(
     density: str = 'region',
     formula: str = 'official',
     reduction: str = 'mean',
+    loss_weight: float = 1.0,
     max_beta: float | None = None,
     statistics: Statistics = counts_of_this_call,
 ) -> Tensor:
@@ -64,6 +65,7 @@ def ghm_c_loss(
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
         formula: 'official' (`β = N / (S·n)`, n regions not empty) or 'paper' (`N / (S·M)`).
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
+        loss_weight: Factor of the loss. Default: 1.0.
         max_beta: Upper bound of β. Default: None, no bound.
         statistics: Gives S and N from the counts; a loss module passes its moving average.
 
@@ -82,11 +84,11 @@ def ghm_c_loss(
     num_examples = number_of_valid(pred, weight).clamp(min=1).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
-        total, num_examples = harmonized_sum(
+        return harmonized_loss(
             pred, target, weight, num_examples, bins=bins, density=density, formula=formula,
-            max_beta=max_beta, statistics=statistics, kernels=kernels,
+            reduction=reduction, loss_weight=loss_weight, max_beta=max_beta,
+            statistics=statistics, kernels=kernels,
         )  # fmt: skip
-        return total / num_examples if reduction == 'mean' else total
 
     logits = at_least_float32(pred)
     p_star = dense_target(logits, target)
@@ -97,7 +99,7 @@ def ghm_c_loss(
         max_beta=max_beta, statistics=statistics,
     )  # fmt: skip
     cross_entropy = F.binary_cross_entropy_with_logits(logits, p_star, reduction='none')
-    return _reduce(beta * cross_entropy, num_examples, reduction)
+    return _reduce(beta * cross_entropy, num_examples, reduction) * loss_weight
 
 
 def ghm_r_loss(
@@ -110,6 +112,7 @@ def ghm_r_loss(
     density: str = 'region',
     formula: str = 'official',
     reduction: str = 'mean',
+    loss_weight: float = 1.0,
     max_beta: float | None = None,
     statistics: Statistics = counts_of_this_call,
 ) -> Tensor:
@@ -125,7 +128,7 @@ def ghm_r_loss(
             valid where it is > 0. Default: None, all are valid.
         mu: μ of ASL1, in units of the offsets. Default: 0.02, the paper's.
         bins: M, the number of unit regions, or 1/ε. Default: 10, the released code's.
-        density, formula, reduction, max_beta, statistics: As for `ghm_c_loss`.
+        density, formula, reduction, loss_weight, max_beta, statistics: As for `ghm_c_loss`.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 offsets, else float32.
@@ -144,11 +147,11 @@ def ghm_r_loss(
     num_examples = count(pred, weight).clamp(min=1).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
-        total, num_examples = harmonized_sum(
+        return harmonized_loss(
             pred, target, weight, num_examples, bins=bins, density=density, formula=formula,
-            max_beta=max_beta, statistics=statistics, kernels=kernels, mu=mu,
+            reduction=reduction, loss_weight=loss_weight, max_beta=max_beta,
+            statistics=statistics, kernels=kernels, mu=mu,
         )  # fmt: skip
-        return total / num_examples if reduction == 'mean' else total
 
     offsets = at_least_float32(pred)
     d = offsets - target.to(offsets.dtype)
@@ -158,7 +161,7 @@ def ghm_r_loss(
         gr, valid, num_examples, bins=bins, density=density, formula=formula,
         max_beta=max_beta, statistics=statistics,
     )  # fmt: skip
-    return _reduce(beta * authentic_smooth_l1(d, mu), num_examples, reduction)
+    return _reduce(beta * authentic_smooth_l1(d, mu), num_examples, reduction) * loss_weight
 
 
 def _reduce(loss: Tensor, num_examples: Tensor, reduction: str) -> Tensor:

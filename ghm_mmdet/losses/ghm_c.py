@@ -86,8 +86,7 @@ class GHMC(GradientHarmonizingLoss):
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`.
         """
         reduction = self._reduction(reduction_override)
-        loss = ghm_c_loss(pred, target, label_weight, reduction=reduction, **self._settings())
-        return loss * (self.loss_weight * self._world_size())
+        return ghm_c_loss(pred, target, label_weight, reduction=reduction, **self._settings())
 
 
 @MODELS.register_module(name='GHMC')

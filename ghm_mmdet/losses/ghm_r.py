@@ -75,7 +75,6 @@ class GHMR(GradientHarmonizingLoss):
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_r_loss`.
         """
         reduction = self._reduction(reduction_override)
-        loss = ghm_r_loss(
+        return ghm_r_loss(
             pred, target, label_weight, mu=self.mu, reduction=reduction, **self._settings()
         )
-        return loss * (self.loss_weight * self._world_size())

@@ -85,6 +85,7 @@ class GradientHarmonizingLoss(nn.Module):
             bins=self.bins,
             density=self.density,
             formula=self.formula,
+            loss_weight=self.loss_weight * self._world_size(),
             max_beta=self.max_beta,
             statistics=self._statistics,
         )
