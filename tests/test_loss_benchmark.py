@@ -30,14 +30,22 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_loss_that_fails_is_left_out_with_a_note() -> None:
-    def fail(_: bench.Level) -> torch.Tensor:
+    def fail() -> None:
         raise NotImplementedError('no such operator')
 
-    levels = bench.make_levels(10_000, torch.float32, CPU)
-    losses = {'first': bench.binary_cross_entropy, 'second': fail}
-    rows, notes = bench.compare(losses, levels, rounds=1, warm_up=0)
+    runs = {'first': lambda: None, 'second': fail}
+    rows, notes = bench.compare(runs, CPU, rounds=1, warm_up=0)
     assert [row.name for row in rows] == ['first']
     assert notes == ['second: left out, it fails here: no such operator']
+
+
+def test_ratios_are_those_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that the machine slows down leaves its ratio as it is."""
+    clock = iter([1.0, 3.0, 10.0, 30.0, 2.0, 6.0])
+    monkeypatch.setattr(bench, '_time', lambda run, device: next(clock))
+    rows, _ = bench.compare({'a': lambda: None, 'b': lambda: None}, CPU, rounds=3, warm_up=0)
+    assert (rows[0].ratio, rows[1].ratio) == (1.0, 3.0)
+    assert (rows[1].ratio_low, rows[1].ratio_high) == (3.0, 3.0)
 
 
 def test_scaling() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from statistics import median, quantiles
 
@@ -52,14 +53,24 @@ class Level:
 
 @dataclass
 class Row:
-    """One line of a table: seconds are medians over the rounds, bytes the peak beyond before."""
+    """One line of a table.
+
+    Attributes:
+        name: The contender.
+        seconds: Median over the rounds, and the quartiles `low` and `high`.
+        ratio: Median over the rounds of the time relative to the first contender's in the same
+            round, and the quartiles `ratio_low` and `ratio_high`.
+        peak_bytes: Peak of the memory beyond what was held before.
+    """
 
     name: str
     seconds: float
     low: float
     high: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
     peak_bytes: int
-    note: str = ''
 
 
 def anchors_per_level(image_shape: Sequence[int] = IMAGE_SHAPE) -> list[int]:
@@ -219,32 +230,47 @@ def forward_and_backward(loss: Loss, levels: Sequence[Level]) -> None:
 
 
 def compare(
-    losses: dict[str, Loss], levels: Sequence[Level], rounds: int, warm_up: int
+    runs: dict[str, Callable[[], None]], device: torch.device, rounds: int, warm_up: int
 ) -> tuple[list[Row], list[str]]:
-    """Time and peak memory of each loss, forward and backward; and notes on those that failed."""
-    device = levels[0].logits.device
-    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    """Time the contenders in turn, round by round, then their peak memory.
+
+    Args:
+        runs: Name to what is timed; the first is what the others are relative to.
+        device: Where they run.
+        rounds: Rounds that count.
+        warm_up: Rounds before, that do not.
+
+    Returns:
+        A row for each, and notes on those that failed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     notes: list[str] = []
     for turn in range(warm_up + rounds):
         for name in list(seconds):
             try:
-                elapsed = _time(
-                    lambda name=name: forward_and_backward(losses[name], levels), device
-                )
+                elapsed = _time(runs[name], device)
             except (RuntimeError, NotImplementedError, AttributeError, ImportError) as error:
                 del seconds[name]
                 notes.append(f'{name}: left out, it fails here: {str(error).splitlines()[0]}')
                 continue
             if turn >= warm_up:
                 seconds[name].append(elapsed)
+    first = next(iter(seconds.values()), [])
     rows = []
     for name, times in seconds.items():
-        low, _, high = quantiles(times, n=4) if len(times) > 1 else times * 3
-        for level in levels:
-            level.logits.grad = level.offsets.grad = None
-        peak = peak_memory(lambda name=name: forward_and_backward(losses[name], levels), device)
-        rows.append(Row(name, median(times), low, high, peak))
+        ratios = [mine / reference for mine, reference in zip(times, first, strict=True)]
+        peak = peak_memory(runs[name], device)
+        rows.append(Row(name, *_median_and_quartiles(times), *_median_and_quartiles(ratios), peak))
     return rows, notes
+
+
+def _median_and_quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = quantiles(values, n=4) if len(values) > 1 else values * 3
+    return middle, low, high
+
+
+def _passes(losses: dict[str, Loss], levels: Sequence[Level]) -> dict[str, Callable[[], None]]:
+    return {name: partial(forward_and_backward, loss, levels) for name, loss in losses.items()}
 
 
 def _time(run: Callable[[], None], device: torch.device) -> float:
@@ -292,51 +318,51 @@ def scaling(
     device: torch.device, num_logits: int, rounds: int, warm_up: int
 ) -> dict[str, list[Row]]:
     """GHM-C of the region density over N at M = 30, and over M at N = `num_logits`."""
-    tables: dict[str, list[Row]] = {'N': [], 'M': []}
+    runs = {}
     for part in (8, 4, 2, 1):
         levels = concatenated(make_levels(num_logits // part, torch.float32, device))
-        loss = {f'N = {levels[0].logits.numel():,}': _on_path(None, ghm_c_loss, 'region', 30)}
-        tables['N'] += compare(loss, levels, rounds, warm_up)[0]
+        name = f'N = {levels[0].logits.numel():,}'
+        runs |= _passes({name: _on_path(None, ghm_c_loss, 'region', 30)}, levels)
     losses = {f'M = {m}': _on_path(None, ghm_c_loss, 'region', m) for m in (10, 20, 30, 50, 100)}
-    tables['M'] = compare(losses, levels, rounds, warm_up)[0]
+    tables = {
+        'N': compare(runs, device, rounds, warm_up)[0],
+        'M': compare(_passes(losses, levels), device, rounds, warm_up)[0],
+    }
     return tables
 
 
 def training_iteration(
     image_size: int, device: torch.device, rounds: int, warm_up: int, images: int = 2
 ) -> list[Row]:
-    """A whole iteration of RetinaNet-R50: focal + smooth L1, and GHM-C + GHM-R, in turn."""
+    """A whole iteration of one RetinaNet-R50 with focal + smooth L1 and with GHM, in turn."""
     from mmdet.utils import register_all_modules
     from mmengine.hub import get_config
     from mmengine.registry import MODELS
 
     register_all_modules(init_default_scope=True)
-    steps = {}
-    for name in ('focal + smooth L1', 'GHM-C + GHM-R'):
-        config = get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
-        config.backbone.init_cfg = None
-        if name.startswith('focal'):
-            config.bbox_head.loss_bbox = dict(type='SmoothL1Loss', beta=1 / 9)
-        else:
-            config.bbox_head.loss_cls = dict(
-                type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True
-            )
-            config.bbox_head.loss_bbox = dict(
-                type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0
-            )
-        torch.manual_seed(0)
-        steps[name] = _training_step(MODELS.build(config).to(device), image_size, images)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(warm_up + rounds):
-        for name, step in steps.items():
-            elapsed = _time(step, device)
-            if turn >= warm_up:
-                seconds[name].append(elapsed)
-    rows = []
-    for name, times in seconds.items():
-        low, _, high = quantiles(times, n=4) if len(times) > 1 else times * 3
-        rows.append(Row(name, median(times), low, high, peak_memory(steps[name], device)))
-    return rows
+    config = get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
+    config.backbone.init_cfg = None
+    model = MODELS.build(config).to(device)
+    focal = config.bbox_head.loss_cls
+    smooth_l1 = dict(type='SmoothL1Loss', beta=1 / 9)
+    ghm_c = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True)
+    ghm_r = dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0)
+    step = _training_step(model, image_size, images)
+
+    def with_losses(*configs: dict) -> Callable[[], None]:
+        loss_cls, loss_bbox = (MODELS.build(dict(config)).to(device) for config in configs)
+
+        def run() -> None:
+            model.bbox_head.loss_cls, model.bbox_head.loss_bbox = loss_cls, loss_bbox
+            step()
+
+        return run
+
+    runs = {
+        'focal + smooth L1': with_losses(focal, smooth_l1),
+        'GHM-C + GHM-R': with_losses(ghm_c, ghm_r),
+    }
+    return compare(runs, device, rounds, warm_up)[0]
 
 
 def _training_step(model: nn.Module, size: int, images: int) -> Callable[[], None]:
@@ -380,16 +406,16 @@ def format_table(title: str, rows: Sequence[Row], floor: float | None = None) ->
     lines = [
         f'### {title}',
         '',
-        f'| | median ms | quartiles ms | x first | peak MB | x first |{extra}',
-        '|---|---|---|---|---|---|' + ('' if floor is None else '---|'),
+        f'| | median ms | quartiles ms | x first | quartiles | peak MB | x first |{extra}',
+        '|---|---|---|---|---|---|---|' + ('' if floor is None else '---|'),
     ]
     first = rows[0]
     for row in rows:
         of_floor = '' if floor is None else f' {row.seconds / floor:.2f} |'
         lines.append(
             f'| {row.name} | {row.seconds * 1e3:.1f} | {row.low * 1e3:.1f} to {row.high * 1e3:.1f} '
-            f'| {row.seconds / first.seconds:.2f} | {row.peak_bytes / 1e6:.1f} '
-            f'| {row.peak_bytes / max(first.peak_bytes, 1):.2f} |{of_floor}'
+            f'| {row.ratio:.2f} | {row.ratio_low:.2f} to {row.ratio_high:.2f} '
+            f'| {row.peak_bytes / 1e6:.1f} | {row.peak_bytes / max(first.peak_bytes, 1):.2f} |{of_floor}'
         )
     return '\n'.join(lines)
 
@@ -430,7 +456,7 @@ def benchmark(
             ('regression', regression_losses(10, kernels)),
         ):
             losses, left_out = contenders
-            rows, failed = compare(losses, shaped, rounds, warm_up)
+            rows, failed = compare(_passes(losses, shaped), device, rounds, warm_up)
             of_kind = floor if kind == 'classification' else None
             texts.append(format_table(f'{kind}, {layout}, {count:,} logits', rows, of_kind))
             texts += [f'- {note}' for note in left_out + failed]
