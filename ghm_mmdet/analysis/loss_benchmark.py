@@ -415,7 +415,8 @@ def format_table(title: str, rows: Sequence[Row], floor: float | None = None) ->
         lines.append(
             f'| {row.name} | {row.seconds * 1e3:.1f} | {row.low * 1e3:.1f} to {row.high * 1e3:.1f} '
             f'| {row.ratio:.2f} | {row.ratio_low:.2f} to {row.ratio_high:.2f} '
-            f'| {row.peak_bytes / 1e6:.1f} | {row.peak_bytes / max(first.peak_bytes, 1):.2f} |{of_floor}'
+            f'| {row.peak_bytes / 1e6:.1f} '
+            f'| {row.peak_bytes / max(first.peak_bytes, 1):.2f} |{of_floor}'
         )
     return '\n'.join(lines)
 
