@@ -41,7 +41,7 @@ def test_a_loss_that_fails_is_left_out_with_a_note() -> None:
 
 def test_ratios_are_those_of_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """A round that the machine slows down leaves its ratio as it is."""
-    clock = iter([1.0, 3.0, 10.0, 30.0, 2.0, 6.0])
+    clock = iter([1.0, 3.0, 30.0, 10.0, 2.0, 6.0])
     monkeypatch.setattr(bench, '_time', lambda run, device: next(clock))
     rows, _ = bench.compare({'a': lambda: None, 'b': lambda: None}, CPU, rounds=3, warm_up=0)
     assert (rows[0].ratio, rows[1].ratio) == (1.0, 3.0)

@@ -223,10 +223,10 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
 
 
 def forward_and_backward(loss: Loss, levels: Sequence[Level]) -> None:
-    """One call per level, the sum of all backwards."""
+    """One call per level, the sum of all backwards; the gradients are let go at the end."""
+    sum(loss(level) for level in levels).backward()
     for level in levels:
         level.logits.grad = level.offsets.grad = None
-    sum(loss(level) for level in levels).backward()
 
 
 def compare(
@@ -246,7 +246,8 @@ def compare(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     notes: list[str] = []
     for turn in range(warm_up + rounds):
-        for name in list(seconds):
+        # There and back again, so that none always runs after the same other one.
+        for name in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
             try:
                 elapsed = _time(runs[name], device)
             except (RuntimeError, NotImplementedError, AttributeError, ImportError) as error:
