@@ -16,7 +16,7 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='ghm_mmdet',
-    locations=['ghm_mmdet.losses'],
+    locations=['ghm_mmdet.losses', 'ghm_mmdet.heads'],
 )
 HOOKS = Registry(
     'hook',
