@@ -15,6 +15,8 @@ _HOME_OF = {
     'AuthenticSmoothL1Loss': 'losses',
     'GHMRetinaHead': 'heads',
     'GHMWarmupHook': 'hooks',
+    'harmonize': 'swap',
+    'losses_found': 'swap',
 }
 
 __all__ = ['__version__', *_HOME_OF]

@@ -19,6 +19,7 @@ GHM_R = dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=
 CLIP_GRAD = dict(max_norm=35, norm_type=2)
 
 _ANCHORS = ('anchor_generator', 'approx_anchor_generator')
+DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
 Path = tuple[str | int, ...]
 
 
@@ -200,9 +201,7 @@ def _plan_head(plan: Plan, options: Options, path: Path, head: dict, around: _Ar
     replaced = False
     for key, loss in _losses(head).items():
         ghm, why = _verdict(options, path, head, key, loss, calls, around)
-        plan.losses.append(
-            LossFound(dotted((*path, key)), name_of(head), name_of(loss), ghm, why)
-        )
+        plan.losses.append(LossFound(dotted((*path, key)), name_of(head), name_of(loss), ghm, why))
         if ghm is not None:
             plan.changes[(*path, key)] = ghm
             replaced = True
@@ -318,8 +317,8 @@ def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dic
 
 
 def _levels(head: dict) -> int:
-    strides = (head[name].get('strides', [1]) for name in _ANCHORS if name in head)
-    return len(next(strides, [1]))
+    strides = (head[name]['strides'] for name in _ANCHORS if 'strides' in head.get(name, {}))
+    return len(next(strides, DEFAULT_STRIDES))
 
 
 def _plan_batch_density(plan: Plan, path: Path, head: dict) -> None:
