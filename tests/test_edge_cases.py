@@ -206,8 +206,8 @@ def test_wrong_settings(
 
 
 def test_wrong_settings_of_one_loss() -> None:
-    with pytest.raises(ValueError, match='use_sigmoid must be True, got False'):
-        GHMC(use_sigmoid=False)
+    with pytest.raises(TypeError, match='use_sigmoid must be True or False, got None'):
+        GHMC(use_sigmoid=None)
     with pytest.raises(ValueError, match='mu must be > 0, got 0'):
         GHMR(mu=0)
     with pytest.raises(ValueError, match='mu must be > 0, got -1'):
