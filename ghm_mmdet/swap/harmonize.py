@@ -1,0 +1,104 @@
+"""GHM into any MMDetection config."""
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from .plan import LossFound, Options, Plan, make_plan
+
+ConfigLike = Config | str | Path
+
+
+def harmonize(
+    cfg: ConfigLike,
+    cls: bool = True,
+    reg: bool = True,
+    *,
+    head: str | None = None,
+    bins: int | None = None,
+    momentum: float | None = None,
+    formula: str = 'official',
+    batch_density: bool = False,
+) -> Config:
+    """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
+
+    Classification losses become GHM-C, losses of encoded box offsets GHM-R; the others are
+    kept, each for a reason that `losses_found` gives. `loss_weight` is that of the loss
+    replaced, times the released code's 1 for GHM-C and 10 for GHM-R; where a head averages over
+    its levels together but calls the loss for each (RPN), it is divided by their number. If the
+    config does not clip gradients, it clips as the authors do, at norm 35. A config that is
+    harmonized already is not changed.
+
+    Args:
+        cfg: A config, its path, or a name as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
+            It is not changed.
+        cls: Whether to replace classification losses. Default: True.
+        reg: Whether to replace regression losses. Default: True.
+        head: Replace only in heads whose type ('RPNHead') or place ('roi_head.*') matches this
+            pattern of `fnmatch`. Default: None, all.
+        bins: M. Default: None, 30 for GHM-C and 10 for GHM-R.
+        momentum: α of the moving average. Default: None, 0.75 for GHM-C and 0.7 for GHM-R.
+        formula: 'official' or 'paper', see `GHMC`. Default: 'official'.
+        batch_density: Compute the density over all levels, where there is a head that does
+            (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
+
+    Returns:
+        The new config.
+
+    Raises:
+        TypeError, ValueError: An option of the wrong type or outside the allowed values;
+            `head` matches no head; no loss of the config can be replaced.
+    """
+    options = Options(cls, reg, head, bins, momentum, formula, batch_density)
+    cfg = load(cfg)
+    plan = make_plan(cfg, options)
+    if not plan.has_ghm:
+        raise ValueError(f'no loss can be replaced by GHM\n{plan or "the config has no loss"}')
+    return apply(plan, cfg)
+
+
+def losses_found(cfg: ConfigLike, cls: bool = True, reg: bool = True, **options: Any) -> Plan:
+    """What `harmonize` would do, with the same arguments: `print(losses_found(cfg))`.
+
+    Returns:
+        The plan: `.losses`, a `LossFound` for every loss of the config, `.notes`, and as a
+        string a line for each.
+
+    Raises:
+        TypeError, ValueError: As `harmonize`, but for a config where no loss can be replaced.
+    """
+    return make_plan(load(cfg), Options(cls, reg, **options))
+
+
+def load(cfg: ConfigLike) -> Config:
+    """A config from its path or from a name with `::`; a `Config` as it is."""
+    if isinstance(cfg, Config):
+        return cfg
+    if not isinstance(cfg, (str, Path)):
+        raise TypeError(f'cfg must be a Config, a path or a name, got {type(cfg).__name__}')
+    if '::' not in str(cfg):
+        return Config.fromfile(cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, 'config.py')
+        file.write_text(f'_base_ = {str(cfg)!r}\n')
+        return Config.fromfile(file)
+
+
+def apply(plan: Plan, cfg: Config) -> Config:
+    """A copy of the config with the changes of the plan; what they don't touch is shared."""
+    harmonized = copy.copy(cfg)
+    for key in {path[0] for path in plan.changes}:
+        harmonized[key] = copy.deepcopy(cfg[key])
+    for path, value in plan.changes.items():
+        node = harmonized
+        for key in path[:-1]:
+            node = node[key]
+        value = copy.deepcopy(value)
+        node[path[-1]] = ConfigDict(value) if isinstance(value, dict) else value
+    return harmonized
+
+
+__all__ = ['ConfigLike', 'LossFound', 'Plan', 'apply', 'harmonize', 'load', 'losses_found']
