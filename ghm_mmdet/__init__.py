@@ -14,6 +14,7 @@ _HOME_OF = {
     'GHMR': 'losses',
     'AuthenticSmoothL1Loss': 'losses',
     'GHMRetinaHead': 'heads',
+    'GHMSSDHead': 'heads',
     'GHMWarmupHook': 'hooks',
     'harmonize': 'swap',
     'losses_found': 'swap',
