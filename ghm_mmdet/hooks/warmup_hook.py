@@ -130,8 +130,11 @@ def _let_lead(leader: nn.Module, loss: GHMC | GHMR) -> None:
         label_weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
+        *,
+        weight: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
+        label_weight = label_weight if weight is None else weight
         with torch.no_grad():
             count(pred, target, label_weight)
         return leader(
