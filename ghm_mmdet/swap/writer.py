@@ -94,11 +94,8 @@ def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
         TypeError: It is not made of dicts, lists, tuples, strings, numbers, True, False, None.
     """
     line = _one_line(value)
-    if (
-        indent + prefix + len(line) < LINE_LENGTH
-        or not isinstance(value, (dict, list, tuple))
-        or not value
-    ):
+    fits = indent + prefix + len(line) < LINE_LENGTH
+    if fits or not isinstance(value, (dict, list, tuple)):
         return line
     inner = indent + 4
     if isinstance(value, dict):
