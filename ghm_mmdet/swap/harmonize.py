@@ -22,6 +22,7 @@ def harmonize(
     momentum: float | None = None,
     formula: str = 'official',
     batch_density: bool = False,
+    warmup: int | None = None,
 ) -> Config:
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
@@ -44,6 +45,8 @@ def harmonize(
         formula: 'official' or 'paper', see `GHMC`. Default: 'official'.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
+        warmup: Iterations for which the losses replaced lead, by `GHMWarmupHook`: for training
+            from random weights or on a small data set. Default: None, no warm-up.
 
     Returns:
         The new config.
@@ -52,7 +55,7 @@ def harmonize(
         TypeError, ValueError: An option of the wrong type or outside the allowed values;
             `head` matches no head; no loss of the config can be replaced.
     """
-    options = Options(cls, reg, head, bins, momentum, formula, batch_density)
+    options = Options(cls, reg, head, bins, momentum, formula, batch_density, warmup)
     cfg = load(cfg)
     plan = make_plan(cfg, options)
     if not plan.has_ghm:
@@ -90,7 +93,7 @@ def load(cfg: ConfigLike) -> Config:
 def apply(plan: Plan, cfg: Config) -> Config:
     """A copy of the config with the changes of the plan; what they don't touch is shared."""
     harmonized = copy.copy(cfg)
-    for key in {path[0] for path in plan.changes}:
+    for key in {path[0] for path in plan.changes} & cfg.keys():
         harmonized[key] = copy.deepcopy(cfg[key])
     for path, value in plan.changes.items():
         node = harmonized

@@ -224,3 +224,6 @@ SOFTMAX_HEADS = (
 
 #: The head that computes the density over all levels, where there is one.
 BATCH_DENSITY_HEADS = dict(RetinaHead='ghm_mmdet.GHMRetinaHead')
+
+#: The head that takes losses from the config, where the head itself takes none.
+HEADS_WITH_LOSSES = dict(SSDHead='ghm_mmdet.GHMSSDHead')

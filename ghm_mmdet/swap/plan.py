@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ..functional.checks import FORMULAS, check_choice, check_count, check_momentum
 from . import heads as known
-from .heads import Call
+from .heads import LOGITS, OFFSETS, Call
 
 #: The settings of `configs/_base_/ghm_losses.py`.
 GHM_C = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True, loss_weight=1.0)
@@ -33,6 +33,7 @@ class Options:
     momentum: float | None = None
     formula: str = 'official'
     batch_density: bool = False
+    warmup: int | None = None
 
     def __post_init__(self) -> None:
         for name in ('cls', 'reg', 'batch_density'):
@@ -47,6 +48,8 @@ class Options:
         if self.momentum is not None:
             check_momentum('momentum', self.momentum)
         check_choice('formula', self.formula, FORMULAS)
+        if self.warmup is not None:
+            check_count('warmup', self.warmup)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,12 @@ def make_plan(cfg: Config, options: Options) -> Plan:
         there = ', '.join(sorted({f'{dotted(path)} ({name_of(h)})' for path, h, _ in heads}))
         raise ValueError(f'head={options.head!r} matches none of the heads: {there or "no head"}')
     for path, head, around in heads:
-        _plan_head(plan, options, path, head, around)
+        if name_of(head) in known.HEADS_WITH_LOSSES:
+            _plan_head_with_losses(plan, options, path, head)
+        else:
+            _plan_head(plan, options, path, head, around)
+    if options.warmup is not None and plan.replaced:
+        _plan_warmup(plan, cfg, options.warmup)
     _plan_clipping(plan, cfg)
     return plan
 
@@ -200,9 +208,7 @@ def _plan_head(plan: Plan, options: Options, path: Path, head: dict, around: _Ar
     replaced = False
     for key, loss in _losses(head).items():
         ghm, why = _verdict(options, path, head, key, loss, calls, around)
-        plan.losses.append(
-            LossFound(dotted((*path, key)), name_of(head), name_of(loss), ghm, why)
-        )
+        plan.losses.append(LossFound(dotted((*path, key)), name_of(head), name_of(loss), ghm, why))
         if ghm is not None:
             plan.changes[(*path, key)] = ghm
             replaced = True
@@ -334,6 +340,52 @@ def _plan_batch_density(plan: Plan, path: Path, head: dict) -> None:
             f'{dotted(path)} ({name}): batch_density is not available; the density is that of '
             'each call of the loss'
         )
+
+
+def _plan_head_with_losses(plan: Plan, options: Options, path: Path, head: dict) -> None:
+    """Another head for one that computes its losses by itself."""
+    other = known.HEADS_WITH_LOSSES[name_of(head)]
+    why = f'{name_of(head)} becomes {other}, whose losses are in the config'
+    if not (options.cls and options.reg):
+        why = f'{name_of(head)} computes both of its losses by itself: replace both or none'
+    elif not _chosen(options, path, head):
+        why = f'head={options.head!r} does not choose it'
+    else:
+        plan.changes[(*path, 'type')] = other
+    for key, loss, call in (
+        ('loss_cls', dict(type='CrossEntropyLoss', use_sigmoid=False), LOGITS),
+        ('loss_bbox', dict(type='SmoothL1Loss'), OFFSETS),
+    ):
+        ghm = None
+        if (*path, 'type') in plan.changes:
+            ghm, _ = _ghm_loss(options, head, loss, call)
+            plan.changes[(*path, key)] = ghm
+        plan.losses.append(LossFound(dotted((*path, key)), name_of(head), name_of(loss), ghm, why))
+
+
+def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
+    """The hook that lets the losses replaced lead first.
+
+    A softmax is led by cross entropy, which the hook makes from the GHM loss itself.
+    """
+    leaders = {}
+    for path, ghm in plan.changes.items():
+        if not isinstance(ghm, dict) or not path[-1].startswith(('loss_', 'initial_loss_')):
+            continue
+        if ghm.get('use_sigmoid', True):
+            leaders[dotted(path[1:])] = _loss_at(cfg, path)
+    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters, losses=leaders)
+    plan.changes[('custom_hooks',)] = [*cfg.get('custom_hooks', []), hook]
+    plan.notes.append(f'warm-up: the losses replaced lead for {iters} iterations')
+
+
+def _loss_at(cfg: Config, path: Path) -> dict[str, Any]:
+    node = cfg
+    for key in path[:-1]:
+        node = node[key]
+    if path[-1] in node:
+        return dict(node[path[-1]])
+    return dict(type='SmoothL1Loss', beta=cfg.model.train_cfg.smoothl1_beta)
 
 
 def _plan_clipping(plan: Plan, cfg: Config) -> None:
