@@ -130,17 +130,16 @@ def _let_lead(leader: nn.Module, loss: GHMC | GHMR) -> None:
         label_weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
-        *,
         weight: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
-        label_weight = label_weight if weight is None else weight
+        weight = label_weight if weight is None else weight
         with torch.no_grad():
-            count(pred, target, label_weight)
+            count(pred, target, weight)
         return leader(
             pred,
             target,
-            label_weight,
+            weight,
             avg_factor=avg_factor,
             reduction_override=reduction_override,
         )

@@ -401,6 +401,8 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
     leaders = {}
     for found in plan.replaced:
         loss = _at(cfg, found.where)
+        if loss is None and found.where.endswith('loss_bbox'):
+            loss = SSD_SMOOTH_L1
         if loss is not None and loss.get('class_weight') is None:
             scope = '' if '.' in str(loss['type']) else 'mmdet.'
             leaders[found.where.removeprefix('model.')] = {

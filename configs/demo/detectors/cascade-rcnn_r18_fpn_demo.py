@@ -17,7 +17,7 @@ _stage = dict(
 _coder = dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0])
 _assigner = dict(type='MaxIoUAssigner', match_low_quality=False, ignore_iof_thr=-1)
 _sampler = dict(
-    type='RandomSampler', num=64, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True
+    type='RandomSampler', num=32, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True
 )
 model = dict(
     backbone={{_base_.demo_backbone}},
