@@ -195,10 +195,10 @@ def _known_calls(head: dict) -> dict[str, Call | str] | None:
 
 
 def _ancestors(head: dict) -> list[str]:
+    # A head of its own is registered by whoever loaded the config; MMDetection's are here.
+    import mmdet.models  # noqa: F401
     from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
 
-    register_all_modules(init_default_scope=False)
     kind = head['type'] if isinstance(head['type'], type) else MODELS.get(str(head['type']))
     return [] if kind is None else [ancestor.__name__ for ancestor in kind.__mro__]
 
