@@ -16,6 +16,8 @@ _HOME_OF = {
     'GHMRetinaHead': 'heads',
     'GHMSSDHead': 'heads',
     'GHMWarmupHook': 'hooks',
+    'harmonize': 'swap',
+    'losses_found': 'swap',
 }
 
 __all__ = ['__version__', *_HOME_OF]

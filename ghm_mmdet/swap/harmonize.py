@@ -7,7 +7,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .plan import LossFound, Options, Plan, make_plan
+from .plan import Options, Plan, make_plan
+from .writer import inherited_config
 
 ConfigLike = Config | str | Path
 
@@ -45,8 +46,8 @@ def harmonize(
         formula: 'official' or 'paper', see `GHMC`. Default: 'official'.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
-        warmup: Iterations for which the losses replaced lead, by `GHMWarmupHook`: for training
-            from random weights or on a small data set. Default: None, no warm-up.
+        warmup: Let the losses replaced lead for this many iterations, by `GHMWarmupHook`:
+            GHM from random weights has a cold start. Default: None, GHM from the start.
 
     Returns:
         The new config.
@@ -57,10 +58,31 @@ def harmonize(
     """
     options = Options(cls, reg, head, bins, momentum, formula, batch_density, warmup)
     cfg = load(cfg)
+    return apply(_plan_or_refuse(cfg, options), cfg)
+
+
+def harmonized_text(cfg: str | Path, out: str | Path, **options: Any) -> tuple[Plan, str]:
+    """What `harmonize` did, and the text of a config at `out` that inherits from the original.
+
+    Args:
+        cfg: The path or the name of the original.
+        out: Where the text will be written; it is not written here.
+        **options: As for `harmonize`.
+
+    Raises:
+        TypeError, ValueError: As `harmonize`.
+    """
+    original = load(cfg)
+    plan = _plan_or_refuse(original, Options(**options))
+    harmonized = apply(plan, original)
+    return plan, inherited_config(cfg, original, harmonized, out, str(plan))
+
+
+def _plan_or_refuse(cfg: Config, options: Options) -> Plan:
     plan = make_plan(cfg, options)
     if not plan.has_ghm:
-        raise ValueError(f'no loss can be replaced by GHM\n{plan or "the config has no loss"}')
-    return apply(plan, cfg)
+        raise ValueError(f'no loss can be replaced by GHM\n{plan}'.rstrip())
+    return plan
 
 
 def losses_found(cfg: ConfigLike, cls: bool = True, reg: bool = True, **options: Any) -> Plan:
@@ -93,7 +115,7 @@ def load(cfg: ConfigLike) -> Config:
 def apply(plan: Plan, cfg: Config) -> Config:
     """A copy of the config with the changes of the plan; what they don't touch is shared."""
     harmonized = copy.copy(cfg)
-    for key in {path[0] for path in plan.changes} & cfg.keys():
+    for key in {path[0] for path in plan.changes if len(path) > 1}:
         harmonized[key] = copy.deepcopy(cfg[key])
     for path, value in plan.changes.items():
         node = harmonized
@@ -102,6 +124,3 @@ def apply(plan: Plan, cfg: Config) -> Config:
         value = copy.deepcopy(value)
         node[path[-1]] = ConfigDict(value) if isinstance(value, dict) else value
     return harmonized
-
-
-__all__ = ['ConfigLike', 'LossFound', 'Plan', 'apply', 'harmonize', 'load', 'losses_found']

@@ -138,9 +138,7 @@ HEADS: dict[str, dict[str, Call | str]] = {
     ),
     'QuasiDenseTrackHead': dict(loss_bbox='does not call it'),
     'LinearReIDHead': dict(loss_cls='identifies persons, does not detect'),
-    'SSDHead': dict(),
-    'PISASSDHead': dict(),
-    'CLRHead': dict(),
+    'GHMSSDHead': dict(loss_cls=LOGITS, loss_bbox=OFFSETS),
 }
 
 #: Why a loss of this key is kept, whatever the head.
@@ -225,5 +223,11 @@ SOFTMAX_HEADS = (
 #: The head that computes the density over all levels, where there is one.
 BATCH_DENSITY_HEADS = dict(RetinaHead='ghm_mmdet.GHMRetinaHead')
 
-#: The head that takes losses from the config, where the head itself takes none.
+#: The head that takes its losses from the config, for one that computes them by itself.
 HEADS_WITH_LOSSES = dict(SSDHead='ghm_mmdet.GHMSSDHead')
+
+#: Why the losses that a head computes by itself stay.
+HEADS_WITHOUT_LOSSES = dict(
+    PISASSDHead='computes its losses by itself, and ranks its anchors by them',
+    CLRHead='computes its losses by itself, of lanes, not of boxes',
+)

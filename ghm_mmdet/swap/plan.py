@@ -18,7 +18,11 @@ GHM_R = dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=
 #: The authors' gradient clipping.
 CLIP_GRAD = dict(max_norm=35, norm_type=2)
 
+#: What `SSDHead` computes by itself, with the β that MMDetection's configs give it.
+SSD_SMOOTH_L1 = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0)
+
 _ANCHORS = ('anchor_generator', 'approx_anchor_generator')
+DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
 Path = tuple[str | int, ...]
 
 
@@ -100,7 +104,7 @@ class Plan:
         return any(loss.ghm is not None or loss.loss in ('GHMC', 'GHMR') for loss in self.losses)
 
     def __str__(self) -> str:
-        return '\n'.join([*map(str, self.losses), *self.notes])
+        return '\n'.join([*map(str, self.losses), *self.notes]) or 'the config has no loss'
 
 
 @dataclass(frozen=True)
@@ -123,13 +127,11 @@ def make_plan(cfg: Config, options: Options) -> Plan:
         there = ', '.join(sorted({f'{dotted(path)} ({name_of(h)})' for path, h, _ in heads}))
         raise ValueError(f'head={options.head!r} matches none of the heads: {there or "no head"}')
     for path, head, around in heads:
-        if name_of(head) in known.HEADS_WITH_LOSSES:
-            _plan_head_with_losses(plan, options, path, head)
-        else:
-            _plan_head(plan, options, path, head, around)
-    if options.warmup is not None and plan.replaced:
-        _plan_warmup(plan, cfg, options.warmup)
-    _plan_clipping(plan, cfg)
+        _plan_head(plan, options, path, head, around)
+    if plan.replaced:
+        _plan_clipping(plan, cfg)
+        if options.warmup is not None:
+            _plan_warmup(plan, cfg, options.warmup)
     return plan
 
 
@@ -152,7 +154,7 @@ def _heads(node: Any, path: Path, around: _Around) -> Iterator[tuple[Path, dict,
         return
     if 'type' in node:
         around = _within(node, around)
-        if _losses(node) or _known_calls(node) is not None:
+        if _losses(node) or _is_known(node):
             yield path, node, around
     for key, value in node.items():
         if key not in ('train_cfg', 'test_cfg') and not _is_loss(key, value):
@@ -180,12 +182,15 @@ def _within(node: dict, around: _Around) -> _Around:
     return _Around(any_loss, box_head)
 
 
+def _is_known(head: dict) -> bool:
+    tables = (known.HEADS, known.HEADS_WITH_LOSSES, known.HEADS_WITHOUT_LOSSES)
+    return any(name_of(head) in table for table in tables)
+
+
 def _known_calls(head: dict) -> dict[str, Call | str] | None:
     """How the head, or the nearest known class that it derives from, calls its losses."""
     if name_of(head) in known.HEADS:
         return known.HEADS[name_of(head)]
-    if not _losses(head):
-        return None
     return next((known.HEADS[n] for n in _ancestors(head) if n in known.HEADS), None)
 
 
@@ -204,6 +209,12 @@ def _chosen(options: Options, path: Path, head: dict) -> bool:
 
 
 def _plan_head(plan: Plan, options: Options, path: Path, head: dict, around: _Around) -> None:
+    if name_of(head) in known.HEADS_WITH_LOSSES:
+        return _plan_head_with_losses(plan, options, path, head, around)
+    if name_of(head) in known.HEADS_WITHOUT_LOSSES:
+        why = known.HEADS_WITHOUT_LOSSES[name_of(head)]
+        plan.losses.append(LossFound(dotted(path), name_of(head), 'its own losses', None, why))
+        return
     calls = _known_calls(head)
     replaced = False
     for key, loss in _losses(head).items():
@@ -222,6 +233,29 @@ def _plan_head(plan: Plan, options: Options, path: Path, head: dict, around: _Ar
         _plan_batch_density(plan, path, head)
 
 
+def _plan_head_with_losses(
+    plan: Plan, options: Options, path: Path, head: dict, around: _Around
+) -> None:
+    """SSD: another head, with both losses written out."""
+    name = known.HEADS_WITH_LOSSES[name_of(head)]
+    why = around.any_loss or _why_not_chosen(options, path, head, LOGITS)
+    losses = dict(loss_cls='softmax cross entropy', loss_bbox='smooth L1')
+    if why is None:
+        plan.changes[(*path, 'type')] = name
+    for key, loss in losses.items():
+        where = dotted((*path, key))
+        if why is not None:
+            plan.losses.append(LossFound(where, name_of(head), loss, None, why))
+            continue
+        call = LOGITS if key == 'loss_cls' else OFFSETS
+        kept = _why_not_chosen(options, path, head, call)
+        original = dict(type='CrossEntropyLoss') if call is LOGITS else SSD_SMOOTH_L1
+        ghm, note = (None, kept) if kept else _ghm_loss(options, head, original, call)
+        note = '; '.join(filter(None, [note, f'the head becomes {name_of(name)}']))
+        plan.losses.append(LossFound(where, name_of(head), loss, ghm, note))
+        plan.changes[(*path, key)] = ghm or dict(original)
+
+
 def _verdict(
     options: Options,
     path: Path,
@@ -234,13 +268,19 @@ def _verdict(
     """The GHM loss in the place of `loss` or None, and why."""
     call = None if calls is None else calls.get(key)
     why = _why_kept(head, key, loss, calls, around)
-    if why:
-        return None, why
+    why = why or _why_not_chosen(options, path, head, call)
+    return (None, why) if why else _ghm_loss(options, head, loss, call)
+
+
+def _why_not_chosen(options: Options, path: Path, head: dict, call: Call) -> str | None:
+    """The reason to keep a loss that is in the options, or None."""
     if not _chosen(options, path, head):
-        return None, f'head={options.head!r} does not choose it'
-    if not (options.cls if call.ghm == 'GHMC' else options.reg):
-        return None, f'{"cls" if call.ghm == "GHMC" else "reg"}=False'
-    return _ghm_loss(options, head, loss, call)
+        return f'head={options.head!r} does not choose it'
+    if call.ghm == 'GHMC' and not options.cls:
+        return 'cls=False'
+    if call.ghm == 'GHMR' and not options.reg:
+        return 'reg=False'
+    return None
 
 
 def _why_kept(
@@ -324,8 +364,8 @@ def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dic
 
 
 def _levels(head: dict) -> int:
-    strides = (head[name].get('strides', [1]) for name in _ANCHORS if name in head)
-    return len(next(strides, [1]))
+    strides = (head[name]['strides'] for name in _ANCHORS if 'strides' in head.get(name, {}))
+    return len(next(strides, DEFAULT_STRIDES))
 
 
 def _plan_batch_density(plan: Plan, path: Path, head: dict) -> None:
@@ -342,56 +382,8 @@ def _plan_batch_density(plan: Plan, path: Path, head: dict) -> None:
         )
 
 
-def _plan_head_with_losses(plan: Plan, options: Options, path: Path, head: dict) -> None:
-    """Another head for one that computes its losses by itself."""
-    other = known.HEADS_WITH_LOSSES[name_of(head)]
-    why = f'{name_of(head)} becomes {other}, whose losses are in the config'
-    if not (options.cls and options.reg):
-        why = f'{name_of(head)} computes both of its losses by itself: replace both or none'
-    elif not _chosen(options, path, head):
-        why = f'head={options.head!r} does not choose it'
-    else:
-        plan.changes[(*path, 'type')] = other
-    for key, loss, call in (
-        ('loss_cls', dict(type='CrossEntropyLoss', use_sigmoid=False), LOGITS),
-        ('loss_bbox', dict(type='SmoothL1Loss'), OFFSETS),
-    ):
-        ghm = None
-        if (*path, 'type') in plan.changes:
-            ghm, _ = _ghm_loss(options, head, loss, call)
-            plan.changes[(*path, key)] = ghm
-        plan.losses.append(LossFound(dotted((*path, key)), name_of(head), name_of(loss), ghm, why))
-
-
-def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
-    """The hook that lets the losses replaced lead first.
-
-    A softmax is led by cross entropy, which the hook makes from the GHM loss itself.
-    """
-    leaders = {}
-    for path, ghm in plan.changes.items():
-        if not isinstance(ghm, dict) or not path[-1].startswith(('loss_', 'initial_loss_')):
-            continue
-        if ghm.get('use_sigmoid', True):
-            leaders[dotted(path[1:])] = _loss_at(cfg, path)
-    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters, losses=leaders)
-    plan.changes[('custom_hooks',)] = [*cfg.get('custom_hooks', []), hook]
-    plan.notes.append(f'warm-up: the losses replaced lead for {iters} iterations')
-
-
-def _loss_at(cfg: Config, path: Path) -> dict[str, Any]:
-    node = cfg
-    for key in path[:-1]:
-        node = node[key]
-    if path[-1] in node:
-        return dict(node[path[-1]])
-    return dict(type='SmoothL1Loss', beta=cfg.model.train_cfg.smoothl1_beta)
-
-
 def _plan_clipping(plan: Plan, cfg: Config) -> None:
     optimizer = cfg.get('optim_wrapper')
-    if not plan.replaced:
-        return
     if not optimizer:
         plan.notes.append('gradient clipping: the config has no optim_wrapper to set it in')
     elif optimizer.get('clip_grad'):
@@ -399,3 +391,35 @@ def _plan_clipping(plan: Plan, cfg: Config) -> None:
     else:
         plan.changes[('optim_wrapper', 'clip_grad')] = dict(CLIP_GRAD)
         plan.notes.append(f'gradient clipping: set to {CLIP_GRAD}')
+
+
+def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
+    """The losses replaced lead for the first iterations.
+
+    Those with weights of classes are left to the hook: DETR's head writes them to its loss.
+    """
+    leaders = {}
+    for found in plan.replaced:
+        loss = _at(cfg, found.where)
+        if loss is None and found.where.endswith('loss_bbox'):
+            loss = SSD_SMOOTH_L1
+        if loss is not None and loss.get('class_weight') is None:
+            scope = '' if '.' in str(loss['type']) else 'mmdet.'
+            leaders[found.where.removeprefix('model.')] = {
+                **loss, 'type': f'{scope}{loss["type"]}'
+            }  # fmt: skip
+    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
+    if leaders:
+        hook['losses'] = leaders
+    hooks = cfg.get('custom_hooks') or []
+    plan.changes[('custom_hooks',)] = [*hooks, hook]
+    plan.notes.append(f'warm-up: the losses replaced lead for the first {iters} iterations')
+
+
+def _at(cfg: Config, where: str) -> dict | None:
+    node: Any = cfg
+    for key in where.split('.'):
+        node = node[int(key)] if isinstance(node, (list, tuple)) else node.get(key)
+        if node is None:
+            return None
+    return node
