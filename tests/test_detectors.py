@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
 
 from ghm_mmdet import GHMC, GHMR
@@ -31,13 +31,15 @@ def test_warmup_is_the_original_and_ghm_takes_over(
     monkeypatch.chdir(ROOT)
     path = tmp_path / 'harmonized.py'
     write_harmonized(detector, path)
-    options = {'model.train_cfg.neg_pos_ratio': 10**6} if detector.inference else {}
+    # SSDHead mines hard negatives, not so GHMSSDHead: here all of them are hard.
+    options = {'model.train_cfg.neg_pos_ratio': 10**6} if detector.name == 'ssd_r18' else {}
     warm = demo_config(demo_data, tmp_path / 'warm', 2, path=path, **options)
     assert warm.custom_hooks[-1].type == 'ghm_mmdet.GHMWarmupHook'
     warm.custom_hooks[-1].iters = 1
     runner, recorder = train(warm)
-    original = demo_config(demo_data, tmp_path / 'original', 1, path=ROOT / detector.config)
-    original.merge_from_dict(options)
+    original = demo_config(
+        demo_data, tmp_path / 'original', 1, path=ROOT / detector.config, **options
+    )
     expected = train(original)[1].curve()
     assert recorder.curve()[0] == pytest.approx(expected[0], rel=1e-5)
 
@@ -46,10 +48,8 @@ def test_warmup_is_the_original_and_ghm_takes_over(
     counted = [n for n, loss in losses.items() if loss.acc_sum.sum() > 0]
     # YOLOX regresses by L1 in its last epochs only.
     assert set(losses) - set(counted) <= {'bbox_head.loss_l1'}
-    gradients = [p.grad for n, p in runner.model.named_parameters() if 'head' in n]
-    assert all(g.isfinite().all() for g in gradients)
-    assert sum(g.abs().sum() for g in gradients) > 0
-    assert torch.isfinite(torch.tensor(recorder.curve())).all()
+    assert 0 < runner.message_hub.get_scalar('train/grad_norm').current() < float('inf')
+    assert np.isfinite(recorder.curve()).all()
 
 
 def test_written_config_is_the_harmonized_one(
@@ -63,8 +63,8 @@ def test_written_config_is_the_harmonized_one(
     assert head.loss_cls.type == 'ghm_mmdet.GHMC' and head.loss_cls.use_sigmoid is False
     hook = config.custom_hooks[-1]
     assert hook.iters == faster.warmup == 300
-    assert hook.losses['rpn_head.loss_cls'].type == 'CrossEntropyLoss'
-    assert 'roi_head.bbox_head.loss_cls' not in hook.losses
+    assert hook.losses['rpn_head.loss_cls'].type == 'mmdet.CrossEntropyLoss'
+    assert hook.losses['roi_head.bbox_head.loss_bbox'].type == 'mmdet.L1Loss'
 
 
 def test_table_has_the_measured_and_leaves_the_rest_empty(
@@ -76,4 +76,4 @@ def test_table_has_the_measured_and_leaves_the_rest_empty(
         run.mkdir(parents=True)
         (run / '20260101.json').write_text(json.dumps({'coco/bbox_mAP': ap}) + '\n')
     row = study_table(tmp_path, seeds=2).splitlines()[4]
-    assert row == ('| ATSS | 400 | 0.375 |  | `bbox_head.loss_cls`: FocalLoss → ghm_mmdet.GHMC |')
+    assert row == ('| ATSS | 300 | 0.375 |  | `bbox_head.loss_cls`: FocalLoss → ghm_mmdet.GHMC |')
