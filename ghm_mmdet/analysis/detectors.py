@@ -6,9 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.config import Config
-
-from ..swap import harmonize, inherited_config, losses_found
+from ..swap import harmonized_text, losses_found
 from .runs import last_metrics, mim
 
 CONFIGS = 'configs/demo/detectors'
@@ -52,10 +50,10 @@ class Detector:
 
 DETECTORS = (
     Detector('faster-rcnn_r18_fpn', 'Faster R-CNN'),
-    Detector('cascade-rcnn_r18_fpn', 'Cascade R-CNN', epochs=4),
-    Detector('atss_r18_fpn', 'ATSS', epochs=4),
+    Detector('cascade-rcnn_r18_fpn', 'Cascade R-CNN', epochs=3),
+    Detector('atss_r18_fpn', 'ATSS', epochs=3),
     Detector('fcos_r18_fpn', 'FCOS'),
-    Detector('yolox', 'YOLOX'),
+    Detector('yolox', 'YOLOX', epochs=4),
     # Inference reads `loss_cls` of a head, and SSDHead has none.
     Detector('ssd_r18', 'SSD', inference=('model.bbox_head.type=ghm_mmdet.GHMSSDHead',)),
 )
@@ -68,9 +66,7 @@ def run_folder(work_dir: str | Path, detector: Detector, losses: str, seed: int)
 
 def write_harmonized(detector: Detector, out: Path) -> None:
     """Write the config with GHM losses, after a warm-up with the losses they replace."""
-    original = Config.fromfile(detector.config)
-    new = harmonize(original, warmup=detector.warmup)
-    out.write_text(inherited_config(detector.config, original, new, out))
+    out.write_text(harmonized_text(detector.config, out, warmup=detector.warmup)[1])
 
 
 def run_study(

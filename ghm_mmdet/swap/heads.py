@@ -18,23 +18,29 @@ class Call:
         mean_of_levels: The head's own average runs over the mini-batch but it calls the loss
             once per level: the weight is divided by the number of levels, so that the sum of
             GHM's means is a mean too.
+        positives: The share of positives, by MMDetection's samplers, of the samples that the
+            head averages a regression loss over. GHM-R averages over the positives alone: its
+            weight is multiplied by the share.
     """
 
     ghm: str
     reduction: str = 'mean'
     mean_of_levels: bool = False
+    positives: float = 1.0
 
 
 LOGITS = Call('GHMC')
 LOGITS_OF_SAMPLES = Call('GHMC', mean_of_levels=True)
 LOGITS_DIVIDED_LATER = Call('GHMC', 'positives')
 OFFSETS = Call('GHMR')
-OFFSETS_OF_SAMPLES = Call('GHMR', mean_of_levels=True)
+OFFSETS_OF_ROIS = Call('GHMR', positives=0.25)
+OFFSETS_OF_LEVELS = Call('GHMR', mean_of_levels=True)
+OFFSETS_OF_SAMPLES = Call('GHMR', mean_of_levels=True, positives=0.5)
 OFFSETS_DIVIDED_LATER = Call('GHMR', 'sum')
 
 _ANCHOR_HEAD = dict(loss_cls=LOGITS, loss_bbox=OFFSETS)
 _RPN_HEAD = dict(loss_cls=LOGITS_OF_SAMPLES, loss_bbox=OFFSETS_OF_SAMPLES)
-_BOX_HEAD = dict(loss_cls=LOGITS, loss_bbox=OFFSETS)
+_BOX_HEAD = dict(loss_cls=LOGITS, loss_bbox=OFFSETS_OF_ROIS)
 
 _IMAGE_BOXES = 'L1 of whole boxes in units of the image, not of encoded offsets, which μ is in'
 _DETR_HEAD = dict(loss_cls=LOGITS, loss_bbox=_IMAGE_BOXES)
@@ -66,7 +72,7 @@ HEADS: dict[str, dict[str, Call | str]] = {
     'DoubleConvFCBBoxHead': _BOX_HEAD,
     'SCNetBBoxHead': _BOX_HEAD,
     'SABLHead': dict(loss_cls=LOGITS, loss_bbox_reg=OFFSETS),
-    'SABLRetinaHead': dict(loss_cls=LOGITS, loss_bbox_reg=OFFSETS_OF_SAMPLES),
+    'SABLRetinaHead': dict(loss_cls=LOGITS, loss_bbox_reg=OFFSETS_OF_LEVELS),
     'DIIHead': _DETR_HEAD,
     'FCOSHead': _IOU_HEAD,
     'NASFCOSHead': _IOU_HEAD,

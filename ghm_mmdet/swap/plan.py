@@ -350,6 +350,16 @@ def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dic
     if levels > 1:
         ghm['loss_weight'] /= levels
         notes.append(f'its weight is divided by the {levels} levels it is called for')
+    if call.ghm == 'GHMR':
+        ghm['loss_weight'] *= call.positives
+        if call.positives < 1:
+            notes.append(
+                f'its weight is multiplied by the share of positives among the samples, '
+                f'{call.positives}'
+            )
+        if _scale(head) != 1:
+            ghm['mu'] /= _scale(head)
+            notes.append(f'μ is that of offsets divided by {_scale(head)}, their target_stds')
     if call.ghm == 'GHMC' and not _is_sigmoid(loss):
         ghm['use_sigmoid'] = False
         kept = ('class_weight', 'bg_cls_weight', 'ignore_index')
@@ -361,6 +371,12 @@ def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dic
     if options.formula != 'official':
         ghm['formula'] = options.formula
     return ghm, '; '.join(notes)
+
+
+def _scale(head: dict) -> float:
+    """What the box coder divides the offsets by, on average; the paper's μ is for 1."""
+    stds = (head.get('bbox_coder') or {}).get('target_stds') or (1.0,)
+    return round(sum(stds) / len(stds), 6)
 
 
 def _levels(head: dict) -> int:
