@@ -91,8 +91,8 @@ class HarmonizingRecorder(Hook):
         self._recording = runner.iter % self.interval == 0
 
     def _recorded(self, statistics_of: Callable, name: str, runner: Runner) -> Callable:
-        def record(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            result = statistics_of(*args)
+        def record(*args: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            result = statistics_of(*args, **kwargs)
             if self._recording:
                 counts, average, number = (x.double().cpu().numpy().copy() for x in result)
                 rows = self.rows[name]
