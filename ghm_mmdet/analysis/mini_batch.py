@@ -52,18 +52,21 @@ class Variant:
         return words.replace(' ', '-')
 
 
-def _variants(start: str) -> tuple[Variant, ...]:
+def _official(start: str) -> tuple[Variant, ...]:
     return (
         Variant(start, 'focal', FOCAL),
         Variant(start, 'per level, official', GHM, 'official'),
         Variant(start, 'batch, official', BATCH, 'official'),
         Variant(start, f'batch, official, weights × {LEVELS}', BATCH, 'official', LEVELS),
-        Variant(start, 'per level, paper', GHM, 'paper'),
-        Variant(start, 'batch, paper', BATCH, 'paper'),
     )
 
 
-VARIANTS = _variants('warm-up') + _variants('warm start')
+VARIANTS = (
+    *_official('warm-up'),
+    *_official('warm start'),
+    Variant('warm start', 'per level, paper', GHM, 'paper'),
+    Variant('warm start', 'batch, paper', BATCH, 'paper'),
+)
 FOCAL_FIRST = VARIANTS[0]
 
 
