@@ -14,6 +14,7 @@ _HOME_OF = {
     'GHMR': 'losses',
     'AuthenticSmoothL1Loss': 'losses',
     'GHMWarmupHook': 'hooks',
+    'GradientDensityHook': 'hooks',
 }
 
 __all__ = ['__version__', *_HOME_OF]
