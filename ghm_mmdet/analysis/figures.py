@@ -134,7 +134,7 @@ def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dic
         regions: M.
 
     Returns:
-        The name of each loss to shares that sum to 1, shape (M,).
+        The name of each loss to shares that sum to 1, shape (M,); NaN where a region is empty.
     """
     mean_g = (gradient / counts.clip(1)).clip(1e-12, 1 - 1e-12)
     r = in_regions(counts, regions)
@@ -142,8 +142,11 @@ def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dic
         'CE': in_regions(gradient, regions),
         'FL': in_regions(counts * focal_gradient(mean_g), regions),
     }
-    sums['GHM-C'] = np.nan_to_num(region_beta(r)) * sums['CE']
-    return {name: of_region / of_region.sum() for name, of_region in sums.items()}
+    sums['GHM-C'] = region_beta(r) * sums['CE']
+    return {
+        name: np.where(r > 0, of_region / np.nansum(of_region), np.nan)
+        for name, of_region in sums.items()
+    }
 
 
 def draw_density_of_g(axes: Axes, counts: np.ndarray) -> None:
@@ -208,10 +211,11 @@ def figures(
         'figure1' to 'figure5' to the figures; close them.
 
     Raises:
-        TypeError, ValueError: `rows` is not an int >= 1, an M does not divide the bins, or
+        TypeError, ValueError: A setting is not an int >= 1, an M does not divide the bins, or
             the rows are empty.
     """
-    check_count('rows', rows)
+    for name, value in (('rows', rows), ('bins_cls', bins_cls), ('bins_reg', bins_reg)):
+        check_count(name, value)
     drawn = {}
     (counts, gradient), (counts_reg, _) = (record.histogram(kind, rows) for kind in KINDS)
     if not counts.any() and not counts_reg.any():

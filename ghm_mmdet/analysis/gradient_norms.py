@@ -135,7 +135,8 @@ def record_checkpoint(
     """
     check_count('batches', batches)
     settings = GradientDensityHook(**settings).settings
-    model = init_detector(config, str(checkpoint), device=device)
+    # With a palette given, it does not ask the test data set, which need not be there, for one.
+    model = init_detector(config, str(checkpoint), palette='random', device=device)
     model.train()
     observer = GradientNormObserver(model, **settings)
     observer.start()

@@ -44,7 +44,8 @@ class GradientDensityHook(Hook):
       the sum of the gradient norms.
 
     Offsets are `pred - target` of the regression loss: a head with `reg_decoded_bbox=True`
-    passes boxes in pixels, which gr is not meant for.
+    passes boxes in pixels, which gr is not meant for. Leave such a loss out, and one whose
+    target is more than labels or probabilities, as that of `QualityFocalLoss`.
 
     Args:
         interval: Iterations between two rows, an int >= 1. Default: 500.
