@@ -145,8 +145,8 @@ def test_only_what_was_recorded_is_drawn(record: GradientDensityRecord) -> None:
 def test_command_draws_the_record_of_the_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/figures.md shows what the command makes of docs/data/gradient_density.npz."""
-    command = [str(ROOT / 'docs/data/gradient_density.npz'), '--out', str(tmp_path)]
+    """docs/figures.md shows what the command makes of docs/records/demo.npz."""
+    command = [str(ROOT / 'docs/records/demo.npz'), '--out', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', ['plot_figures.py', *command])
     runpy.run_path(str(ROOT / 'tools/plot_figures.py'), run_name='__main__')
     names = [f'figure{i}.png' for i in range(1, 6)]
