@@ -15,6 +15,7 @@ _HOME_OF = {
     'AuthenticSmoothL1Loss': 'losses',
     'GHMRetinaHead': 'heads',
     'GHMWarmupHook': 'hooks',
+    'GradientDensityHook': 'hooks',
 }
 
 __all__ = ['__version__', *_HOME_OF]
