@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR
 
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 5.0
 CALLS = 3
 ROWS = 60
 #: Examples of each process in each call: even, uneven, one process without any.
@@ -141,31 +143,34 @@ def test_without_torch_distributed_sync_does_nothing() -> None:
 
 def lose_a_process(rank: int, folder: str, how: str) -> None:
     """Two processes, of which the second dies, or hangs, before the second call."""
-    join(rank, folder, 2, timeout=5)
+    join(rank, folder, 2, timeout=TIMEOUT)
     loss = make_loss('GHMC', 'official', sync=True)
     loss(*make_batch('GHMC', 0))
     if rank == 1:
         if how == 'dies':
             os._exit(1)
-        time.sleep(60)
-    loss(*make_batch('GHMC', 1))
+        time.sleep(600)
+    start = time.monotonic()
+    try:
+        loss(*make_batch('GHMC', 1))
+    except RuntimeError:
+        print(time.monotonic() - start)
 
 
 @pytest.mark.parametrize('how', ['dies', 'hangs'])
 def test_a_lost_process_is_an_error(how: str, tmp_path: Path) -> None:
-    """In the other process too, and within the process group's timeout of 5 s."""
+    """In the other process too, and within the process group's timeout."""
     command = [sys.executable, '-c', LOSE.format(folder=str(tmp_path), how=how)]
-    first, second = (
-        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True)
+    processes = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for rank in range(2)
-    )
+    ]
     try:
-        _, stderr = first.communicate(timeout=50)
+        seconds, _ = processes[0].communicate(timeout=200)
     finally:
-        first.kill()
-        second.kill()
-    assert first.returncode != 0
-    assert 'all_reduce' in stderr and 'RuntimeError' in stderr
+        for process in processes:
+            process.kill()
+    assert float(seconds) < 2 * TIMEOUT
 
 
 LOSE = """

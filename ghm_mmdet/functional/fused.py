@@ -12,7 +12,12 @@ from torch import Tensor
 from ..kernels import choose_kernels
 from . import blocked
 from .gradient_density import cell_gradient_density, fine_cells, prefers_fine_cells
-from .harmonizing import Statistics, bounded, region_harmonizing_parameter
+from .harmonizing import (
+    Statistics,
+    bounded,
+    no_less_than_one,
+    region_harmonizing_parameter,
+)
 
 #: M must fit into one byte, together with the code of an example that lies in no region.
 MAX_REGIONS = 255
@@ -74,12 +79,14 @@ def harmonized_loss(
         x, target, weight, cells, mu, fine, kernels
     )
     if fine:
+        num_examples = no_less_than_one(num_examples)
         gd = cell_gradient_density(counts, half, 1 / bins).to(num_examples.dtype)
         beta = torch.where(gd > 0, num_examples / gd.where(gd > 0, 1), 0)
     else:
         counts, average, num_examples = statistics(
             counts.to(num_examples.dtype), num_examples, finite=finite
         )
+        num_examples = no_less_than_one(num_examples)
         beta = region_harmonizing_parameter(counts, average, num_examples, formula)
     # A tensor over a tensor: a number over a tensor would be rounded twice.
     factor = torch.full_like(num_examples, loss_weight)

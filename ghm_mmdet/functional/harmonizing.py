@@ -31,6 +31,11 @@ def counts_of_this_call(
     return counts, counts, num_examples
 
 
+def no_less_than_one(num_examples: Tensor) -> Tensor:
+    """N as a divisor: 1 where the whole mini-batch has no valid example."""
+    return num_examples.clamp(min=1)
+
+
 def region_harmonizing_parameter(
     counts: Tensor, average: Tensor, num_examples: Tensor, formula: str
 ) -> Tensor:
@@ -89,9 +94,10 @@ def harmonizing_parameter(
         statistics: Gives R, S and N from the R and N of this call; only for 'region'.
 
     Returns:
-        β, the shape of `g`, 0 where not valid; and N.
+        β, the shape of `g`, 0 where not valid; and N, at least 1.
     """
     if density == 'exact':
+        num_examples = no_less_than_one(num_examples)
         gd = exact_gradient_density(g, 1 / bins, valid)
         counted = valid & (gd > 0)
         beta = torch.where(counted, num_examples / gd.where(counted, 1), 0)
@@ -100,6 +106,7 @@ def harmonizing_parameter(
     counts, average, num_examples = statistics(
         count_regions(regions, bins).to(g.dtype), num_examples
     )
+    num_examples = no_less_than_one(num_examples)
     of_region = region_harmonizing_parameter(counts, average, num_examples, formula)
     of_region = bounded(of_region, max_beta).to(g.dtype)
     return torch.cat([of_region, of_region.new_zeros(1)])[regions], num_examples

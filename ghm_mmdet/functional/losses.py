@@ -90,7 +90,7 @@ def ghm_c_loss(
     check_target(pred, target)
     check_weight(pred, weight)
     dtype = torch.promote_types(pred.dtype, torch.float32)
-    num_examples = number_of_valid(pred, weight).clamp(min=1).to(dtype)
+    num_examples = number_of_valid(pred, weight).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
         return harmonized_loss(
@@ -161,7 +161,7 @@ def softmax_ghm_c_loss(
     cross_entropy = F.cross_entropy(logits, labels, reduction='none', ignore_index=ignore_index)
     beta, num_examples = harmonizing_parameter(
         softmax_gradient_norm(cross_entropy.detach()), valid,
-        valid.sum().clamp(min=1).to(logits.dtype), bins=bins, density=density, formula=formula,
+        valid.sum().to(logits.dtype), bins=bins, density=density, formula=formula,
         max_beta=max_beta, statistics=_knowing_finite(statistics, cross_entropy),
     )  # fmt: skip
     if class_weight is not None:
@@ -221,7 +221,7 @@ def ghm_r_loss(
     check_weight(pred, weight)
     dtype = torch.promote_types(pred.dtype, torch.float32)
     count = sum_of_weights if formula == 'official' else number_of_valid
-    num_examples = count(pred, weight).clamp(min=1).to(dtype)
+    num_examples = count(pred, weight).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
         return harmonized_loss(
