@@ -16,9 +16,7 @@ from ghm_mmdet.functional import (
 )
 
 FORMS = ('labels', 'dense', 'softmax', 'offsets')
-LOSSES = dict(
-    labels=ghm_c_loss, dense=ghm_c_loss, softmax=softmax_ghm_c_loss, offsets=ghm_r_loss
-)
+LOSSES = dict(labels=ghm_c_loss, dense=ghm_c_loss, softmax=softmax_ghm_c_loss, offsets=ghm_r_loss)
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
 quick = settings(
