@@ -16,6 +16,7 @@ _HOME_OF = {
     'GHMRetinaHead': 'heads',
     'GHMSSDHead': 'heads',
     'GHMWarmupHook': 'hooks',
+    'GradientDensityHook': 'hooks',
     'harmonize': 'swap',
     'losses_found': 'swap',
 }

@@ -18,12 +18,14 @@ from torch import Tensor
 from ..functional.harmonizing import region_harmonizing_parameter
 from ..losses import GHMC, GHMR
 from .cold_start import FOCAL, GHM
+from .half_predictions import ScaledOptimWrapper, predict_in_half
 from .runs import last_metrics
 
 BATCH = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'
 #: Levels of the demo's FPN: `RetinaHead` adds up as many means, `GHMRetinaHead` has one.
 LEVELS = 3
 EPOCHS = {'warm-up': 8, 'warm start': 4}
+WARMUP_ITERS = 400
 RECORD_INTERVAL = 20
 
 
@@ -38,6 +40,7 @@ class Variant:
         config: Path of the config.
         formula: Of both GHM losses; None for focal loss.
         scale: Factor of both loss weights.
+        half: Predictions and their gradients in float16, with a dynamic loss scale.
     """
 
     start: str
@@ -45,6 +48,7 @@ class Variant:
     config: str
     formula: str | None = None
     scale: int = 1
+    half: bool = False
 
     @property
     def name(self) -> str:
@@ -52,18 +56,22 @@ class Variant:
         return words.replace(' ', '-')
 
 
-def _variants(start: str) -> tuple[Variant, ...]:
+def _official(start: str) -> tuple[Variant, ...]:
     return (
         Variant(start, 'focal', FOCAL),
         Variant(start, 'per level, official', GHM, 'official'),
         Variant(start, 'batch, official', BATCH, 'official'),
         Variant(start, f'batch, official, weights × {LEVELS}', BATCH, 'official', LEVELS),
-        Variant(start, 'per level, paper', GHM, 'paper'),
-        Variant(start, 'batch, paper', BATCH, 'paper'),
     )
 
 
-VARIANTS = _variants('warm-up') + _variants('warm start')
+VARIANTS = (
+    *_official('warm-up'),
+    Variant('warm-up', 'per level, official, float16 predictions', GHM, 'official', half=True),
+    *_official('warm start'),
+    Variant('warm start', 'per level, paper', GHM, 'paper'),
+    Variant('warm start', 'batch, paper', BATCH, 'paper'),
+)
 FOCAL_FIRST = VARIANTS[0]
 
 
@@ -91,8 +99,8 @@ class HarmonizingRecorder(Hook):
         self._recording = runner.iter % self.interval == 0
 
     def _recorded(self, statistics_of: Callable, name: str, runner: Runner) -> Callable:
-        def record(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            result = statistics_of(*args)
+        def record(*args: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            result = statistics_of(*args, **kwargs)
             if self._recording:
                 counts, average, number = (x.double().cpu().numpy().copy() for x in result)
                 rows = self.rows[name]
@@ -112,8 +120,8 @@ class HarmonizingRecorder(Hook):
         }
 
 
-def train(variant: Variant, seed: int, work_dir: Path) -> None:
-    """Train one variant, and keep what its losses saw in `harmonizing.npz`.
+def config_of(variant: Variant, seed: int, work_dir: Path) -> Config:
+    """The config of one training of the study.
 
     Args:
         variant: One of `VARIANTS`.
@@ -131,16 +139,29 @@ def train(variant: Variant, seed: int, work_dir: Path) -> None:
         config.load_from = str(run_folder(work_dir, FOCAL_FIRST, seed) / 'epoch_8.pth')
         config.optim_wrapper.optimizer.lr /= 2
     elif variant.formula:
-        config.custom_hooks[0].iters = 400
+        config.custom_hooks = [dict(type='ghm_mmdet.GHMWarmupHook', iters=WARMUP_ITERS)]
     if variant.formula:
         for loss in (config.model.bbox_head.loss_cls, config.model.bbox_head.loss_bbox):
             loss.formula = variant.formula
             loss.loss_weight *= variant.scale
-    runner = Runner.from_cfg(config)
+    if variant.half:
+        config.optim_wrapper.type = ScaledOptimWrapper
+    return config
+
+
+def train(variant: Variant, seed: int, work_dir: Path) -> None:
+    """Train one variant, and keep what its losses saw in `harmonizing.npz`.
+
+    Args:
+        variant, seed, work_dir: As `config_of`.
+    """
+    runner = Runner.from_cfg(config_of(variant, seed, work_dir))
+    if variant.half:
+        predict_in_half(runner.model.bbox_head)
     recorder = HarmonizingRecorder()
     runner.register_hook(recorder)
     runner.train()
-    np.savez_compressed(Path(config.work_dir, 'harmonizing.npz'), **recorder.record())
+    np.savez_compressed(Path(runner.work_dir, 'harmonizing.npz'), **recorder.record())
 
 
 def run_folder(work_dir: Path, variant: Variant, seed: int) -> Path:
@@ -226,7 +247,7 @@ def _explaining_cells(work_dir: str | Path, variant: Variant, seeds: int) -> lis
     if variant.formula is None or not all(file.exists() for file in files):
         return [''] * 4
     records = [dict(np.load(file)) for file in files]
-    since = 400 if variant.start == 'warm-up' else 0
+    since = WARMUP_ITERS if variant.start == 'warm-up' else 0
     cells = []
     for loss in ('cls', 'reg'):
         beta = statistics.mean(largest_beta(r, loss, variant.formula, since) for r in records)

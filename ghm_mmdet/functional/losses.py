@@ -1,6 +1,7 @@
 """The losses: ASL1 (Eq. 17), GHM-C (Eqs. 8 and 11) and GHM-R (Eq. 19)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,8 @@ def ghm_c_loss(
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.
         max_beta: Upper bound of β. Default: None, no bound.
-        statistics: Gives S and N from the counts; a loss module passes its moving average.
+        statistics: Gives S and N from the counts, see `Statistics`; a loss module passes its
+            moving average.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 logits, else float32.
@@ -88,7 +90,7 @@ def ghm_c_loss(
     check_target(pred, target)
     check_weight(pred, weight)
     dtype = torch.promote_types(pred.dtype, torch.float32)
-    num_examples = number_of_valid(pred, weight).clamp(min=1).to(dtype)
+    num_examples = number_of_valid(pred, weight).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
         return harmonized_loss(
@@ -101,11 +103,11 @@ def ghm_c_loss(
     p_star = dense_target(logits, target)
     valid = valid_examples(logits, weight)
     g = classification_gradient_norm(logits.detach(), p_star)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, p_star, reduction='none')
     beta, num_examples = harmonizing_parameter(
         g, valid, num_examples, bins=bins, density=density, formula=formula,
-        max_beta=max_beta, statistics=statistics,
+        max_beta=max_beta, statistics=_knowing_finite(statistics, cross_entropy),
     )  # fmt: skip
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, p_star, reduction='none')
     return _reduce(beta * cross_entropy, num_examples, reduction) * loss_weight
 
 
@@ -159,8 +161,8 @@ def softmax_ghm_c_loss(
     cross_entropy = F.cross_entropy(logits, labels, reduction='none', ignore_index=ignore_index)
     beta, num_examples = harmonizing_parameter(
         softmax_gradient_norm(cross_entropy.detach()), valid,
-        valid.sum().clamp(min=1).to(logits.dtype), bins=bins, density=density, formula=formula,
-        max_beta=max_beta, statistics=statistics,
+        valid.sum().to(logits.dtype), bins=bins, density=density, formula=formula,
+        max_beta=max_beta, statistics=_knowing_finite(statistics, cross_entropy),
     )  # fmt: skip
     if class_weight is not None:
         beta = beta * _weight_of_class(class_weight, logits)[labels.where(valid, 0)]
@@ -219,7 +221,7 @@ def ghm_r_loss(
     check_weight(pred, weight)
     dtype = torch.promote_types(pred.dtype, torch.float32)
     count = sum_of_weights if formula == 'official' else number_of_valid
-    num_examples = count(pred, weight).clamp(min=1).to(dtype)
+    num_examples = count(pred, weight).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
         return harmonized_loss(
@@ -232,11 +234,17 @@ def ghm_r_loss(
     d = offsets - target.to(offsets.dtype)
     valid = valid_examples(offsets, weight)
     gr = regression_gradient_norm(d.detach(), mu)
+    loss = authentic_smooth_l1(d, mu)
     beta, num_examples = harmonizing_parameter(
         gr, valid, num_examples, bins=bins, density=density, formula=formula,
-        max_beta=max_beta, statistics=statistics,
+        max_beta=max_beta, statistics=_knowing_finite(statistics, loss),
     )  # fmt: skip
-    return _reduce(beta * authentic_smooth_l1(d, mu), num_examples, reduction) * loss_weight
+    return _reduce(beta * loss, num_examples, reduction) * loss_weight
+
+
+def _knowing_finite(statistics: Statistics, loss: Tensor) -> Statistics:
+    """`statistics` that is told whether every element of the loss is finite."""
+    return partial(statistics, finite=loss.detach().isfinite().all())
 
 
 def _reduce(loss: Tensor, num_examples: Tensor, reduction: str) -> Tensor:
