@@ -13,6 +13,7 @@ _HOME_OF = {
     'GHMC': 'losses',
     'GHMR': 'losses',
     'AuthenticSmoothL1Loss': 'losses',
+    'HardNegativeCrossEntropyLoss': 'losses',
     'GHMRetinaHead': 'heads',
     'GHMSSDHead': 'heads',
     'GHMWarmupHook': 'hooks',

@@ -31,11 +31,15 @@ def test_warmup_is_the_original_and_ghm_takes_over(
     monkeypatch.chdir(ROOT)
     path = tmp_path / 'harmonized.py'
     write_harmonized(detector, path)
-    # SSDHead mines hard negatives, not so GHMSSDHead: here all of them are hard.
-    options = {'model.train_cfg.neg_pos_ratio': 10**6} if detector.name == 'ssd_r18' else {}
-    warm = demo_config(demo_data, tmp_path / 'warm', 2, path=path, **options)
-    assert warm.custom_hooks[-1].type == 'ghm_mmdet.GHMWarmupHook'
-    warm.custom_hooks[-1].iters = 1
+    warm = demo_config(demo_data, tmp_path / 'warm', 2, path=path)
+    hook = warm.custom_hooks[-1]
+    assert hook.type == 'ghm_mmdet.GHMWarmupHook'
+    hook.iters = 1
+    options = {}
+    if detector.name == 'ssd_r18':
+        # SSDHead mines negatives from each image, GHM's leader from all: here all are hard.
+        options = {'model.train_cfg.neg_pos_ratio': 10**6}
+        hook.losses['bbox_head.loss_cls'].neg_pos_ratio = 10**6
     runner, recorder = train(warm)
     original = demo_config(
         demo_data, tmp_path / 'original', 1, path=ROOT / detector.config, **options

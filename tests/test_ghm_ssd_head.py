@@ -16,6 +16,7 @@ from ghm_mmdet.registry import MODELS
 from . import reference
 
 CROSS_ENTROPY = dict(type='mmdet.CrossEntropyLoss', use_sigmoid=False)
+HARD_NEGATIVES = dict(type='ghm_mmdet.HardNegativeCrossEntropyLoss')
 SMOOTH_L1 = dict(type='mmdet.SmoothL1Loss', beta=1.0)
 GHM_C = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=False, formula='paper')
 GHM_R = dict(type='ghm_mmdet.GHMR', bins=10, momentum=0.7, loss_weight=10.0, formula='paper')
@@ -23,7 +24,7 @@ IMAGES = [dict(img_shape=s, pad_shape=(64, 64), scale_factor=(1, 1)) for s in ((
 CLASSES = 3
 
 
-def make_head(name: str, **settings: Any) -> SSDHead:
+def make_head(name: str, neg_pos_ratio: float = 3, **settings: Any) -> SSDHead:
     torch.manual_seed(0)
     head = MODELS.build(
         dict(
@@ -43,7 +44,6 @@ def make_head(name: str, **settings: Any) -> SSDHead:
                 target_means=(0.0,) * 4,
                 target_stds=(0.1, 0.1, 0.2, 0.2),
             ),
-            # More negatives than there are: SSDHead mines none away.
             train_cfg=dict(
                 assigner=dict(
                     type='mmdet.MaxIoUAssigner',
@@ -57,7 +57,7 @@ def make_head(name: str, **settings: Any) -> SSDHead:
                 smoothl1_beta=1.0,
                 allowed_border=-1,
                 pos_weight=-1,
-                neg_pos_ratio=10**6,
+                neg_pos_ratio=neg_pos_ratio,
             ),
             test_cfg=ConfigDict(
                 nms_pre=100,
@@ -83,18 +83,31 @@ def make_batch() -> tuple[list[Tensor], list[InstanceData]]:
     return feats, instances
 
 
-def losses_of(head: SSDHead) -> dict[str, Tensor]:
+def losses_of(head: SSDHead, images: int = 2) -> dict[str, Tensor]:
     feats, instances = make_batch()
-    losses = head.loss_by_feat(*head(feats), instances, IMAGES)
+    feats = [feat[:images] for feat in feats]
+    losses = head.loss_by_feat(*head(feats), instances[:images], IMAGES[:images])
     return {name: sum(of) if isinstance(of, list) else of for name, of in losses.items()}
 
 
-def test_cross_entropy_and_smooth_l1_are_those_of_ssd() -> None:
-    """All negatives of SSDHead are every anchor of ours: the same values and gradients."""
-    theirs = make_head('mmdet.SSDHead')
-    ours = make_head('ghm_mmdet.GHMSSDHead', loss_cls=CROSS_ENTROPY, loss_bbox=SMOOTH_L1)
+@pytest.mark.parametrize(
+    ('cross_entropy', 'neg_pos_ratio', 'images'),
+    [
+        # More negatives than there are: SSDHead mines none away.
+        (CROSS_ENTROPY, 10**6, 2),
+        (HARD_NEGATIVES, 10**6, 2),
+        # It mines those of each image.
+        (HARD_NEGATIVES, 3, 1),
+        (HARD_NEGATIVES, 1, 1),
+    ],
+)
+def test_losses_are_those_of_ssd(cross_entropy: dict, neg_pos_ratio: float, images: int) -> None:
+    theirs = make_head('mmdet.SSDHead', neg_pos_ratio)
+    if cross_entropy is HARD_NEGATIVES:
+        cross_entropy = dict(cross_entropy, neg_pos_ratio=neg_pos_ratio)
+    ours = make_head('ghm_mmdet.GHMSSDHead', loss_cls=cross_entropy, loss_bbox=SMOOTH_L1)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    expected, values = losses_of(theirs), losses_of(ours)
+    expected, values = losses_of(theirs, images), losses_of(ours, images)
     assert values.keys() == expected.keys()
     for name, value in values.items():
         torch.testing.assert_close(value, expected[name].squeeze())
@@ -103,6 +116,27 @@ def test_cross_entropy_and_smooth_l1_are_those_of_ssd() -> None:
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert mine.grad.any()
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+def test_hard_negatives_of_the_mini_batch() -> None:
+    """In NumPy: an image without positives gives its hard negatives too."""
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(40, CLASSES + 1)), np.full(40, CLASSES)
+    labels[:4] = [0, 1, 2, 0]
+    weight = (random.random(40) < 0.8).astype(float)
+    loss = reference.softmax_cross_entropy(logits, labels) * weight
+    expected = 2 * (loss[:4].sum() + np.sort(loss[4:])[-8:].sum()) / 4
+    mined = MODELS.build(dict(HARD_NEGATIVES, neg_pos_ratio=2, loss_weight=2.0))
+    inputs = (torch.tensor(logits), torch.tensor(labels), torch.tensor(weight))
+    assert mined(*inputs, avg_factor=4).item() == pytest.approx(expected)
+    assert (mined(*inputs, reduction_override='none') > 0).sum() == (loss[:4] > 0).sum() + 8
+    no_positive = (inputs[0][4:], inputs[1][4:], inputs[2][4:])
+    assert mined(*no_positive, avg_factor=1).item() == 0
+
+
+def test_wrong_settings_of_hard_negatives() -> None:
+    with pytest.raises(ValueError, match='neg_pos_ratio must be > 0, got 0'):
+        MODELS.build(dict(HARD_NEGATIVES, neg_pos_ratio=0))
 
 
 def test_ghm_is_the_papers_mini_batch() -> None:

@@ -110,9 +110,12 @@ def test_faster_rcnn() -> None:
     model = harmonize(FASTER).model
     rpn, box = model.rpn_head, model.roi_head.bbox_head
     assert rpn.loss_cls == {**GHM_C, 'loss_weight': 0.2}
-    assert rpn.loss_bbox == {**GHM_R, 'loss_weight': 2.0}
+    # 5 levels; half of the samples may be positive, a quarter of the RoIs.
+    assert rpn.loss_bbox == {**GHM_R, 'loss_weight': 10 / 5 * 0.5}
     assert box.loss_cls == {**GHM_C, 'use_sigmoid': False}
-    assert box.loss_bbox == GHM_R
+    # target_stds are 0.1, 0.1, 0.2, 0.2.
+    mu = pytest.approx(0.02 / 0.15)
+    assert box.loss_bbox == {**GHM_R, 'mu': mu, 'loss_weight': 10 * 0.25}
 
 
 def test_detr_keeps_its_class_weights_and_its_boxes() -> None:

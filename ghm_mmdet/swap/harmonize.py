@@ -28,11 +28,15 @@ def harmonize(
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
     Classification losses become GHM-C, losses of encoded box offsets GHM-R; the others are
-    kept, each for a reason that `losses_found` gives. `loss_weight` is that of the loss
-    replaced, times the released code's 1 for GHM-C and 10 for GHM-R; where a head averages over
-    its levels together but calls the loss for each (RPN), it is divided by their number. If the
-    config does not clip gradients, it clips as the authors do, at norm 35. A config that is
-    harmonized already is not changed.
+    kept, each for a reason that `losses_found` gives. If the config does not clip gradients, it
+    clips as the authors do, at norm 35. A config that is harmonized already is not changed.
+
+    `loss_weight` is that of the loss replaced, times the released code's 1 for GHM-C and 10 for
+    GHM-R. Where a head averages over its levels together but calls the loss for each (RPN), it
+    is divided by their number. Where it averages a regression loss over sampled negatives too
+    (RPN, R-CNN), it is multiplied by the share of positives among the samples, for GHM-R
+    averages over the positives alone. μ is the paper's 0.02 for offsets that are not scaled; it
+    is divided by the mean of the box coder's `target_stds`, as the offsets are.
 
     Args:
         cfg: A config, its path, or a name as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.

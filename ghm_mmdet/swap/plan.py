@@ -18,9 +18,6 @@ GHM_R = dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=
 #: The authors' gradient clipping.
 CLIP_GRAD = dict(max_norm=35, norm_type=2)
 
-#: What `SSDHead` computes by itself, with the β that MMDetection's configs give it.
-SSD_SMOOTH_L1 = dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0)
-
 _ANCHORS = ('anchor_generator', 'approx_anchor_generator')
 DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
 Path = tuple[str | int, ...]
@@ -66,6 +63,7 @@ class LossFound:
         loss: Its type.
         ghm: The config of the GHM loss in its place, or None where it is kept.
         why: The reason why it is kept, or what to know of the replacement.
+        original: Its config; empty where the head computes it by itself and keeps it.
     """
 
     where: str
@@ -73,6 +71,7 @@ class LossFound:
     loss: str
     ghm: dict[str, Any] | None
     why: str
+    original: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         verdict = 'kept' if self.ghm is None else f'replaced by {name_of(self.ghm["type"])}'
@@ -109,10 +108,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Around:
-    """What surrounds a head: the reason to keep each loss that comes from there."""
+    """What surrounds a head: `train_cfg`, and the reasons to keep a loss that come from there."""
 
     any_loss: str | None = None
     box_head: dict[str, str] = field(default_factory=dict)
+    train_cfg: dict[str, Any] = field(default_factory=dict)
 
 
 def make_plan(cfg: Config, options: Options) -> Plan:
@@ -174,12 +174,13 @@ def _within(node: dict, around: _Around) -> _Around:
     """What the losses inside of `node` have around them."""
     any_loss = around.any_loss or known.DETECTORS.get(name_of(node))
     box_head = {**around.box_head, **known.ROI_HEADS.get(name_of(node), {})}
-    rcnn = (node.get('train_cfg') or {}).get('rcnn') or {}
+    train_cfg = node.get('train_cfg') or {}
+    rcnn = train_cfg.get('rcnn') or {}
     for stage in rcnn if isinstance(rcnn, (list, tuple)) else [rcnn]:
         sampler = stage.get('sampler') or {}
         if 'type' in sampler and name_of(sampler) in known.RANKING_SAMPLERS:
             box_head['loss_cls'] = f'{name_of(sampler)} chooses RoIs by this loss of each'
-    return _Around(any_loss, box_head)
+    return _Around(any_loss, box_head, train_cfg or around.train_cfg)
 
 
 def _is_known(head: dict) -> bool:
@@ -219,7 +220,8 @@ def _plan_head(plan: Plan, options: Options, path: Path, head: dict, around: _Ar
     replaced = False
     for key, loss in _losses(head).items():
         ghm, why = _verdict(options, path, head, key, loss, calls, around)
-        plan.losses.append(LossFound(dotted((*path, key)), name_of(head), name_of(loss), ghm, why))
+        where = dotted((*path, key))
+        plan.losses.append(LossFound(where, name_of(head), name_of(loss), ghm, why, loss))
         if ghm is not None:
             plan.changes[(*path, key)] = ghm
             replaced = True
@@ -238,22 +240,33 @@ def _plan_head_with_losses(
 ) -> None:
     """SSD: another head, with both losses written out."""
     name = known.HEADS_WITH_LOSSES[name_of(head)]
-    why = around.any_loss or _why_not_chosen(options, path, head, LOGITS)
-    losses = dict(loss_cls='softmax cross entropy', loss_bbox='smooth L1')
-    if why is None:
-        plan.changes[(*path, 'type')] = name
-    for key, loss in losses.items():
+    calls = dict(loss_cls=LOGITS, loss_bbox=OFFSETS)
+    kept = {
+        key: around.any_loss or _why_not_chosen(options, path, head, call)
+        for key, call in calls.items()
+    }
+    stays = all(kept.values())
+    for key, original in _ssd_losses(around.train_cfg).items():
+        ghm, why = None, kept[key]
+        if why is None:
+            ghm, why = _ghm_loss(options, head, original, calls[key])
+        if not stays:
+            plan.changes[(*path, 'type')] = name
+            plan.changes[(*path, key)] = ghm or original
+            why = '; '.join(filter(None, [why, f'the head becomes {name_of(name)}']))
         where = dotted((*path, key))
-        if why is not None:
-            plan.losses.append(LossFound(where, name_of(head), loss, None, why))
-            continue
-        call = LOGITS if key == 'loss_cls' else OFFSETS
-        kept = _why_not_chosen(options, path, head, call)
-        original = dict(type='CrossEntropyLoss') if call is LOGITS else SSD_SMOOTH_L1
-        ghm, note = (None, kept) if kept else _ghm_loss(options, head, original, call)
-        note = '; '.join(filter(None, [note, f'the head becomes {name_of(name)}']))
-        plan.losses.append(LossFound(where, name_of(head), loss, ghm, note))
-        plan.changes[(*path, key)] = ghm or dict(original)
+        plan.losses.append(LossFound(where, name_of(head), name_of(original), ghm, why, original))
+
+
+def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
+    """What `SSDHead` computes by itself; the defaults are those of MMDetection's configs."""
+    ratio = train_cfg.get('neg_pos_ratio', 3)
+    beta = train_cfg.get('smoothl1_beta', 1.0)
+    name = 'ghm_mmdet.HardNegativeCrossEntropyLoss'
+    return dict(
+        loss_cls=dict(type=name, neg_pos_ratio=ratio, loss_weight=1.0),
+        loss_bbox=dict(type='SmoothL1Loss', beta=beta, loss_weight=1.0),
+    )
 
 
 def _verdict(
@@ -416,10 +429,8 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
     """
     leaders = {}
     for found in plan.replaced:
-        loss = _at(cfg, found.where)
-        if loss is None and found.where.endswith('loss_bbox'):
-            loss = SSD_SMOOTH_L1
-        if loss is not None and loss.get('class_weight') is None:
+        loss = found.original
+        if loss.get('class_weight') is None:
             scope = '' if '.' in str(loss['type']) else 'mmdet.'
             leaders[found.where.removeprefix('model.')] = {
                 **loss, 'type': f'{scope}{loss["type"]}'
@@ -430,12 +441,3 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
     hooks = cfg.get('custom_hooks') or []
     plan.changes[('custom_hooks',)] = [*hooks, hook]
     plan.notes.append(f'warm-up: the losses replaced lead for the first {iters} iterations')
-
-
-def _at(cfg: Config, where: str) -> dict | None:
-    node: Any = cfg
-    for key in where.split('.'):
-        node = node[int(key)] if isinstance(node, (list, tuple)) else node.get(key)
-        if node is None:
-            return None
-    return node
