@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch import nn
 
-from ghm_mmdet import GHMC, GHMWarmupHook, harmonize
+from ghm_mmdet import GHMC, GHMRetinaHead, GHMWarmupHook, harmonize
 from ghm_mmdet.analysis.compatibility import (
     REPRESENTATIVES,
     Scanned,
@@ -19,7 +19,14 @@ from ghm_mmdet.analysis.compatibility import (
     scan,
     step,
 )
-from ghm_mmdet.analysis.tiny_step import CONFIGS, build, has_masks, small_model, training_step
+from ghm_mmdet.analysis.tiny_step import (
+    CONFIGS,
+    build,
+    has_masks,
+    random_batch,
+    small_model,
+    training_step,
+)
 
 from .reference import cross_entropy
 from .test_swap import assert_only_losses_and_clipping_differ
@@ -64,6 +71,17 @@ def test_training_step_finds_a_loss_without_gradient() -> None:
         training_step(build(small_model(cfg)))
 
 
+def test_batch_density_trains_a_step_with_one_call_of_each_loss() -> None:
+    cfg = harmonize(CONFIGS / REPRESENTATIVES['RetinaHead'].config, batch_density=True)
+    model = build(small_model(cfg))
+    assert type(model.bbox_head) is GHMRetinaHead
+    calls = with_ghm_c_of(model)
+    training_step(model)
+    ((args, _),) = calls['bbox_head.loss_cls']
+    anchors = 2 * 9 * sum((128 // stride) ** 2 for stride in (8, 16, 32, 64, 128))
+    assert len(args[0]) == anchors
+
+
 @pytest.mark.parametrize('head', NEED_TRANSFORMERS)
 def test_heads_that_need_a_language_model(head: str) -> None:
     cfg = harmonize(CONFIGS / REPRESENTATIVES[head].config)
@@ -100,30 +118,24 @@ def test_warmup_has_the_losses_of_the_original(head: str) -> None:
     representative = REPRESENTATIVES[head]
     original = Config.fromfile(CONFIGS / representative.config)
     harmonized = harmonize(original, warmup=3)
-    parts = []
-    for cfg in (original, harmonized):
-        model = build(small_model(cfg, representative.factor))
-        if parts:
-            model.load_state_dict(weights, strict=False)
-            hook = GHMWarmupHook(**{k: v for k, v in cfg.custom_hooks[-1].items() if k != 'type'})
-            logger = MMLogger.get_current_instance()
-            hook.before_train(SimpleNamespace(model=model, iter=0, logger=logger))
-        else:
-            model.init_weights()
-            weights = model.state_dict()
-        parts.append(losses_of(model, has_masks(cfg)))
+    first = build(small_model(original, representative.factor))
+    first.init_weights()
+    second = build(small_model(harmonized, representative.factor))
+    second.load_state_dict(first.state_dict(), strict=False)
+    hook = GHMWarmupHook(**{k: v for k, v in harmonized.custom_hooks[-1].items() if k != 'type'})
+    logger = MMLogger.get_current_instance()
+    hook.before_train(SimpleNamespace(model=second, iter=0, logger=logger))
+    parts = [losses_of(model, has_masks(original)) for model in (first, second)]
     assert parts[0].keys() == parts[1].keys()
     for name in parts[0]:
         assert parts[1][name] == pytest.approx(parts[0][name], rel=1e-5), name
 
 
 def losses_of(model: nn.Module, with_mask: bool) -> dict[str, float]:
-    from ghm_mmdet.analysis.tiny_step import _random_batch
-
     torch.manual_seed(0)
     np.random.seed(0)
     model.train()
-    data = model.data_preprocessor(_random_batch(model, 128, with_mask), True)
+    data = model.data_preprocessor(random_batch(model, 128, with_mask), True)
     return {k: float(v) for k, v in model.parse_losses(model(**data, mode='loss'))[1].items()}
 
 

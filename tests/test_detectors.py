@@ -23,7 +23,16 @@ GHM_LOSSES = {
 }
 
 
-@pytest.mark.parametrize('detector', DETECTORS, ids=lambda d: d.name)
+QUICK = ('faster-rcnn_r18_fpn', 'yolox', 'ssd_r18')
+
+
+@pytest.mark.parametrize(
+    'detector',
+    [
+        pytest.param(d, marks=[] if d.name in QUICK else pytest.mark.slow, id=d.name)
+        for d in DETECTORS
+    ],
+)
 def test_warmup_is_the_original_and_ghm_takes_over(
     detector: Detector, demo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

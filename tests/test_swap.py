@@ -354,7 +354,7 @@ def test_command_line(
     assert model.roi_head.bbox_head.loss_cls.type == 'CrossEntropyLoss'
     dry = printed(FASTER, '--out', tmp_path / 'dry.py', '--dry-run')
     assert f'_base_ = {FASTER!r}' in dry and not (tmp_path / 'dry.py').exists()
-    with pytest.raises(SystemExit, match='no loss can be replaced by GHM\n.*not logits'):
+    with pytest.raises(SystemExit, match=r'no loss can be replaced by GHM\n.*not logits'):
         printed('mmdet::tood/tood_r50_fpn_1x_coco.py')
     with pytest.raises(SystemExit, match='does not exist'):
         printed('mmdet::retinanet/nobody.py')

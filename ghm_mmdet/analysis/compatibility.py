@@ -284,7 +284,7 @@ def document(results: list[dict[str, Any]]) -> str:
 INTRODUCTION = """\
 # Compatibility with MMDetection's configs
 
-What [`harmonize`](../README.md#ghm-in-your-own-config) does to every config that MMDetection
+What [`harmonize`](../README.md#swap-the-loss-in-your-config) does to every config that MMDetection
 ships. This page is written by
 
 ```shell

@@ -142,7 +142,7 @@ def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) ->
     called = dict.fromkeys(losses, 0)
     for name, loss in losses.items():
         loss.register_forward_hook(lambda *_, name=name: called.update({name: called[name] + 1}))
-    data = model.data_preprocessor(_random_batch(model, size, with_mask), True)
+    data = model.data_preprocessor(random_batch(model, size, with_mask), True)
     total, parts = model.parse_losses(model(**data, mode='loss'))
     if not torch.isfinite(total):
         raise ValueError(f'the loss is not finite: {parts}')
@@ -165,7 +165,7 @@ def _largest_gradient(name: str, head: nn.Module) -> float:
     return largest
 
 
-def _random_batch(model: nn.Module, size: int, with_mask: bool) -> dict:
+def random_batch(model: nn.Module, size: int, with_mask: bool) -> dict:
     if 'Video' in type(model).__name__:
         return demo_track_inputs(
             batch_size=1, num_frames=2, image_shapes=(3, size, size), num_items=[10], num_classes=4,
