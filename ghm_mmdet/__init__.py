@@ -13,6 +13,9 @@ _HOME_OF = {
     'GHMC': 'losses',
     'GHMR': 'losses',
     'AuthenticSmoothL1Loss': 'losses',
+    'OHEMLoss': 'losses',
+    'OHEMRetinaHead': 'heads',
+    'CocoIoUMetric': 'evaluation',
     'GHMWarmupHook': 'hooks',
 }
 
