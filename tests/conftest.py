@@ -17,3 +17,11 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ghm_mmdet.analysis.demo_data import write_demo_data
 
     return write_demo_data(tmp_path_factory.mktemp('demo'), num_train=40, num_val=8)
+
+
+@pytest.fixture(scope='session')
+def coco_root(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data in COCO's layout."""
+    from .training import write_coco_layout
+
+    return write_coco_layout(demo_data, tmp_path_factory.mktemp('coco') / 'root')
