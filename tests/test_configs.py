@@ -1,5 +1,7 @@
 """The configs of the paper's tables: settings, schedule, a real step, evaluators, backbones."""
 
+import copy
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -60,8 +62,20 @@ RETINANETS = {
 }
 
 
-def load(name: str) -> Config:
+@pytest.fixture(scope='module', autouse=True)
+def data_in_coco_root(coco_root: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('COCO_ROOT', f'{coco_root}/')
+        yield
+
+
+@functools.cache
+def read(name: str) -> Config:
     return Config.fromfile(ROOT / f'configs/ghm/{name}.py')
+
+
+def load(name: str) -> Config:
+    return copy.deepcopy(read(name))
 
 
 def load_model(name: str) -> nn.Module:
@@ -196,7 +210,6 @@ def test_beginning_of_training(model_after_a_step: tuple) -> None:
 def test_test_evaluator_works(
     name: str, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv('COCO_ROOT', f'{coco_root}/')
     monkeypatch.chdir(tmp_path)
     config = load(name)
     dataset = DATASETS.build(config.test_dataloader.dataset)

@@ -88,11 +88,11 @@ def _heading(tested: list[MeasuredRun]) -> str:
         return '\n\n'.join([*lines, 'Nothing was measured.'])
     for data, names in _grouped((_data(run.config), run.name) for run in tested).items():
         lines.append(data if len(names) == len(tested) else f'{data} ({", ".join(names)})')
-    for setting, names in _grouped(
-        (setting, run.name) for run in tested for setting in _other_settings(run)
-    ).items():
-        of = '' if len(names) == len(tested) else f' ({", ".join(names)})'
-        lines.append(f'**Not the setting of the configs**: {setting}{of}')
+    others = _grouped((setting, run.name) for run in tested for setting in _other_settings(run))
+    if others:
+        lines.append('**Settings that are not those of the configs**:')
+        of = {s: '' if len(n) == len(tested) else f' ({", ".join(n)})' for s, n in others.items()}
+        lines.append('\n'.join(f'- {setting}{names}' for setting, names in of.items()))
     return '\n\n'.join(lines)
 
 
