@@ -108,6 +108,14 @@ def test_data_root_and_options_reach_every_command() -> None:
     assert 'COCO_ROOT' not in os.environ
 
 
+def test_plan_can_be_piped_into_a_shell(coco_root: Path) -> None:
+    """Standard output has commands and comments alone."""
+    tool = [sys.executable, 'tools/reproduce.py', 'plan', '--table', '7']
+    printed = subprocess.check_output([*tool, '--data-root', str(coco_root)], text=True, cwd=ROOT)
+    assert len(commands(printed)) == 4
+    assert all(line.startswith('COCO_ROOT=') for line in commands(printed))
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match='table must be one of 1, 2, 3, 4, 5, 6, 7, got 8'):
         tables([5, 8])
@@ -237,10 +245,8 @@ def test_report_names_changed_settings(settings: Settings, monkeypatch: pytest.M
     monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(changed))
     run_missing(tables([7]), changed)
     text = report(tables([7]), changed.work_dir)
-    assert (
-        '**Not the setting of the configs**: `optim_wrapper.optimizer.lr=1.0`, not `0.01`' in text
-    )
-    assert '`auto_scale_lr.enable=True`, not `False`' in text
+    assert '- `optim_wrapper.optimizer.lr=1.0`, not `0.01`\n' in text
+    assert '- `auto_scale_lr.enable=True`, not `False`\n' in text
 
 
 def test_report_takes_coco_for_coco(

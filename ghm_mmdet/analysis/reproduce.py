@@ -4,8 +4,10 @@ import copy
 import os
 import shlex
 import subprocess
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -321,10 +323,12 @@ def _reason(error: Exception) -> str:
 @cache
 def _read(path: Path, coco_root: str | None) -> Config:
     # Cached: for each base in MMDetection, MMEngine reads all of its metafiles, a second of work.
+    # MMEngine logs the use of COCO_ROOT; what `plan` and `report` print goes into files.
     before = os.environ.get('COCO_ROOT')
     try:
         _set_coco_root(coco_root)
-        return Config.fromfile(path)
+        with redirect_stdout(sys.stderr):
+            return Config.fromfile(path)
     finally:
         _set_coco_root(before)
 
