@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 
@@ -123,10 +124,34 @@ print(head.num_classes, head.loss_cls.type)
     assert run(wheel_python, '-c', code, cwd=tmp_path).split() == ['3', 'ghm_mmdet.GHMC']
 
 
+def test_wheel_has_every_config(wheel_python: Path, tmp_path: Path) -> None:
+    """As bases, by name, those for test-dev too, which no metafile lists."""
+    names = sorted(path.stem for path in ROOT.glob('configs/ghm/*.py'))
+    for name in names:
+        (tmp_path / f'{name}.py').write_text(f"_base_ = 'ghm_mmdet::ghm/{name}.py'\n")
+    code = """
+import functools, sys
+from mmengine.config import Config, utils
+utils.load = functools.cache(utils.load)  # of all metafiles, for each base
+for name in sys.argv[1:]:
+    print(name, Config.fromfile(f'{name}.py').train_cfg.max_epochs)
+"""
+    printed = run(wheel_python, '-c', code, *names, cwd=tmp_path)
+    assert printed.splitlines() == [f'{name} 14' for name in names]
+
+
+def test_wheel_plans_the_reproduction(wheel_python: Path, tmp_path: Path) -> None:
+    tool = wheel_python.parent.parent.glob('lib/*/site-packages/ghm_mmdet/.mim/tools/reproduce.py')
+    printed = run(wheel_python, next(tool), 'plan', '--table', '7', cwd=tmp_path)
+    assert 'ghm_mmdet/.mim/configs/ghm/faster-rcnn_r50_fpn_ghmr_8xb2-14e_coco.py' in printed
+
+
 def test_wheel_answers_mim(wheel_python: Path, tmp_path: Path) -> None:
     name = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
     mim = [wheel_python, '-m', 'mim']
-    assert name in run(*mim, 'search', 'ghm_mmdet', '--model', 'ghm', cwd=tmp_path)
+    listed = run(*mim, 'search', 'ghm_mmdet', '--model', 'ghm', cwd=tmp_path)
+    metafile = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())
+    assert [model['Name'] for model in metafile['Models'] if model['Name'] not in listed] == []
     run(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', tmp_path, cwd=tmp_path)
     config = Config.fromfile(tmp_path / f'{name}.py')
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
