@@ -19,7 +19,7 @@ DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 FOCAL := retinanet_r18_fpn_fl-sl1_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo test test-slow lint clean
+.PHONY: help env demo figures test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -34,6 +34,10 @@ demo: env  ## train RetinaNet with GHM and with focal loss on generated images, 
 	$(MIM) train $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --work-dir $(DEMO)/$(FOCAL)
 	$(MIM) test $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --checkpoint $(DEMO)/$(FOCAL)/epoch_10.pth --work-dir $(DEMO)/$(FOCAL)/test
 	$(PY) tools/demo_page.py --work-dir $(DEMO)
+
+figures: env  ## draw the paper's figures from the demo's training with GHM
+	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
+	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 
 test: env  ## run the tests
 	$(PY) -m pytest

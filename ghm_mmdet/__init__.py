@@ -16,7 +16,9 @@ _HOME_OF = {
     'OHEMLoss': 'losses',
     'OHEMRetinaHead': 'heads',
     'CocoIoUMetric': 'evaluation',
+    'GHMRetinaHead': 'heads',
     'GHMWarmupHook': 'hooks',
+    'GradientDensityHook': 'hooks',
 }
 
 __all__ = ['__version__', *_HOME_OF]

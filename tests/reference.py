@@ -79,3 +79,11 @@ def exact_loss(loss: np.ndarray, g: np.ndarray, valid: np.ndarray, bins: int) ->
     """Eq. 8: `Σ L_i / GD(g_i)`."""
     density = exact_density(g, 1 / bins, valid)
     return float((loss[valid] / density[valid]).sum())
+
+
+def softmax_cross_entropy(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log p_y of each row, from which g = 1 - p_y follows."""
+    loss = np.empty(len(x))
+    for row, label in enumerate(labels):
+        loss[row] = np.log(np.exp(x[row] - x[row].max()).sum()) + x[row].max() - x[row, label]
+    return loss

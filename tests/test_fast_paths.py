@@ -264,7 +264,7 @@ def test_operators_are_registered_rightly(loss: str) -> None:
     target, mu = (labels, 0.0) if loss == 'ghm_c' else (torch.zeros_like(pred), 0.02)
     first = (pred, target, weight, 10, mu, False, 'torch')
     torch.library.opcheck(torch.ops.ghm_mmdet.count_examples.default, first)
-    _, codes = torch.ops.ghm_mmdet.count_examples(*first)
+    _, codes, _ = torch.ops.ghm_mmdet.count_examples(*first)
     second = (pred.requires_grad_(), target, weight, codes, torch.rand(10), mu, False, 'torch')
     # Not its AOT check, which looks at the gradient after backward, which has scaled it in place.
     utils = ('test_schema', 'test_autograd_registration', 'test_faketensor')

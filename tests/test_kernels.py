@@ -29,12 +29,16 @@ from .test_edge_cases import (  # noqa: F401
     test_huge_offsets,
     test_labels_outside_the_classes_are_background,
     test_max_beta_bounds_the_weight,
-    test_nan_lies_in_no_region_and_shows_in_the_loss,
     test_no_valid_example,
     test_no_valid_example_leaves_the_average_of_official,
     test_one_example,
     test_without_weight_all_are_valid,
     test_zero_positives,
+)
+from .test_robustness import (  # noqa: F401
+    test_a_bad_batch_shows_and_is_forgotten,
+    test_half_predictions_give_the_loss_and_gradient_of_float32,
+    test_large_finite_logits_are_no_bad_batch,
 )
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

@@ -1,5 +1,10 @@
 """`sync=True`: several processes harmonize like one that holds the whole mini-batch."""
 
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,32 +15,42 @@ from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR
 
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 5.0
 CALLS = 3
+ROWS = 60
 #: Examples of each process in each call: even, uneven, one process without any.
-SPLITS = {'even': (30, 30), 'uneven': (50, 10), 'empty': (60, 0)}
-WORLD_SIZE = 2
-LOSSES = [('GHMC', 'official'), ('GHMC', 'paper'), ('GHMR', 'official'), ('GHMR', 'paper')]
-CASES = [(loss, split) for loss in LOSSES for split in SPLITS]
+SPLITS = {
+    2: {'even': (30, 30), 'uneven': (50, 10), 'empty': (60, 0)},
+    4: {'even': (15, 15, 15, 15), 'uneven': (7, 31, 1, 21), 'empty': (20, 0, 30, 10)},
+}
+LOSSES = [
+    (name, formula) for name in ('GHMC', 'softmax', 'GHMR') for formula in ('official', 'paper')
+]
+CASES = [(loss, split) for loss in LOSSES for split in SPLITS[2]]
 
 
 def make_loss(name: str, formula: str, sync: bool) -> nn.Module:
-    if name == 'GHMC':
-        return GHMC(bins=10, momentum=0.75, formula=formula, sync=sync)
-    return GHMR(bins=10, momentum=0.7, loss_weight=10.0, formula=formula, sync=sync)
+    if name == 'GHMR':
+        return GHMR(bins=10, momentum=0.7, loss_weight=10.0, formula=formula, sync=sync)
+    return GHMC(10, 0.75, use_sigmoid=name == 'GHMC', formula=formula, sync=sync)
 
 
 def make_batch(name: str, call: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Float64, so that what remains is not the rounding of sums in another order."""
     generator = torch.Generator().manual_seed(call)
-    features = torch.randn(60, 5, generator=generator)
-    weight = (torch.rand(60, generator=generator) < 0.8).float()
-    if name == 'GHMC':
-        return features, torch.randint(0, 5, (60,), generator=generator), weight
-    return features, torch.randn(60, 4, generator=generator) / 10, weight[:, None].repeat(1, 4)
+    features = torch.randn(ROWS, 5, generator=generator, dtype=torch.float64)
+    weight = (torch.rand(ROWS, generator=generator) < 0.8).double()
+    if name == 'GHMR':
+        target = torch.randn(ROWS, 4, generator=generator, dtype=torch.float64) / 10
+        return features, target, weight[:, None].repeat(1, 4)
+    num_labels = 5 if name == 'GHMC' else 4
+    return features, torch.randint(0, num_labels, (ROWS,), generator=generator), weight
 
 
 def make_model() -> nn.Linear:
     torch.manual_seed(0)
-    return nn.Linear(5, 4)
+    return nn.Linear(5, 4).double()
 
 
 def train(name: str, formula: str, sizes: tuple[int, ...], rank: int) -> tuple:
@@ -55,25 +70,48 @@ def train(name: str, formula: str, sizes: tuple[int, ...], rank: int) -> tuple:
     return values, gradients, loss.acc_sum
 
 
-def worker(rank: int, folder: str) -> None:
+def bad_batch(rank: int) -> tuple[Tensor, Tensor]:
+    """The moving average when the last process alone sees a NaN, before and after."""
+    loss = make_loss('GHMC', 'official', sync=True)
+    pred, labels, weight = make_batch('GHMC', 0)
+    loss(pred, labels, weight)
+    before = loss.acc_sum.clone()
+    if rank == dist.get_world_size() - 1:
+        pred[0, 0] = float('nan')
+    loss(pred, labels, weight)
+    return before, loss.acc_sum
+
+
+def join(rank: int, folder: str, world_size: int, timeout: float = 60) -> None:
     dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=WORLD_SIZE
+        'gloo',
+        init_method=f'file://{folder}/store',
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout),
     )
-    torch.save([train(*case, SPLITS[split], rank) for case, split in CASES], f'{folder}/{rank}.pt')
+
+
+def worker(rank: int, folder: str, world_size: int) -> None:
+    torch.set_num_threads(1)
+    join(rank, folder, world_size)
+    results = [train(*loss, SPLITS[world_size][split], rank) for loss, split in CASES]
+    torch.save((results, bad_batch(rank)), f'{folder}/{rank}.pt')
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp('sync')
-    mp.spawn(worker, (str(folder),), nprocs=WORLD_SIZE)
-    return folder
+@pytest.fixture(scope='module', params=SPLITS, ids='{}-processes'.format)
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What each process found."""
+    folder, world_size = tmp_path_factory.mktemp('sync'), request.param
+    mp.spawn(worker, (str(folder), world_size), nprocs=world_size)
+    return [torch.load(folder / f'{rank}.pt') for rank in range(world_size)]
 
 
 @pytest.mark.parametrize(
     'index', range(len(CASES)), ids=lambda i: '-'.join([*CASES[i][0], CASES[i][1]])
 )
-def test_two_processes_equal_one(index: int, folder: Path) -> None:
+def test_processes_equal_one(index: int, results: list) -> None:
     (name, formula), _ = CASES[index]
     model, loss = make_model(), make_loss(name, formula, sync=False)
     expected_values, expected_gradients = [], []
@@ -84,11 +122,16 @@ def test_two_processes_equal_one(index: int, folder: Path) -> None:
         value.backward()
         expected_values.append(value.detach())
         expected_gradients.append(model.weight.grad.clone())
-    for rank in range(WORLD_SIZE):
-        values, gradients, average = torch.load(folder / f'{rank}.pt')[index]
+    for found, _ in results:
+        values, gradients, average = found[index]
         torch.testing.assert_close(values, expected_values, rtol=1e-6, atol=0)
-        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-6, atol=1e-12)
         torch.testing.assert_close(average, loss.acc_sum, rtol=1e-6, atol=0)
+
+
+def test_a_bad_batch_of_one_process_is_forgotten_by_all(results: list) -> None:
+    for _, (before, after) in results:
+        assert before.any() and torch.equal(before, after)
 
 
 def test_without_torch_distributed_sync_does_nothing() -> None:
@@ -96,3 +139,42 @@ def test_without_torch_distributed_sync_does_nothing() -> None:
     pred = features[:, :4]
     synced, alone = (make_loss('GHMC', 'official', sync) for sync in (True, False))
     assert synced(pred, labels, weight) == alone(pred, labels, weight)
+
+
+def lose_a_process(rank: int, folder: str, how: str) -> None:
+    """Two processes, of which the second dies, or hangs, before the second call."""
+    join(rank, folder, 2, timeout=TIMEOUT)
+    loss = make_loss('GHMC', 'official', sync=True)
+    loss(*make_batch('GHMC', 0))
+    if rank == 1:
+        if how == 'dies':
+            os._exit(1)
+        time.sleep(600)
+    start = time.monotonic()
+    try:
+        loss(*make_batch('GHMC', 1))
+    except RuntimeError:
+        print(time.monotonic() - start)
+
+
+@pytest.mark.parametrize('how', ['dies', 'hangs'])
+def test_a_lost_process_is_an_error(how: str, tmp_path: Path) -> None:
+    """In the other process too, and within the process group's timeout."""
+    command = [sys.executable, '-c', LOSE.format(folder=str(tmp_path), how=how)]
+    processes = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for rank in range(2)
+    ]
+    try:
+        seconds, _ = processes[0].communicate(timeout=200)
+    finally:
+        for process in processes:
+            process.kill()
+    assert float(seconds) < 2 * TIMEOUT
+
+
+LOSE = """
+import sys
+from tests.test_sync import lose_a_process
+lose_a_process(int(sys.argv[1]), {folder!r}, {how!r})
+"""

@@ -1,4 +1,7 @@
 # The demo with GHM-C and GHM-R; focal loss and smooth L1 lead for the first half of it.
 _base_ = ['./retinanet_r18_fpn_fl-sl1_demo.py', '../_base_/ghm_losses.py']
 model = dict(bbox_head=dict(loss_cls={{_base_.ghm_c}}, loss_bbox={{_base_.ghm_r}}))
-custom_hooks = [dict(type='ghm_mmdet.GHMWarmupHook', iters=500)]
+custom_hooks = [
+    dict(type='ghm_mmdet.GHMWarmupHook', iters=500),
+    dict(type='ghm_mmdet.GradientDensityHook', interval=100, iters=10),
+]

@@ -13,7 +13,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-from .gradient_norms import GradientNormRecord, recorded
+from ..hooks.gradient_density import BLUE
+from .figures import ORANGE
+from .gradient_norms import GradientNormRecord, call_losses, recorded
 from .runs import last_metrics, training_curve
 
 matplotlib.use('Agg')
@@ -23,7 +25,6 @@ from matplotlib.axes import Axes
 METRICS = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75', 'bbox_mAP_s', 'bbox_mAP_m')
 HEADINGS = ('AP', 'AP50', 'AP75', 'APs', 'APm')
 SCORE_THRESHOLD = 0.4
-BLUE, ORANGE = '#0072b2', '#d55e00'  # of Okabe and Ito's palette, safe for the colour-blind
 
 
 def write_demo_page(work_dir: str | Path, runs: dict[str, str], ghm: str) -> Path:
@@ -79,12 +80,8 @@ def gradient_norms(
 ) -> dict[str, GradientNormRecord]:
     """The gradient norms of a checkpoint on the first training batches of its config."""
     model = init_detector(config, str(checkpoint), device='cpu')
-    loader = Runner.build_dataloader(config.train_dataloader, seed=0)
-    model.eval()
-    with torch.no_grad(), recorded(model) as records:
-        for _, batch in zip(range(batches), loader, strict=False):
-            data = model.data_preprocessor(batch, training=True)
-            model(**data, mode='loss')
+    with recorded(model) as records:
+        call_losses(model, config, batches)
     return records
 
 

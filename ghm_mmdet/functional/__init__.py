@@ -7,9 +7,13 @@ from .gradient_density import (
     moving_average,
     region_gradient_density,
 )
-from .gradient_norm import classification_gradient_norm, regression_gradient_norm
+from .gradient_norm import (
+    classification_gradient_norm,
+    regression_gradient_norm,
+    softmax_gradient_norm,
+)
 from .harmonizing import harmonizing_parameter, region_harmonizing_parameter
-from .losses import authentic_smooth_l1, ghm_c_loss, ghm_r_loss
+from .losses import authentic_smooth_l1, ghm_c_loss, ghm_r_loss, softmax_ghm_c_loss
 
 __all__ = [
     'assign_regions',
@@ -24,4 +28,6 @@ __all__ = [
     'region_gradient_density',
     'region_harmonizing_parameter',
     'regression_gradient_norm',
+    'softmax_ghm_c_loss',
+    'softmax_gradient_norm',
 ]

@@ -31,7 +31,7 @@ _WIDEN = 1 + 2.0**-20
 
 def count_examples(
     pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, mu: float, fine: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The region or cell of each example, and the number of examples in each.
 
     Args:
@@ -44,34 +44,40 @@ def count_examples(
         fine: The bins are cells of a fine histogram, whose edges need no care.
 
     Returns:
-        Counts, int64 of shape (M,), and codes in [0, M], uint8 or int16: of all logits in
-        their order, or of the valid offsets; M stands for an example in no region, and for a
-        positive logit, which the second sweep skips too.
+        Counts, int64 of shape (M,); codes in [0, M], uint8 or int16: of all logits in their
+        order, or of the valid offsets; M stands for an example in no region, and for a
+        positive logit, which the second sweep skips too; and whether all logits and targets,
+        or all valid offsets, are finite, a bool scalar.
     """
     if mu > 0:
         d = _valid_offsets(pred, target, weight)[0]
         codes = torch.empty(d.shape, dtype=code_dtype(bins))
         _Encoder(bins, fine, d.numel(), d.dtype).encode(_slope(d, mu).abs_(), codes)
-        return _count(codes, bins), codes
+        return _count(codes, bins), codes, d.isfinite().all()
     logits = pred.reshape(-1)
     codes = torch.empty(logits.shape, dtype=code_dtype(bins))
     dense = target.reshape(-1) if target.shape == pred.shape else None
     block = _block_size(logits)
     encoder = _Encoder(bins, fine, block, _compute_dtype(pred))
     buffer = torch.empty_like(encoder.j)
+    sums = []
     for part in _blocks(logits, block):
         x = logits[part].to(buffer.dtype)
+        sums.append(x.sum())
         g = torch.sigmoid(x, out=buffer[: len(x)])
         if dense is not None:
             g.sub_(dense[part]).abs_()
+            sums.append(g.sum())
         encoder.encode(g, codes[part])
+    # One value that is not finite makes the sum of its block so.
+    finite = torch.stack(sums).isfinite().all()
     _drop_invalid(codes, pred, weight, bins)
     if dense is not None:
-        return _count(codes, bins), codes
+        return _count(codes, bins), codes, finite
     positive = _positive_logits(pred, target, weight)
     codes[positive] = bins
     code = _codes_of_positive(at_least_float32(logits[positive]), bins, fine)
-    return _count(codes, bins) + torch.bincount(code, minlength=bins + 1)[:bins], codes
+    return _count(codes, bins) + torch.bincount(code, minlength=bins + 1)[:bins], codes, finite
 
 
 def sum_losses(

@@ -25,6 +25,20 @@ def check_target(logits: Tensor, target: object) -> None:
         )
 
 
+def check_softmax_target(logits: Tensor, target: object, weight: object) -> None:
+    """Whether target and weight are those of the rows of `logits`, shape (N, C)."""
+    if logits.dim() != 2:
+        raise ValueError(f'pred must have the shape (N, C), got {tuple(logits.shape)}')
+    check_target(logits, target)
+    check_weight(logits, weight)
+    for name, tensor in (('target', target), ('weight', weight)):
+        if tensor is not None and tensor.dim() != 1:
+            raise ValueError(
+                f'{name} must have the shape ({len(logits)},) where use_sigmoid=False, for an '
+                f'example is a row with one label, got {tuple(tensor.shape)}'
+            )
+
+
 def dense_target(logits: Tensor, target: Tensor) -> Tensor:
     """p* of every logit: one-hot labels without the background, or the target itself."""
     check_target(logits, target)

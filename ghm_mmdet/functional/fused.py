@@ -12,7 +12,12 @@ from torch import Tensor
 from ..kernels import choose_kernels
 from . import blocked
 from .gradient_density import cell_gradient_density, fine_cells, prefers_fine_cells
-from .harmonizing import Statistics, bounded, region_harmonizing_parameter
+from .harmonizing import (
+    Statistics,
+    bounded,
+    no_less_than_one,
+    region_harmonizing_parameter,
+)
 
 #: M must fit into one byte, together with the code of an example that lies in no region.
 MAX_REGIONS = 255
@@ -70,12 +75,18 @@ def harmonized_loss(
     fine = density == 'exact'
     cells, half = fine_cells(1 / bins) if fine else (bins, 0)
     x = pred.detach()
-    counts, codes = torch.ops.ghm_mmdet.count_examples(x, target, weight, cells, mu, fine, kernels)
+    counts, codes, finite = torch.ops.ghm_mmdet.count_examples(
+        x, target, weight, cells, mu, fine, kernels
+    )
     if fine:
+        num_examples = no_less_than_one(num_examples)
         gd = cell_gradient_density(counts, half, 1 / bins).to(num_examples.dtype)
         beta = torch.where(gd > 0, num_examples / gd.where(gd > 0, 1), 0)
     else:
-        counts, average, num_examples = statistics(counts.to(num_examples.dtype), num_examples)
+        counts, average, num_examples = statistics(
+            counts.to(num_examples.dtype), num_examples, finite=finite
+        )
+        num_examples = no_less_than_one(num_examples)
         beta = region_harmonizing_parameter(counts, average, num_examples, formula)
     # A tensor over a tensor: a number over a tensor would be rounded twice.
     factor = torch.full_like(num_examples, loss_weight)
@@ -85,14 +96,15 @@ def harmonized_loss(
         pred, target, weight, codes, beta, mu, fine, kernels,
         torch.is_grad_enabled() and pred.requires_grad,
     )  # fmt: skip
-    return total
+    # The sweep leaves out products with a target of 0, where cross entropy has 0 · (-inf).
+    return total + torch.where(finite, 0.0, torch.nan) if kernels == 'torch' else total
 
 
 @torch.library.custom_op(
     'ghm_mmdet::count_examples',
     mutates_args=(),
     schema='(Tensor pred, Tensor target, Tensor? weight, int bins, float mu, bool fine, '
-    'str kernels) -> (Tensor, Tensor)',
+    'str kernels) -> (Tensor, Tensor, Tensor)',
 )
 def _count_examples(
     pred: Tensor,
@@ -102,14 +114,17 @@ def _count_examples(
     mu: float,
     fine: bool,
     kernels: str,
-) -> tuple[Tensor, Tensor]:
-    """The number of examples in each region or cell, and what the second sweep needs of them."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The number of examples in each region or cell, and what the second sweep needs of them.
+
+    The third tensor says whether the loss will be finite in every example.
+    """
     if kernels == 'torch':
         return blocked.count_examples(pred, target, weight, bins, mu, fine)
     from ..kernels.region_loss import count_examples
 
-    counts = count_examples(pred, target, weight, bins, mu)
-    return counts, pred.new_empty(0, dtype=torch.uint8)
+    counts, finite = count_examples(pred, target, weight, bins, mu)
+    return counts, pred.new_empty(0, dtype=torch.uint8), finite
 
 
 @_count_examples.register_fake
@@ -121,14 +136,16 @@ def _(
     mu: float,
     fine: bool,
     kernels: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     counts = pred.new_empty(bins, dtype=torch.int64)
+    finite = pred.new_empty((), dtype=torch.bool)
     dtype = torch.uint8 if kernels == 'triton' else blocked.code_dtype(bins)
     if kernels == 'triton':
-        return counts, pred.new_empty(0, dtype=dtype)
+        return counts, pred.new_empty(0, dtype=dtype), finite
     if mu > 0 and weight is not None:
-        return counts, pred.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=dtype)
-    return counts, pred.new_empty(pred.numel(), dtype=dtype)
+        size = torch.library.get_ctx().new_dynamic_size()
+        return counts, pred.new_empty(size, dtype=dtype), finite
+    return counts, pred.new_empty(pred.numel(), dtype=dtype), finite
 
 
 @torch.library.custom_op(

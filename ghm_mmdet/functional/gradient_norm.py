@@ -1,4 +1,4 @@
-"""Gradient norms: how hard an example is (Eqs. 3 and 18)."""
+"""Gradient norms: how hard an example is (Eqs. 3 and 18, and Eq. 3 of a softmax)."""
 
 from torch import Tensor
 
@@ -14,6 +14,22 @@ def classification_gradient_norm(pred: Tensor, target: Tensor) -> Tensor:
         g in [0, 1], the shape of `pred`.
     """
     return (pred.sigmoid() - target).abs()
+
+
+def softmax_gradient_norm(cross_entropy: Tensor) -> Tensor:
+    """Eq. 3 of a softmax: `g = 1 - p_y`, with `p_y` the probability of the label.
+
+    The gradient of the cross entropy `L = -log p_y` with respect to the logits has the entries
+    `p_j - y_j`. g is its entry at the label, `|∂L/∂x_y|`, and half its L1 norm. With two
+    classes a softmax is the sigmoid of the difference of the logits, and g is Eq. 3 of it.
+
+    Args:
+        cross_entropy: L of each example, any shape, floating point; `p_y = exp(-L)`.
+
+    Returns:
+        g in [0, 1], the shape of `cross_entropy`.
+    """
+    return -(-cross_entropy).expm1()
 
 
 def regression_gradient_norm(d: Tensor, mu: float) -> Tensor:

@@ -1,20 +1,39 @@
 """The harmonizing parameter β (Eqs. 7, 10 and 13)."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .gradient_density import assign_regions, count_regions, exact_gradient_density
 
-#: What turns the counts R (M,) and the number N of this call into the (R, S, N) that the
-#: density uses: the moving average of a loss module, or the sum over processes.
-Statistics = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+class Statistics(Protocol):
+    """What turns the counts of a call into those that the density uses.
+
+    A loss module passes its moving average, and the sum over processes.
+    """
+
+    def __call__(
+        self, counts: Tensor, num_examples: Tensor, *, finite: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """R, S and N from the counts R (M,) and the number N of this call.
+
+        `finite` is a bool scalar: whether the loss is finite in every example of the call.
+        """
 
 
-def counts_of_this_call(counts: Tensor, num_examples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def counts_of_this_call(
+    counts: Tensor, num_examples: Tensor, *, finite: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The statistics without a memory: S = R."""
     return counts, counts, num_examples
+
+
+def no_less_than_one(num_examples: Tensor) -> Tensor:
+    """N as a divisor: 1 where the whole mini-batch has no valid example."""
+    return num_examples.clamp(min=1)
 
 
 def region_harmonizing_parameter(
@@ -58,7 +77,7 @@ def harmonizing_parameter(
     density: str = 'region',
     formula: str = 'official',
     max_beta: float | None = None,
-    statistics: Statistics = counts_of_this_call,
+    statistics: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = counts_of_this_call,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7: `β_i = N / GD(g_i)` of every example.
 
@@ -72,12 +91,13 @@ def harmonizing_parameter(
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
         formula: 'official' or 'paper', see `region_harmonizing_parameter`.
         max_beta: Upper bound of β; None leaves it unbounded, as the paper does.
-        statistics: Gives S, and N, from the counts of this call; only for 'region'.
+        statistics: Gives R, S and N from the R and N of this call; only for 'region'.
 
     Returns:
-        β, the shape of `g`, 0 where not valid; and N.
+        β, the shape of `g`, 0 where not valid; and N, at least 1.
     """
     if density == 'exact':
+        num_examples = no_less_than_one(num_examples)
         gd = exact_gradient_density(g, 1 / bins, valid)
         counted = valid & (gd > 0)
         beta = torch.where(counted, num_examples / gd.where(counted, 1), 0)
@@ -86,6 +106,7 @@ def harmonizing_parameter(
     counts, average, num_examples = statistics(
         count_regions(regions, bins).to(g.dtype), num_examples
     )
+    num_examples = no_less_than_one(num_examples)
     of_region = region_harmonizing_parameter(counts, average, num_examples, formula)
     of_region = bounded(of_region, max_beta).to(g.dtype)
     return torch.cat([of_region, of_region.new_zeros(1)])[regions], num_examples

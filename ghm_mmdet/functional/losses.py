@@ -1,11 +1,15 @@
 """The losses: ASL1 (Eq. 17), GHM-C (Eqs. 8 and 11) and GHM-R (Eq. 19)."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_floating, check_positive, check_same_shape, check_settings
 from .examples import (
+    check_softmax_target,
     check_target,
     check_weight,
     dense_target,
@@ -14,7 +18,11 @@ from .examples import (
     valid_examples,
 )
 from .fused import fast_path, harmonized_loss
-from .gradient_norm import classification_gradient_norm, regression_gradient_norm
+from .gradient_norm import (
+    classification_gradient_norm,
+    regression_gradient_norm,
+    softmax_gradient_norm,
+)
 from .harmonizing import Statistics, counts_of_this_call, harmonizing_parameter
 from .precision import at_least_float32
 
@@ -67,7 +75,8 @@ def ghm_c_loss(
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.
         max_beta: Upper bound of β. Default: None, no bound.
-        statistics: Gives S and N from the counts; a loss module passes its moving average.
+        statistics: Gives S and N from the counts, see `Statistics`; a loss module passes its
+            moving average.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 logits, else float32.
@@ -81,7 +90,7 @@ def ghm_c_loss(
     check_target(pred, target)
     check_weight(pred, weight)
     dtype = torch.promote_types(pred.dtype, torch.float32)
-    num_examples = number_of_valid(pred, weight).clamp(min=1).to(dtype)
+    num_examples = number_of_valid(pred, weight).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
         return harmonized_loss(
@@ -94,12 +103,80 @@ def ghm_c_loss(
     p_star = dense_target(logits, target)
     valid = valid_examples(logits, weight)
     g = classification_gradient_norm(logits.detach(), p_star)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, p_star, reduction='none')
     beta, num_examples = harmonizing_parameter(
         g, valid, num_examples, bins=bins, density=density, formula=formula,
-        max_beta=max_beta, statistics=statistics,
+        max_beta=max_beta, statistics=_knowing_finite(statistics, cross_entropy),
     )  # fmt: skip
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, p_star, reduction='none')
     return _reduce(beta * cross_entropy, num_examples, reduction) * loss_weight
+
+
+def softmax_ghm_c_loss(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    class_weight: Sequence[float] | Tensor | None = None,
+    ignore_index: int = -100,
+    bins: int = 30,
+    density: str = 'region',
+    formula: str = 'official',
+    reduction: str = 'mean',
+    loss_weight: float = 1.0,
+    max_beta: float | None = None,
+    statistics: Statistics = counts_of_this_call,
+) -> Tensor:
+    """GHM-C of a softmax: `(1/N) Σ β_i w_y L_i` with `L = -log p_y` (Eqs. 8 and 11).
+
+    An example is one row with its label y, its gradient norm is `g = 1 - p_y` (see
+    `softmax_gradient_norm`), and N counts the valid rows. The density counts examples: the
+    weight w of a class is a factor of the loss, not of the counts nor of N.
+
+    Args:
+        pred: Logits, shape (N, C), floating point; the background, where there is one, is a
+            class. Half precision is computed in float32.
+        target: Integer labels in [0, C) or `ignore_index`, shape (N,). Others raise an
+            IndexError on the CPU and a device-side assertion on CUDA, as in PyTorch's
+            `cross_entropy`.
+        weight: Shape (N,); a row is valid where it is > 0. Default: None, all are valid.
+        class_weight: w, shape (C,). Default: None, all are 1.
+        ignore_index: A row with this label is not valid. Default: -100.
+        bins, density, formula, reduction, loss_weight, max_beta, statistics: As for
+            `ghm_c_loss`.
+
+    Returns:
+        A scalar, or shape (N,) for 'none'; float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
+        ValueError: A shape that does not fit, or a setting that is not among the allowed.
+    """
+    check_settings(bins, density, formula, reduction)
+    check_floating('pred', pred)
+    check_softmax_target(pred, target, weight)
+    logits, labels = at_least_float32(pred), target.long()
+    valid = labels != ignore_index
+    if weight is not None:
+        valid = valid & (weight > 0)
+    cross_entropy = F.cross_entropy(logits, labels, reduction='none', ignore_index=ignore_index)
+    beta, num_examples = harmonizing_parameter(
+        softmax_gradient_norm(cross_entropy.detach()), valid,
+        valid.sum().to(logits.dtype), bins=bins, density=density, formula=formula,
+        max_beta=max_beta, statistics=_knowing_finite(statistics, cross_entropy),
+    )  # fmt: skip
+    if class_weight is not None:
+        beta = beta * _weight_of_class(class_weight, logits)[labels.where(valid, 0)]
+    return _reduce(beta * cross_entropy, num_examples, reduction) * loss_weight
+
+
+def _weight_of_class(class_weight: Sequence[float] | Tensor, logits: Tensor) -> Tensor:
+    of_class = torch.as_tensor(class_weight, dtype=logits.dtype, device=logits.device)
+    if of_class.shape != logits.shape[1:]:
+        raise ValueError(
+            f'class_weight must hold one weight for each of the {logits.shape[1]} channels of '
+            f'pred, got the shape {tuple(of_class.shape)}'
+        )
+    return of_class
 
 
 def ghm_r_loss(
@@ -144,7 +221,7 @@ def ghm_r_loss(
     check_weight(pred, weight)
     dtype = torch.promote_types(pred.dtype, torch.float32)
     count = sum_of_weights if formula == 'official' else number_of_valid
-    num_examples = count(pred, weight).clamp(min=1).to(dtype)
+    num_examples = count(pred, weight).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:
         return harmonized_loss(
@@ -157,11 +234,17 @@ def ghm_r_loss(
     d = offsets - target.to(offsets.dtype)
     valid = valid_examples(offsets, weight)
     gr = regression_gradient_norm(d.detach(), mu)
+    loss = authentic_smooth_l1(d, mu)
     beta, num_examples = harmonizing_parameter(
         gr, valid, num_examples, bins=bins, density=density, formula=formula,
-        max_beta=max_beta, statistics=statistics,
+        max_beta=max_beta, statistics=_knowing_finite(statistics, loss),
     )  # fmt: skip
-    return _reduce(beta * authentic_smooth_l1(d, mu), num_examples, reduction) * loss_weight
+    return _reduce(beta * loss, num_examples, reduction) * loss_weight
+
+
+def _knowing_finite(statistics: Statistics, loss: Tensor) -> Statistics:
+    """`statistics` that is told whether every element of the loss is finite."""
+    return partial(statistics, finite=loss.detach().isfinite().all())
 
 
 def _reduce(loss: Tensor, num_examples: Tensor, reduction: str) -> Tensor:

@@ -1,5 +1,6 @@
-"""The heads that configs name: `type='ghm_mmdet.OHEMRetinaHead'`."""
+"""The heads that configs name: `type='ghm_mmdet.GHMRetinaHead'`."""
 
+from .ghm_retina_head import GHMRetinaHead
 from .ohem_retina_head import OHEMRetinaHead
 
-__all__ = ['OHEMRetinaHead']
+__all__ = ['GHMRetinaHead', 'OHEMRetinaHead']

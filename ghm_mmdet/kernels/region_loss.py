@@ -51,7 +51,7 @@ def _example(  # noqa: ANN202
     pred, target, weight, offsets, size, width, mu, mu_squared,  # noqa: ANN001
     BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, REGRESSION: tl.constexpr,
 ):  # fmt: skip
-    """Of each example: its signed gradient, its loss, and its region in [0, BINS].
+    """Of each example: its signed gradient, its loss, its region in [0, BINS], and x - p*.
 
     The regions are those of `assign_regions`, its edge rule included.
     """
@@ -70,8 +70,8 @@ def _example(  # noqa: ANN202
         p_star = tl.where(label == offsets - row * width, 1.0, 0.0)
     else:
         p_star = tl.load(target + offsets, mask=read, other=0).to(tl.float32)
+    d = x - p_star
     if REGRESSION:
-        d = x - p_star
         root = tl.sqrt_rn(d * d + mu_squared)
         slope = tl.div_rn(d, root)
         loss = root - mu
@@ -87,23 +87,25 @@ def _example(  # noqa: ANN202
     j = j - below + above
     j = tl.where(j < BINS, j, BINS - 1.0)
     region = tl.where(valid & (g == g), j, BINS * 1.0).to(tl.int32)
-    return slope, loss, region
+    return slope, loss, region, d
 
 
 @triton.jit
 def _count_kernel(
-    counts, pred, target, weight, size, width, mu, mu_squared,  # noqa: ANN001
+    counts, infinite, pred, target, weight, size, width, mu, mu_squared,  # noqa: ANN001
     BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, REGRESSION: tl.constexpr,
     WIDE: tl.constexpr, BLOCK: tl.constexpr, CELLS: tl.constexpr,
 ) -> None:  # fmt: skip
     offsets = _offsets(WIDE, BLOCK)
-    _, _, region = _example(
+    _, _, region, d = _example(
         pred, target, weight, offsets, size, width, mu, mu_squared,
         BINS, LABELS, WEIGHT, REGRESSION,
     )  # fmt: skip
     cells = tl.arange(0, CELLS)
     histogram = tl.histogram(region, CELLS)
     tl.atomic_add(counts + cells, histogram.to(tl.int64), mask=cells < BINS)
+    found = tl.max(tl.where(tl.abs(d) < float('inf'), 0, 1))
+    tl.atomic_max(infinite, found, mask=found > 0)
 
 
 @triton.jit
@@ -113,7 +115,7 @@ def _sum_kernel(
     WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     offsets = _offsets(WIDE, BLOCK)
-    _, loss, region = _example(
+    _, loss, region, _ = _example(
         pred, target, weight, offsets, size, width, mu, mu_squared,
         BINS, LABELS, WEIGHT, REGRESSION,
     )  # fmt: skip
@@ -127,7 +129,7 @@ def _gradient_kernel(
     WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     offsets = _offsets(WIDE, BLOCK)
-    slope, _, region = _example(
+    slope, _, region, _ = _example(
         pred, target, weight, offsets, size, width, mu, mu_squared,
         BINS, LABELS, WEIGHT, REGRESSION,
     )  # fmt: skip
@@ -179,12 +181,17 @@ class _Launch:
 
 def count_examples(
     pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, mu: float
-) -> Tensor:
-    """R_j, int64 of shape (M,); arguments as `_Launch`."""
+) -> tuple[Tensor, Tensor]:
+    """R_j, int64 of shape (M,), and whether all that was read is finite, a bool scalar.
+
+    Args:
+        pred, target, weight, bins, mu: As `_Launch`.
+    """
     counts = torch.zeros(bins, dtype=torch.int64, device=pred.device)
+    infinite = torch.zeros((), dtype=torch.int32, device=pred.device)
     cells = max(32, triton.next_power_of_2(bins + 1))
-    _Launch(pred, target, weight, bins, mu).run(_count_kernel, counts, CELLS=cells)
-    return counts
+    _Launch(pred, target, weight, bins, mu).run(_count_kernel, counts, infinite, CELLS=cells)
+    return counts, infinite == 0
 
 
 def sum_losses(

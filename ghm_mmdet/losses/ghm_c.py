@@ -1,8 +1,10 @@
 """GHM-C as a registered loss (Eqs. 3, 8-13)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from ..functional import ghm_c_loss
+from ..functional import ghm_c_loss, softmax_ghm_c_loss
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
 
@@ -11,7 +13,13 @@ class GHMC(GradientHarmonizingLoss):
     """GHM-C: cross entropy, each example divided by its gradient density (Eqs. 8 and 11).
 
     Takes the place of MMDetection's `GHMC` and, with the default `formula`, equals it in
-    value, gradient and buffers.
+    value, gradient and buffers. An example is one (anchor, class) logit with the gradient norm
+    `g = |sigmoid(x) - p*|` (Eq. 3).
+
+    With `use_sigmoid=False` it takes the place of softmax cross entropy. An example is a row
+    of C + 1 logits with its label y, and `g = 1 - p_y`: the entry at the label, and half the
+    L1 norm, of the gradient of `-log p_y` with respect to the logits. With two classes that
+    is Eq. 3 of the difference of the logits.
 
     In a config, always write `use_sigmoid=True`: MMDetection's heads read it from the config,
     not from the loss, and build a softmax head with one more channel where it is missing.
@@ -20,7 +28,7 @@ class GHMC(GradientHarmonizingLoss):
         bins: M, the number of unit regions. Default: 10; the paper's best is 30.
         momentum: α of the moving average (Eq. 12), in [0, 1). Default: 0, no average; the
             paper's is 0.75.
-        use_sigmoid: True, the only form.
+        use_sigmoid: True for Eq. 3, False for a softmax. Default: True.
         loss_weight: Factor of the loss. Default: 1.0.
         reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
@@ -30,6 +38,10 @@ class GHMC(GradientHarmonizingLoss):
         sync: Sum the counts over all processes, so that the density is that of the whole
             mini-batch. Default: False.
         max_beta: Upper bound of β. Default: None, no bound, as in the paper.
+        class_weight: Factor of the loss of each class, the background's last; only where
+            `use_sigmoid=False`. It is no part of the density nor of N. Default: None, 1.
+        ignore_index: Rows with this label are not valid; only where `use_sigmoid=False`.
+            Default: None, which is -100, as in MMDetection's `CrossEntropyLoss`.
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
@@ -47,17 +59,25 @@ class GHMC(GradientHarmonizingLoss):
         formula: str = 'official',
         sync: bool = False,
         max_beta: float | None = None,
+        class_weight: Sequence[float] | Tensor | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__(
             bins, momentum, loss_weight, reduction, density, formula, sync, max_beta,
             last_edge=1 + 1e-6,
         )  # fmt: skip
-        if use_sigmoid is not True:
-            raise ValueError(
-                f'use_sigmoid must be True, got {use_sigmoid!r}: GHM-C is defined on the '
-                'sigmoid of each logit (Eq. 3)'
-            )
+        if not isinstance(use_sigmoid, bool):
+            raise TypeError(f'use_sigmoid must be True or False, got {use_sigmoid!r}')
+        if use_sigmoid:
+            for name, value in (('class_weight', class_weight), ('ignore_index', ignore_index)):
+                if value is not None:
+                    raise ValueError(
+                        f'{name} must be None where use_sigmoid=True, got {value!r}: only the '
+                        'softmax form (use_sigmoid=False) takes it'
+                    )
         self.use_sigmoid = use_sigmoid
+        self.class_weight = class_weight
+        self.ignore_index = ignore_index
 
     def forward(
         self,
@@ -70,33 +90,42 @@ class GHMC(GradientHarmonizingLoss):
         """The harmonized loss, as MMDetection's heads call it.
 
         Args:
-            pred: Logits, shape (N, C), floating point.
+            pred: Logits, shape (N, C), floating point; (N, C + 1) where `use_sigmoid=False`.
             target: int labels of shape (N,), background outside [0, C); or targets in [0, 1]
-                of shape (N, C).
+                of shape (N, C). Where `use_sigmoid=False`, int labels in [0, C], background C.
             label_weight: Shape (N,) or (N, C); an example is valid where it is > 0.
-                Default: None, all are valid.
+                Default: None, all are valid. Where `use_sigmoid=False`, shape (N,).
             reduction_override: Takes the place of `reduction`. Default: None.
             **kwargs: `avg_factor` and the like are accepted and ignored: GHM divides by its
                 own N.
 
         Returns:
-            A scalar, or shape (N, C) for 'none'; float32, or float64 for float64 logits.
+            A scalar, or for 'none' shape (N, C), (N,) where `use_sigmoid=False`; float32, or
+            float64 for float64 logits.
 
         Raises:
-            TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`.
+            TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`, or
+                `softmax_ghm_c_loss` where `use_sigmoid=False`.
         """
-        reduction = self._reduction(reduction_override)
-        return ghm_c_loss(pred, target, label_weight, reduction=reduction, **self._settings())
+        settings = dict(reduction=self._reduction(reduction_override), **self._settings())
+        if self.use_sigmoid:
+            return ghm_c_loss(pred, target, label_weight, **settings)
+        ignore_index = -100 if self.ignore_index is None else self.ignore_index
+        return softmax_ghm_c_loss(
+            pred, target, label_weight,
+            class_weight=self.class_weight, ignore_index=ignore_index, **settings,
+        )  # fmt: skip
 
 
 @MODELS.register_module(name='GHMC')
 def build_ghm_c(**settings: object) -> GHMC:
-    """Build `GHMC` from a config, which must say `use_sigmoid=True`."""
+    """Build `GHMC` from a config, which must say `use_sigmoid=True` or `False`."""
     if 'use_sigmoid' not in settings:
         raise ValueError(
             'use_sigmoid is missing from the config of ghm_mmdet.GHMC: write use_sigmoid=True. '
             "MMDetection's heads read it from the config and take a missing key as False: the "
             'head would become a softmax head with one more channel for the background, which '
-            'GHM-C would train as one of the classes'
+            'GHM-C would train as one of the classes. use_sigmoid=False is the softmax form, '
+            'for heads that train softmax cross entropy'
         )
     return GHMC(**settings)

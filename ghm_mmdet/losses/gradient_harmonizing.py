@@ -1,5 +1,7 @@
 """What GHM-C and GHM-R share: the settings, the moving average, the sum over processes."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.nn as nn
@@ -14,6 +16,8 @@ from ..functional.checks import (
     check_real,
     check_settings,
 )
+
+HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 class GradientHarmonizingLoss(nn.Module):
@@ -66,6 +70,18 @@ class GradientHarmonizingLoss(nn.Module):
         if momentum > 0:
             self.register_buffer('acc_sum', torch.zeros(bins))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """As `nn.Module`, but `half()` and `bfloat16()` leave the statistics in float32.
+
+        They could not hold the counts: float16 ends at 65504.
+        """
+
+        def at_least_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in HALF_DTYPES else moved
+
+        return super()._apply(at_least_float32, recurse)
+
     def extra_repr(self) -> str:
         names = (
             'bins', 'momentum', 'loss_weight', 'reduction',
@@ -94,16 +110,23 @@ class GradientHarmonizingLoss(nn.Module):
         return dist.get_world_size() if self.sync and _is_distributed() else 1
 
     @torch.no_grad()
-    def _statistics(self, counts: Tensor, num_examples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """R, S and N of the mini-batch: over all processes if `sync`, S with its memory."""
+    def _statistics(
+        self, counts: Tensor, num_examples: Tensor, *, finite: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """R, S and N of the mini-batch: over all processes if `sync`, S with its memory.
+
+        A mini-batch whose loss is not finite does not enter the memory.
+        """
         if self._world_size() > 1:
-            sums = torch.cat([counts, num_examples.reshape(1)])
+            infinite = (~finite).to(counts.dtype)
+            sums = torch.cat([counts, num_examples.reshape(1), infinite.reshape(1)])
             dist.all_reduce(sums)
-            counts, num_examples = sums[:-1], sums[-1]
+            counts, num_examples, finite = sums[:-2], sums[-2], sums[-1] == 0
         if self.momentum == 0:
             return counts, counts, num_examples
-        self.acc_sum.copy_(moving_average(self.acc_sum, counts, self.momentum, self.formula))
-        return counts, self.acc_sum, num_examples
+        average = moving_average(self.acc_sum, counts, self.momentum, self.formula)
+        self.acc_sum.copy_(torch.where(finite, average, self.acc_sum))
+        return counts, average, num_examples
 
 
 def _is_distributed() -> bool:

@@ -1,0 +1,272 @@
+"""The paper's Figures 1-5, from a record of `GradientDensityHook` and the losses' gradients."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+from mmdet.models.losses.smooth_l1_loss import smooth_l1_loss
+from torch import Tensor
+
+from ..functional import (
+    assign_regions,
+    authentic_smooth_l1,
+    region_harmonizing_parameter,
+    regression_gradient_norm,
+)
+from ..functional.checks import check_choice, check_count
+from ..hooks.gradient_density import BLUE, KINDS, GradientDensityRecord, draw_density, in_regions
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+#: With BLUE of Okabe and Ito's palette, safe for the colour-blind.
+ORANGE, GREEN = '#d55e00', '#009e73'
+#: The line of each loss: the baseline, the rival, GHM.
+BASELINE = dict(color=BLUE, linestyle='--')
+RIVAL = dict(color=GREEN, linestyle='-.')
+GHM = dict(color=ORANGE, linestyle='-')
+FORMATS = ('png', 'svg')
+SMALLEST_G = 0.01
+LARGEST_D = 0.25
+DPI = 120
+STYLE = {'font.size': 9, 'lines.linewidth': 1.6, 'legend.fontsize': 8, 'svg.hashsalt': 'ghm'}
+
+
+def gradient_norm(loss: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
+    """The norm of the gradient of an elementwise loss with respect to its input, by autograd.
+
+    Args:
+        loss: From a tensor to one of its shape.
+        x: Shape (n,).
+
+    Returns:
+        Float64 of shape (n,).
+    """
+    x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    return torch.autograd.grad(loss(x).sum(), x)[0].abs().numpy()
+
+
+def cross_entropy_gradient(g: np.ndarray) -> np.ndarray:
+    """Eq. 2 of a negative whose gradient norm is g, float64 of shape (n,)."""
+    return gradient_norm(
+        lambda x: F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction='none'),
+        _logit(g),
+    )
+
+
+def focal_gradient(g: np.ndarray, gamma: float = 2.0) -> np.ndarray:
+    """The gradient norm of focal loss with α left out, for an example whose CE has g.
+
+    α scales positives against negatives and does not depend on g.
+
+    Args:
+        g: In (0, 1), shape (n,).
+        gamma: γ. Default: 2, the best of the focal loss paper.
+
+    Returns:
+        Float64 of shape (n,).
+    """
+    return gradient_norm(
+        lambda x: py_sigmoid_focal_loss(
+            x, torch.zeros_like(x), gamma=gamma, alpha=0.0, reduction='none'
+        ),
+        _logit(g),
+    )
+
+
+def smooth_l1_gradient(d: np.ndarray, delta: float = 1 / 9) -> np.ndarray:
+    """Eq. 16, float64 of shape (n,)."""
+    return gradient_norm(
+        lambda x: smooth_l1_loss(x, torch.zeros_like(x), beta=delta, reduction='none'), d
+    )
+
+
+def authentic_smooth_l1_gradient(d: np.ndarray, mu: float) -> np.ndarray:
+    """Eq. 18, float64 of shape (n,)."""
+    return gradient_norm(lambda x: authentic_smooth_l1(x, mu), d)
+
+
+def _logit(g: np.ndarray) -> np.ndarray:
+    """The logit of a negative whose gradient norm is g."""
+    return np.log(g) - np.log1p(-g)
+
+
+def region_beta(counts: np.ndarray) -> np.ndarray:
+    """β of each unit region (Eq. 10) for a measured histogram.
+
+    Args:
+        counts: R, shape (M,).
+
+    Returns:
+        Shape (M,); NaN where a region is empty.
+    """
+    r = torch.from_numpy(counts)
+    beta = region_harmonizing_parameter(r, r, r.sum(), 'paper').numpy()
+    return np.where(counts > 0, beta, np.nan)
+
+
+def harmonized(gradient: np.ndarray, norm: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The gradient norms after harmonizing: β(norm) times the gradient.
+
+    Args:
+        gradient: Before harmonizing, shape (n,).
+        norm: g or gr of each, which decides the region, shape (n,).
+        counts: R, shape (M,).
+
+    Returns:
+        Shape (n,); NaN where a region is empty.
+    """
+    regions = assign_regions(torch.from_numpy(norm), len(counts)).numpy()
+    return region_beta(counts)[regions] * gradient
+
+
+def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dict[str, np.ndarray]:
+    """The share of each unit region in the whole gradient of CE, FL and GHM-C.
+
+    Args:
+        counts: Number of examples of each bin of g, shape (B,).
+        gradient: Sum of their g, shape (B,).
+        regions: M.
+
+    Returns:
+        The name of each loss to shares that sum to 1, shape (M,); NaN where a region is empty.
+    """
+    mean_g = (gradient / counts.clip(1)).clip(1e-12, 1 - 1e-12)
+    r = in_regions(counts, regions)
+    sums = {
+        'CE': in_regions(gradient, regions),
+        'FL': in_regions(counts * focal_gradient(mean_g), regions),
+    }
+    sums['GHM-C'] = region_beta(r) * sums['CE']
+    return {
+        name: np.where(r > 0, of_region / np.nansum(of_region), np.nan)
+        for name, of_region in sums.items()
+    }
+
+
+def draw_density_of_g(axes: Axes, counts: np.ndarray) -> None:
+    """Figure 2: the distribution of g, y in log scale."""
+    draw_density(axes, counts, 'gradient norm g', 'logits')
+    axes.set_yscale('log')
+
+
+def draw_gradient_of_classification(axes: Axes, counts: np.ndarray) -> None:
+    """Figure 3: the reformulated gradient norm of CE, FL and GHM-C against g."""
+    g = np.linspace(SMALLEST_G, 1 - SMALLEST_G, 1000)
+    cross_entropy = cross_entropy_gradient(g)
+    axes.plot(g, cross_entropy, label='CE', **BASELINE)
+    axes.plot(g, focal_gradient(g), label='FL (γ = 2)', **RIVAL)
+    axes.plot(g, harmonized(cross_entropy, g, counts), label='GHM-C', **GHM)
+    axes.set(
+        xlabel='gradient norm g', ylabel='reformulated gradient norm', xlim=(0, 1), yscale='log'
+    )
+    axes.legend()
+
+
+def draw_contributions(axes: Axes, shares: dict[str, np.ndarray]) -> None:
+    """Figure 1, right: the total contribution of the examples of each unit region."""
+    for (name, share), line in zip(shares.items(), (BASELINE, RIVAL, GHM), strict=True):
+        axes.stairs(share, np.linspace(0, 1, len(share) + 1), baseline=None, label=name, **line)
+    axes.set(
+        xlabel='gradient norm g', ylabel='share of the whole gradient', xlim=(0, 1), yscale='log'
+    )
+    axes.legend()
+
+
+def draw_density_of_gr(axes: Axes, counts: np.ndarray) -> None:
+    """Figure 4: the distribution of gr."""
+    draw_density(axes, counts, 'gradient norm gr', 'offsets')
+
+
+def draw_gradient_of_regression(axes: Axes, counts: np.ndarray, mu: float) -> None:
+    """Figure 5: the reformulated gradient norm of SL1, ASL1 and GHM-R against |d|."""
+    d = np.linspace(0, LARGEST_D, 1000)
+    asl1 = authentic_smooth_l1_gradient(d, mu)
+    gr = regression_gradient_norm(torch.from_numpy(d), mu).numpy()
+    axes.plot(d, smooth_l1_gradient(d), label='SL1 (δ = 1/9)', **BASELINE)
+    axes.plot(d, asl1, label=f'ASL1 (μ = {mu:g})', **RIVAL)
+    axes.plot(d, harmonized(asl1, gr, counts), label='GHM-R', **GHM)
+    axes.set(xlabel='|d|', ylabel='reformulated gradient norm', xlim=(0, LARGEST_D))
+    axes.set_ylim(bottom=0)
+    axes.legend()
+
+
+def figures(
+    record: GradientDensityRecord, rows: int = 1, bins_cls: int = 30, bins_reg: int = 10
+) -> dict[str, plt.Figure]:
+    """Draw the figures that a record has examples for: 1-3 need logits, 4 and 5 offsets.
+
+    Args:
+        record: Of `GradientDensityHook` or `record_checkpoint`.
+        rows: Number of rows to sum, the last ones. Default: 1.
+        bins_cls: M of GHM-C, a divisor of the record's bins. Default: 30, the paper's.
+        bins_reg: M of GHM-R, a divisor too. Default: 10, the released code's.
+
+    Returns:
+        'figure1' to 'figure5' to the figures; close them.
+
+    Raises:
+        TypeError, ValueError: A setting is not an int >= 1, an M does not divide the bins, or
+            the rows are empty.
+    """
+    for name, value in (('rows', rows), ('bins_cls', bins_cls), ('bins_reg', bins_reg)):
+        check_count(name, value)
+    drawn = {}
+    (counts, gradient), (counts_reg, _) = (record.histogram(kind, rows) for kind in KINDS)
+    if not counts.any() and not counts_reg.any():
+        raise ValueError(f'the last {rows} of {len(record.iteration)} rows hold no examples')
+    with plt.rc_context(STYLE):
+        if counts.any():
+            r = in_regions(counts, bins_cls)
+            drawn['figure1'], axes = plt.subplots(1, 3, figsize=(7.5, 2.7), layout='constrained')
+            draw_density_of_g(axes[0], r)
+            draw_gradient_of_classification(axes[1], r)
+            draw_contributions(axes[2], contributions(counts, gradient, bins_cls))
+            drawn['figure2'] = _figure(draw_density_of_g, r)
+            drawn['figure3'] = _figure(draw_gradient_of_classification, r)
+        if counts_reg.any():
+            r = in_regions(counts_reg, bins_reg)
+            drawn['figure4'] = _figure(draw_density_of_gr, r)
+            drawn['figure5'] = _figure(draw_gradient_of_regression, r, record.mu)
+    return drawn
+
+
+def _figure(draw: Callable[..., None], *args: object) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout='constrained')
+    draw(axes, *args)
+    return figure
+
+
+def write_figures(
+    record: GradientDensityRecord, out: str | Path, image_format: str = 'png', **settings: int
+) -> list[Path]:
+    """Write `figure1` to `figure5`.
+
+    Args:
+        record: Of `GradientDensityHook` or `record_checkpoint`.
+        out: Folder to write to.
+        image_format: 'png' or 'svg'. Default: 'png'.
+        **settings: Of `figures`.
+
+    Returns:
+        The paths.
+
+    Raises:
+        TypeError, ValueError: As `figures`; `image_format` is not among the allowed.
+    """
+    check_choice('image_format', image_format, FORMATS)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with plt.rc_context(STYLE):
+        for name, figure in figures(record, **settings).items():
+            paths.append(out / f'{name}.{image_format}')
+            metadata = {'Date': None} if image_format == 'svg' else {'Software': None}
+            figure.savefig(paths[-1], dpi=DPI, metadata=metadata)
+            plt.close(figure)
+    return paths

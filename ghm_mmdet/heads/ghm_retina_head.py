@@ -1,0 +1,78 @@
+"""RetinaNet's head, with one gradient density for all FPN levels."""
+
+import torch
+from mmdet.models.dense_heads import RetinaHead
+from mmdet.structures.bbox import get_box_tensor
+from torch import Tensor
+
+from ..registry import MODELS
+
+#: The positional arguments of a loss: predictions, targets and weights of each example.
+Examples = tuple[Tensor, Tensor, Tensor]
+
+
+@MODELS.register_module()
+class GHMRetinaHead(RetinaHead):
+    """`RetinaHead` that calls each loss once, over all FPN levels.
+
+    `RetinaHead` calls its losses once per FPN level. GHM then has a density of its own on
+    each level, and pushes all of them through one moving average. Here the density is that of
+    the whole mini-batch of this process, as in the paper, and the moving average is updated
+    once per iteration; with `sync=True` in the losses it is that of all processes.
+
+    Arguments, parameters, checkpoints and inference are those of `RetinaHead`. A loss that
+    divides by `avg_factor`, such as focal loss, has the same value in both. A GHM loss divides
+    by its own number of examples: `RetinaHead` adds up one such mean for every level, and here
+    there is a single one.
+    """
+
+    def loss_by_feat_single(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        anchors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+        avg_factor: int,
+    ) -> tuple[tuple[Examples, int], tuple[Examples, int]]:
+        """What the losses are to be called with for one level, instead of their values.
+
+        Args:
+            cls_score: Shape (B, A·C, H, W).
+            bbox_pred: Shape (B, A·4, H, W).
+            anchors: Shape (B, H·W·A, 4).
+            labels, label_weights: Shape (B, H·W·A).
+            bbox_targets, bbox_weights: Shape (B, H·W·A, 4).
+            avg_factor: Number of positive anchors in the mini-batch.
+
+        Returns:
+            The examples of the classification loss and of the regression loss, each with
+            `avg_factor`.
+        """
+        cls_score = cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
+        bbox_pred = bbox_pred.permute(0, 2, 3, 1).reshape(-1, self.bbox_coder.encode_size)
+        if self.reg_decoded_bbox:
+            anchors = anchors.reshape(-1, anchors.size(-1))
+            bbox_pred = get_box_tensor(self.bbox_coder.decode(anchors, bbox_pred))
+        bbox_targets = bbox_targets.reshape(-1, bbox_targets.size(-1))
+        bbox_weights = bbox_weights.reshape(-1, bbox_weights.size(-1))
+        cls_examples = (cls_score, labels.reshape(-1), label_weights.reshape(-1))
+        bbox_examples = (bbox_pred, bbox_targets, bbox_weights)
+        return (cls_examples, avg_factor), (bbox_examples, avg_factor)
+
+    def loss_by_feat(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
+        """The losses of the mini-batch; arguments as `RetinaHead.loss_by_feat`.
+
+        Returns:
+            'loss_cls' and 'loss_bbox', a scalar each.
+        """
+        levels = super().loss_by_feat(*args, **kwargs)
+        return {name: _over_all_levels(getattr(self, name), of) for name, of in levels.items()}
+
+
+def _over_all_levels(loss: torch.nn.Module, levels: list[tuple[Examples, int]]) -> Tensor:
+    pred, target, weight = map(torch.cat, zip(*(examples for examples, _ in levels), strict=True))
+    _, avg_factor = levels[0]
+    return loss(pred, target, weight, avg_factor=avg_factor)

@@ -1,0 +1,172 @@
+"""Record the densities of the gradient norms while a detector trains."""
+
+from pathlib import Path
+
+import numpy as np
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..functional.checks import check_count, check_positive
+from ..registry import HOOKS
+from .gradient_density import (
+    KINDS,
+    GradientDensityRecord,
+    GradientNormObserver,
+    draw_density,
+    in_regions,
+)
+
+RECORD_FILE = 'gradient_density.npz'
+#: Gradient norms below the first are easy examples, from the second on very hard ones.
+EASY, HARD = 0.1, 0.9
+#: Regions of the picture, where the bins can be joined to so many.
+SHOWN_REGIONS = 30
+
+
+@HOOKS.register_module()
+class GradientDensityHook(Hook):
+    """Record the histograms of the gradient norms g (Eq. 3) and gr (Eq. 18) during training.
+
+    In the last `iters` iterations of every `interval` the calls of the detector's two losses
+    are observed: what they are called with counts, not what they are, so that GHM, focal loss
+    or cross entropy, smooth L1 or ASL1 can be compared, and a warm-up hook may lead. The
+    levels of the pyramid, the iterations and the processes are summed up. Training is not
+    changed; outside the recorded iterations nothing is attached to the losses.
+
+    At the end of each interval the main process
+
+    - adds a row to `gradient_density.npz` in the work folder, see `GradientDensityRecord`.
+      A resumed run goes on with the rows before its iteration;
+    - gives the visualizer a picture `gradient_density` and the scalars
+      `gradient_density/{cls,reg}_{easy,hard}`, the share of the examples with a gradient norm
+      < 0.1 and >= 0.9, and `gradient_density/{cls,reg}_gradient_{easy,hard}`, their share of
+      the sum of the gradient norms.
+
+    Offsets are `pred - target` of the regression loss: a head with `reg_decoded_bbox=True`
+    passes boxes in pixels, which gr is not meant for. Leave such a loss out, and one whose
+    target is more than labels or probabilities, as that of `QualityFocalLoss`.
+
+    Args:
+        interval: Iterations between two rows, an int >= 1. Default: 500.
+        iters: Iterations recorded in each row, an int in [1, interval]. Default: 1.
+        bins: Number of bins in [0, 1]. Default: 600, a multiple of every M of Table 1.
+        mu: μ of gr where the regression loss has no `mu` of its own, in units of the encoded
+            offsets. Default: 0.02, the paper's.
+        loss_cls: Path of the classification loss in the detector; None leaves it out. It must
+            be one of sigmoids. Default: 'bbox_head.loss_cls', that of one-stage detectors.
+        loss_bbox: Path of the regression loss; None leaves it out. Default:
+            'bbox_head.loss_bbox'; in Faster R-CNN it is 'roi_head.bbox_head.loss_bbox'.
+
+    Raises:
+        TypeError, ValueError: A setting of the wrong type or outside the allowed values;
+            when training starts, a path that is not in the detector, or a resumed record of
+            other `bins` or `mu`.
+    """
+
+    def __init__(
+        self,
+        interval: int = 500,
+        iters: int = 1,
+        bins: int = 600,
+        mu: float = 0.02,
+        loss_cls: str | None = 'bbox_head.loss_cls',
+        loss_bbox: str | None = 'bbox_head.loss_bbox',
+    ) -> None:
+        check_count('interval', interval)
+        check_count('iters', iters)
+        if iters > interval:
+            raise ValueError(f'iters must be <= interval, got {iters!r} of {interval!r}')
+        check_count('bins', bins)
+        check_positive('mu', mu)
+        self.interval = interval
+        self.iters = iters
+        self.settings = dict(bins=bins, mu=mu, loss_cls=loss_cls, loss_bbox=loss_bbox)
+
+    def before_train(self, runner: Runner) -> None:
+        self._observer = GradientNormObserver(runner.model, **self.settings)
+        if is_main_process():
+            self._record = self._record_so_far(Path(runner.work_dir, RECORD_FILE), runner.iter)
+
+    def _record_so_far(self, path: Path, iteration: int) -> GradientDensityRecord:
+        record = GradientDensityRecord.empty(self.settings['bins'], self._observer.mu)
+        if iteration == 0 or not path.exists():
+            return record
+        earlier = GradientDensityRecord.load(path)
+        if (earlier.bins, earlier.mu) != (record.bins, record.mu):
+            raise ValueError(
+                f'bins and mu must be those of the record to go on with, {path}: '
+                f'{earlier.bins} and {earlier.mu}, got {record.bins} and {record.mu}'
+            )
+        return earlier.until(iteration)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        if runner.iter % self.interval >= self.interval - self.iters:
+            self._observer.start()
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        self._observer.stop()
+        if self.every_n_train_iters(runner, self.interval):
+            sums = self._observer.take()
+            all_reduce(sums)
+            if is_main_process():
+                self._record.append(runner.iter + 1, sums)
+                self._record.save(Path(runner.work_dir, RECORD_FILE))
+                self._show(runner)
+
+    def _show(self, runner: Runner) -> None:
+        histograms = {kind: self._record.histogram(kind) for kind in KINDS}
+        scalars = {
+            f'gradient_density/{kind}_{name}': share
+            for kind, histogram in histograms.items()
+            for name, share in easy_and_hard(*histogram).items()
+        }
+        runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+        picture = density_picture({kind: counts for kind, (counts, _) in histograms.items()})
+        runner.visualizer.add_image('gradient_density', picture, step=runner.iter + 1)
+
+
+def easy_and_hard(counts: np.ndarray, gradient: np.ndarray) -> dict[str, float]:
+    """The shares of easy and of very hard examples, of their number and of their gradient.
+
+    Args:
+        counts: Number of examples of each bin, shape (B,).
+        gradient: Sum of their gradient norms, shape (B,).
+
+    Returns:
+        'easy' and 'hard', the shares of the number, 'gradient_easy' and 'gradient_hard', those
+        of the gradient; empty where there are no examples. A bin belongs where its centre is.
+    """
+    center = (np.arange(len(counts)) + 0.5) / len(counts)
+    return {
+        prefix + name: float(values[chosen].sum() / values.sum())
+        for prefix, values in (('', counts), ('gradient_', gradient))
+        for name, chosen in (('easy', center < EASY), ('hard', center >= HARD))
+        if values.sum() > 0
+    }
+
+
+def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
+    """The densities of g and gr side by side, uint8 of shape (H, W, 3), RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), dpi=100, layout='constrained')
+    canvas = FigureCanvasAgg(figure)
+    panels = zip(figure.subplots(1, 2), ('g', 'gr'), ('logits', 'offsets'), KINDS, strict=True)
+    for axes, norm, examples, kind in panels:
+        bins = len(counts[kind])
+        if counts[kind].any():
+            shown = in_regions(counts[kind], SHOWN_REGIONS if bins % SHOWN_REGIONS == 0 else bins)
+            draw_density(axes, shown, f'gradient norm {norm}', examples)
+            axes.set_yscale('log')
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

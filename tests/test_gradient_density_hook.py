@@ -1,0 +1,325 @@
+"""GradientDensityHook: counts that NumPy counts too, and a training that is not changed."""
+
+import json
+import runpy
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmdet.models.losses import CrossEntropyLoss, FocalLoss, SmoothL1Loss
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from torch import Tensor, nn
+
+from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
+from ghm_mmdet.analysis.gradient_norms import record_checkpoint
+from ghm_mmdet.hooks.gradient_density import GradientDensityRecord, GradientNormObserver
+
+from .training import ROOT, demo_config, train
+
+Call = tuple[np.ndarray, np.ndarray, np.ndarray]
+CLASSES, BINS, MU = 3, 40, 0.02
+CLS_LOSSES = [
+    FocalLoss(use_sigmoid=True),
+    CrossEntropyLoss(use_sigmoid=True),
+    GHMC(bins=30, momentum=0.75),
+]
+REG_LOSSES = [SmoothL1Loss(beta=1 / 9), AuthenticSmoothL1Loss(mu=0.05), GHMR(momentum=0.7)]
+
+
+class Detector(nn.Module):
+    """A layer, and the losses where MMDetection's one-stage detectors have them."""
+
+    def __init__(self, loss_cls: nn.Module, loss_bbox: nn.Module) -> None:
+        super().__init__()
+        self.bbox_head = nn.Module()
+        self.bbox_head.layer = nn.Linear(1, 1, bias=False)
+        self.bbox_head.loss_cls, self.bbox_head.loss_bbox = loss_cls, loss_bbox
+
+    def forward(self, levels: list[dict[str, tuple]]) -> Tensor:
+        head = self.bbox_head
+        losses = [
+            head.loss_cls(*level['cls'], avg_factor=5) + head.loss_bbox(*level['reg'], avg_factor=5)
+            for level in levels
+        ]
+        return sum(losses) * head.layer.weight.sum()
+
+
+def make_level(anchors: int, seed: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES + 3, (anchors,), generator=generator).clamp(max=CLASSES)
+    weight = (torch.rand(anchors, generator=generator) < 0.9).float()
+    positive = ((labels < CLASSES).float() * weight)[:, None].repeat(1, 4)
+    return dict(
+        cls=(torch.randn(anchors, CLASSES, generator=generator) * 4, labels, weight),
+        reg=(
+            torch.randn(anchors, 4, generator=generator) / 20,
+            torch.randn(anchors, 4, generator=generator) / 20,
+            positive,
+        ),
+    )
+
+
+def gradient_norms(kind: str, call: Call, mu: float) -> np.ndarray:
+    """g or gr of the valid examples of a call, by Eqs. 3 and 18 in float64."""
+    pred, target, weight = (np.asarray(x, dtype=np.float64) for x in call)
+    if kind == 'cls':
+        one_hot = target[:, None] == np.arange(pred.shape[1])
+        g = np.abs(1 / (1 + np.exp(-pred)) - one_hot)
+        return g[weight > 0].ravel()
+    d = pred - target
+    return (np.abs(d) / np.sqrt(d**2 + mu**2))[weight > 0]
+
+
+def assert_counts_are_of(counts: np.ndarray, gradient: np.ndarray, g: np.ndarray) -> None:
+    """Up to the rounding of float32 at the edges of the bins."""
+    edges = np.linspace(0, 1, len(counts) + 1)
+    edges[0], edges[-1] = -np.inf, np.inf
+    for count, (low, high) in zip(counts, pairwise(edges), strict=True):
+        inner = (g >= low + 1e-6) & (g < high - 1e-6)
+        outer = (g >= low - 1e-6) & (g < high + 1e-6)
+        assert inner.sum() <= count <= outer.sum()
+    assert counts.sum() == len(g)
+    np.testing.assert_allclose(gradient.sum(), g.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize('loss_cls', CLS_LOSSES, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize('loss_bbox', REG_LOSSES, ids=lambda loss: type(loss).__name__)
+def test_counts_equal_numpy(loss_cls: nn.Module, loss_bbox: nn.Module) -> None:
+    """Over three levels, whatever the losses are; μ is the loss's own where it has one."""
+    detector = Detector(loss_cls, loss_bbox)
+    levels = [make_level(anchors, anchors) for anchors in (400, 100, 25)]
+    observer = GradientNormObserver(detector, BINS, MU, 'bbox_head.loss_cls', 'bbox_head.loss_bbox')
+    detector(levels)
+    observer.start()
+    detector(levels)
+    observer.stop()
+    detector(levels)
+    assert observer.mu == getattr(loss_bbox, 'mu', MU)
+    sums = observer.take().numpy()
+    for kind, (counts, gradient) in zip(('cls', 'reg'), sums, strict=True):
+        g = np.concatenate([gradient_norms(kind, level[kind], observer.mu) for level in levels])
+        assert_counts_are_of(counts, gradient, g)
+    assert not observer.take().any()
+
+
+def test_weight_by_keyword_and_none_and_half_precision() -> None:
+    detector = Detector(FocalLoss(use_sigmoid=True), SmoothL1Loss())
+    pred, labels, weight = make_level(50, 0)['cls']
+    observer = GradientNormObserver(detector, BINS, MU, 'bbox_head.loss_cls', None)
+    observer.start()
+    loss = detector.bbox_head.loss_cls
+    loss(pred, labels, weight=weight)
+    loss(pred, labels)
+    loss(pred.half(), labels)
+    numbers = observer.take()[0, 0].sum()
+    assert numbers == (weight.sum() + 2 * len(labels)) * CLASSES
+
+
+def test_a_loss_that_is_not_there_is_an_error() -> None:
+    detector = Detector(CrossEntropyLoss(), SmoothL1Loss())
+    with pytest.raises(ValueError, match=r"loss_bbox must be .* got 'loss_bbox'; it has bbox_head"):
+        GradientNormObserver(detector, BINS, MU, None, 'loss_bbox')
+    with pytest.raises(ValueError, match=r"loss_cls='bbox_head\.loss_cls' has use_sigmoid=False"):
+        GradientNormObserver(detector, BINS, MU, 'bbox_head.loss_cls', None)
+
+
+def test_invalid_settings_are_errors() -> None:
+    for name, value in (('interval', 0), ('iters', 0), ('bins', 0), ('mu', 0)):
+        with pytest.raises(ValueError, match=f'{name} must be'):
+            GradientDensityHook(**{name: value})
+    with pytest.raises(ValueError, match='iters must be <= interval, got 3 of 2'):
+        GradientDensityHook(interval=2, iters=3)
+    with pytest.raises(TypeError, match='interval must be an int'):
+        GradientDensityHook(interval=1.5)
+
+
+class Calls(Hook):
+    """What the losses are called with in each iteration, seen by a hook of its own."""
+
+    def __init__(self) -> None:
+        self.of_iteration: list[dict[str, list[Call]]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        def keep(kind: str, args: tuple) -> None:
+            call = tuple(x.detach().numpy().copy() for x in args[:3])
+            self.of_iteration[-1].setdefault(kind, []).append(call)
+
+        head = runner.model.bbox_head
+        head.loss_cls.register_forward_hook(lambda loss, args, out: keep('cls', args))
+        head.loss_bbox.register_forward_hook(lambda loss, args, out: keep('reg', args))
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+        self.of_iteration.append({})
+
+
+INTERVAL, ITERS = 3, 2
+
+
+@pytest.fixture(scope='module')
+def runs(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Six iterations, of which four are a warm-up, with the hook and without."""
+    folder = tmp_path_factory.mktemp('density')
+    warm_up = dict(type='ghm_mmdet.GHMWarmupHook', iters=4)
+    density = dict(type='ghm_mmdet.GradientDensityHook', interval=INTERVAL, iters=ITERS)
+    without = train(demo_config(demo_data, folder / 'without', 6, custom_hooks=[warm_up]))
+    config = demo_config(demo_data, folder / 'with', 6, custom_hooks=[warm_up, density])
+    config.visualizer.name = 'density'  # MMEngine keeps one visualizer of each name
+    calls = Calls()
+    runner = Runner.from_cfg(config)
+    runner.register_hook(calls)
+    runner.train()
+    return SimpleNamespace(
+        folder=folder / 'with', config=config, calls=calls.of_iteration, runner=runner,
+        without=without[0],
+    )  # fmt: skip
+
+
+def test_record_of_a_training_equals_numpy(runs: SimpleNamespace) -> None:
+    with np.load(runs.folder / 'gradient_density.npz') as file:
+        arrays = dict(file)
+    assert arrays['iteration'].tolist() == [3, 6]
+    assert arrays['mu'] == MU
+    np.testing.assert_allclose(arrays['edges'], np.arange(601) / 600, rtol=1e-15)
+    for row, recorded in enumerate((runs.calls[1:3], runs.calls[4:6])):
+        for kind in ('cls', 'reg'):
+            calls = [call for iteration in recorded for call in iteration[kind]]
+            assert len(calls) == ITERS * 3
+            g = np.concatenate([gradient_norms(kind, call, MU) for call in calls])
+            counts, gradient = (arrays[f'{kind}_{name}'][row] for name in ('counts', 'gradient'))
+            assert counts.dtype == np.int64
+            assert_counts_are_of(counts, gradient, g)
+
+
+def test_training_is_the_same_bit_for_bit(runs: SimpleNamespace) -> None:
+    expected = runs.without.model.state_dict()
+    state = runs.runner.model.state_dict()
+    assert state.keys() == expected.keys()
+    for name, value in state.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_visualizer_gets_scalars_and_pictures(runs: SimpleNamespace) -> None:
+    """Through the backend that MMDetection's default runtime has."""
+    (log,) = runs.folder.glob('*/vis_data/scalars.json')
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = [row for row in rows if 'gradient_density/cls_easy' in row]
+    assert [row['step'] for row in rows] == [3, 6]
+    last = runs.calls[4:6]
+    for kind in ('cls', 'reg'):
+        calls = [call for iteration in last for call in iteration[kind]]
+        g = np.concatenate([gradient_norms(kind, call, MU) for call in calls])
+        expected = {
+            'easy': (g < 0.1).mean(),
+            'hard': (g >= 0.9).mean(),
+            'gradient_easy': g[g < 0.1].sum() / g.sum(),
+            'gradient_hard': g[g >= 0.9].sum() / g.sum(),
+        }
+        for name, value in expected.items():
+            assert rows[-1][f'gradient_density/{kind}_{name}'] == pytest.approx(value, abs=1e-5)
+    pictures = sorted(runs.folder.glob('*/vis_data/vis_image/gradient_density_*.png'))
+    assert [picture.stem for picture in pictures] == ['gradient_density_3', 'gradient_density_6']
+    assert cv2.imread(str(pictures[0])).std() > 0
+
+
+def test_nothing_is_attached_outside_the_recorded_iterations(tmp_path: Path) -> None:
+    for iteration, runner in stub_training(Detector(CLS_LOSSES[0], REG_LOSSES[0]), tmp_path, 6):
+        attached = len(runner.model.bbox_head.loss_cls._forward_pre_hooks)
+        assert attached == (iteration in (1, 2, 4, 5))
+    assert not runner.model.bbox_head.loss_cls._forward_pre_hooks
+
+
+def stub_training(
+    model: nn.Module, work_dir: Path, iters: int
+) -> Iterator[tuple[int, SimpleNamespace]]:
+    """What MMEngine's loop calls of the hook, one iteration after the other."""
+    hook = GradientDensityHook(interval=INTERVAL, iters=ITERS, bins=BINS)
+    runner = SimpleNamespace(
+        model=model, work_dir=str(work_dir), iter=0, visualizer=Visualizer(vis_backends=None)
+    )
+    hook.before_train(runner)
+    for iteration in range(iters):
+        hook.before_train_iter(runner, iteration)
+        yield iteration, runner
+        hook.after_train_iter(runner, iteration)
+        runner.iter += 1
+
+
+def test_resumed_run_goes_on_with_the_record(demo_data: Path, tmp_path: Path) -> None:
+    density = dict(type='ghm_mmdet.GradientDensityHook', interval=1)
+    config = demo_config(demo_data, tmp_path, 2, custom_hooks=[density])
+    train(config)
+    path = tmp_path / 'gradient_density.npz'
+    before = GradientDensityRecord.load(path)
+    lost = GradientDensityRecord.load(path)
+    lost.append(3, torch.ones(2, 2, 600))
+    lost.save(path)
+    config = demo_config(demo_data, tmp_path, 4, custom_hooks=[density], resume=True)
+    train(config)
+    after = GradientDensityRecord.load(path)
+    assert after.iteration.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(after.sums[:2], before.sums)
+    assert (after.sums[2] != 1).any()
+    with pytest.raises(ValueError, match=r'600 and 0\.02, got 60 and 0\.02'):
+        config.custom_hooks[0].bins = 60
+        config.train_cfg.max_iters = 5
+        train(config)
+    train(demo_config(demo_data, tmp_path, 1, custom_hooks=[density]))
+    assert GradientDensityRecord.load(path).iteration.tolist() == [1]
+
+
+def test_checkpoint_gives_the_same_record_for_a_seed(
+    runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the command, and once more in this process; another seed gives another."""
+    checkpoint, out = runs.folder / 'iter_6.pth', tmp_path / 'record.npz'
+    config = next(runs.folder.glob('*.py'))
+    command = [config, checkpoint, '--out', out, '--batches', '2']
+    monkeypatch.setattr(sys, 'argv', ['record_gradient_density.py', *map(str, command)])
+    runpy.run_path(str(ROOT / 'tools/record_gradient_density.py'), run_name='__main__')
+    record = GradientDensityRecord.load(out)
+    assert record.iteration.tolist() == [2]
+    again, other = (record_checkpoint(Config.fromfile(config), checkpoint, 2, s) for s in (0, 1))
+    np.testing.assert_array_equal(record.sums, again.sums)
+    assert (record.sums != other.sums).any()
+
+
+def test_a_file_that_is_no_record_is_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'other.npz', iteration=np.arange(3))
+    with pytest.raises(ValueError, match=r'other\.npz is no record .* no \[.cls_counts'):
+        GradientDensityRecord.load(tmp_path / 'other.npz')
+
+
+WORLD_SIZE = 2
+
+
+def worker(rank: int, folder: str) -> None:
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=WORLD_SIZE
+    )
+    detector = Detector(FocalLoss(use_sigmoid=True), GHMR())
+    model = nn.parallel.DistributedDataParallel(detector)
+    for iteration, _ in stub_training(model, Path(folder, str(rank)), INTERVAL):
+        model([make_level(50 + 20 * rank, 10 * iteration + rank)]).backward()
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_summed_up(tmp_path: Path) -> None:
+    mp.spawn(worker, (str(tmp_path),), nprocs=WORLD_SIZE)
+    assert not (tmp_path / '1').exists()
+    record = GradientDensityRecord.load(tmp_path / '0/gradient_density.npz')
+    levels = [make_level(50 + 20 * rank, 10 * it + rank) for it in (1, 2) for rank in (0, 1)]
+    assert record.iteration.tolist() == [3]
+    for kind in ('cls', 'reg'):
+        g = np.concatenate([gradient_norms(kind, level[kind], MU) for level in levels])
+        assert_counts_are_of(*record.histogram(kind), g)

@@ -1,0 +1,341 @@
+"""GHM-C of a softmax: against float64 NumPy, against the sigmoid form, in MMDetection's heads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from mmdet.models.dense_heads import DETRHead
+from mmdet.models.losses import accuracy
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ghm_mmdet import GHMC
+from ghm_mmdet.functional import ghm_c_loss, softmax_ghm_c_loss, softmax_gradient_norm
+from ghm_mmdet.registry import MODELS
+
+from . import reference
+
+CLOSE = dict(rtol=1e-9, atol=1e-12)
+SOFTMAX = dict(type='ghm_mmdet.GHMC', use_sigmoid=False, bins=10, momentum=0.75)
+
+
+def random_rows(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rows, classes = rng.integers(1, 200), rng.integers(1, 12)
+    x = rng.normal(0, 3, (rows, classes + 1))
+    return x, rng.integers(0, classes + 1, rows), (rng.random(rows) < 0.8).astype(float)
+
+
+def tensors(*arrays: np.ndarray) -> list[Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def test_gradient_norm_is_that_of_cross_entropy() -> None:
+    """1 - p_y: the gradient's entry at the label, and half its L1 norm."""
+    x, labels = tensors(*random_rows(0)[:2])
+    x.requires_grad_()
+    loss = F.cross_entropy(x, labels, reduction='none')
+    loss.sum().backward()
+    g = softmax_gradient_norm(loss.detach())
+    np.testing.assert_allclose(g, x.grad[range(len(x)), labels].abs(), **CLOSE)
+    np.testing.assert_allclose(g, x.grad.abs().sum(1) / 2, **CLOSE)
+
+
+@pytest.mark.parametrize('seed', range(12))
+@pytest.mark.parametrize('density', ['region', 'exact'])
+def test_loss_of_the_paper(seed: int, density: str) -> None:
+    x, labels, weight = random_rows(seed)
+    bins = int(np.random.default_rng(seed).integers(1, 41))
+    loss = reference.softmax_cross_entropy(x, labels)
+    g, valid = 1 - np.exp(-loss), weight > 0
+    if density == 'region':
+        expected, _ = reference.paper_region_loss(loss, g, valid, bins)
+    else:
+        expected = reference.exact_loss(loss, g, valid, bins)
+    settings = dict(bins=bins, density=density, formula='paper')
+    found = softmax_ghm_c_loss(*tensors(x, labels, weight), **settings)
+    np.testing.assert_allclose(found, expected, **CLOSE)
+    total = softmax_ghm_c_loss(*tensors(x, labels, weight), reduction='sum', **settings)
+    np.testing.assert_allclose(total, expected * max(valid.sum(), 1), **CLOSE)
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.75])
+def test_moving_average_of_the_paper(momentum: float) -> None:
+    bins, rng, average = 10, np.random.default_rng(0), np.zeros(10)
+    loss = GHMC(bins, momentum, use_sigmoid=False, formula='paper').double()
+    for scale in (0.1, 5, 0.1, 1, 3):
+        x, labels = rng.normal(0, scale, (40, 4)), rng.integers(0, 4, 40)
+        cross_entropy = reference.softmax_cross_entropy(x, labels)
+        expected, average = reference.paper_region_loss(
+            cross_entropy, 1 - np.exp(-cross_entropy), labels >= 0, bins, momentum, average
+        )
+        np.testing.assert_allclose(loss(*tensors(x, labels)), expected, **CLOSE)
+        if momentum:
+            np.testing.assert_allclose(loss.acc_sum, average, **CLOSE)
+
+
+@pytest.mark.parametrize('formula', ['official', 'paper'])
+@pytest.mark.parametrize('density', ['region', 'exact'])
+def test_two_classes_are_the_sigmoid_of_the_difference(density: str, formula: str) -> None:
+    x, _, weight = tensors(*random_rows(3))
+    x = x[:, :2].clone().requires_grad_()
+    labels = torch.randint(0, 2, (len(x),), generator=torch.Generator().manual_seed(0))
+    settings = dict(bins=12, density=density, formula=formula)
+    softmax = softmax_ghm_c_loss(x, labels, weight, **settings)
+    gradient = torch.autograd.grad(softmax, x)[0]
+    sigmoid = ghm_c_loss((x[:, 1] - x[:, 0])[:, None], labels[:, None].double(), weight, **settings)
+    torch.testing.assert_close(softmax, sigmoid, **CLOSE)
+    torch.testing.assert_close(gradient, torch.autograd.grad(sigmoid, x)[0], **CLOSE)
+
+
+def test_official_divides_by_the_filled_regions() -> None:
+    x, labels, _ = random_rows(5)
+    loss = reference.softmax_cross_entropy(x, labels)
+    g = 1 - np.exp(-loss)
+    counts = reference.region_counts(g, 10, labels >= 0)
+    region = [reference.region_of(value, 10) for value in g]
+    expected = (loss / counts[region]).sum() / (counts > 0).sum()
+    found = softmax_ghm_c_loss(*tensors(x, labels), bins=10, formula='official')
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize('density', ['region', 'exact'])
+def test_gradient_is_that_of_frozen_weights(density: str) -> None:
+    """Autograd of Σ β_i w_y CE_i / N with β as a constant, and gradcheck of it."""
+    x, labels, weight = tensors(*random_rows(7))
+    x.requires_grad_()
+    class_weight = torch.linspace(0.5, 2, x.shape[1], dtype=x.dtype)
+    settings = dict(bins=8, density=density, class_weight=class_weight, ignore_index=0)
+    softmax_ghm_c_loss(x, labels, weight, **settings).backward()
+    found, x.grad = x.grad, None
+
+    counted = (weight > 0) & (labels != 0)
+    elementwise = softmax_ghm_c_loss(x, labels, weight, reduction='none', **settings).detach()
+    beta = elementwise / F.cross_entropy(x, labels, reduction='none').detach()
+    assert torch.equal(beta > 0, counted)
+
+    def frozen(logits: Tensor) -> Tensor:
+        return (beta * F.cross_entropy(logits, labels, reduction='none')).sum() / counted.sum()
+
+    frozen(x).backward()
+    torch.testing.assert_close(found, x.grad, **CLOSE)
+    assert torch.autograd.gradcheck(frozen, x)
+
+
+@pytest.mark.parametrize('density', ['region', 'exact'])
+def test_rows_that_are_not_valid_do_not_count(density: str) -> None:
+    x, labels, weight = tensors(*random_rows(9))
+    kept = weight > 0
+    by_weight, by_index = (
+        GHMC(10, use_sigmoid=False, density=density, ignore_index=index) for index in (None, 99)
+    )
+    expected = by_weight(x[kept], labels[kept])
+    torch.testing.assert_close(by_weight(x, labels, weight * 0.3), expected, **CLOSE)
+    torch.testing.assert_close(by_weight(x, labels.where(kept, -100)), expected, **CLOSE)
+    torch.testing.assert_close(by_index(x, labels.where(kept, 99)), expected, **CLOSE)
+    ignored = by_index(x, torch.full_like(labels, 99), reduction_override='none')
+    assert ignored.shape == labels.shape and not ignored.any()
+
+
+def test_class_weight_is_a_factor_of_the_loss_alone() -> None:
+    x, labels, weight = tensors(*random_rows(11))
+    class_weight = [0.1 * (c + 1) for c in range(x.shape[1])]
+    plain, weighted = (
+        GHMC(10, 0.75, use_sigmoid=False, class_weight=w) for w in (None, class_weight)
+    )
+    of_rows = plain(x, labels, weight, reduction_override='none')
+    found = weighted(x, labels, weight, reduction_override='none')
+    torch.testing.assert_close(found, of_rows * torch.tensor(class_weight)[labels].double())
+    assert torch.equal(plain.acc_sum, weighted.acc_sum)
+    mean = weighted(x, labels, weight)
+    again = GHMC(10, 0.75, use_sigmoid=False)
+    again(x, labels, weight)
+    of_rows = again(x, labels, weight, reduction_override='none')
+    expected = (of_rows * torch.tensor(class_weight)[labels]).sum() / (weight > 0).sum()
+    torch.testing.assert_close(mean, expected)
+
+
+def test_edges_of_the_data() -> None:
+    loss = GHMC(10, use_sigmoid=False)
+    for rows in (0, 5):
+        x = torch.randn(rows, 4, requires_grad=True)
+        value = loss(x, torch.zeros(rows).long(), torch.zeros(rows))
+        value.backward()
+        assert value == 0 and x.grad.shape == (rows, 4) and not x.grad.any()
+    x, labels = torch.randn(50, 4), torch.randint(0, 4, (50,))
+    assert loss(x, labels, avg_factor=7) == loss(x, labels) == loss(x, labels.int())
+    for dtype in (torch.float16, torch.bfloat16):
+        assert loss(x.to(dtype), labels) == loss(x.to(dtype).float(), labels)
+    saturated = loss(torch.tensor([[1e4, 0.0], [0.0, 1e4]]), torch.tensor([0, 0]))
+    assert saturated == 1e4 / 2
+    with pytest.raises(IndexError, match='Target 4 is out of bounds'):
+        loss(x, torch.full((50,), 4))
+
+
+def test_buffers_are_those_of_the_sigmoid_form() -> None:
+    sigmoid, softmax = (GHMC(7, 0.75, use_sigmoid=use) for use in (True, False))
+    softmax(torch.randn(20, 4), torch.randint(0, 4, (20,)))
+    sigmoid.load_state_dict(softmax.state_dict(), strict=True)
+    assert torch.equal(sigmoid.acc_sum, softmax.acc_sum)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'args', 'error', 'message'),
+    [
+        (dict(use_sigmoid=1), None, TypeError, 'use_sigmoid must be True or False, got 1'),
+        (dict(class_weight=[1.0]), None, ValueError, r'class_weight must be None .* got \[1.0\]'),
+        (dict(ignore_index=3), None, ValueError, 'ignore_index must be None .* got 3'),
+        (
+            dict(use_sigmoid=False, class_weight=[1.0, 2.0]),
+            (torch.zeros(4, 3), torch.zeros(4).long()),
+            ValueError,
+            r'class_weight must hold one weight for each of the 3 .* got the shape \(2,\)',
+        ),
+        (
+            dict(use_sigmoid=False),
+            (torch.zeros(4, 3), torch.zeros(4, 3)),
+            ValueError,
+            r'target must have the shape \(4,\) .* got \(4, 3\)',
+        ),
+        (
+            dict(use_sigmoid=False),
+            (torch.zeros(4, 3), torch.zeros(4).long(), torch.ones(4, 3)),
+            ValueError,
+            r'weight must have the shape \(4,\) .* got \(4, 3\)',
+        ),
+        (
+            dict(use_sigmoid=False),
+            (torch.zeros(4, 3, 2), torch.zeros(4, 3).long()),
+            ValueError,
+            r'pred must have the shape \(N, C\), got \(4, 3, 2\)',
+        ),
+        (
+            dict(use_sigmoid=False),
+            (torch.zeros(4, 3), (torch.zeros(4), torch.zeros(4))),
+            TypeError,
+            'target must be a Tensor, got tuple',
+        ),
+        (
+            dict(use_sigmoid=False),
+            (torch.zeros(4, 3), torch.zeros(4)),
+            TypeError,
+            'target must hold integer labels',
+        ),
+    ],
+)
+def test_wrong_arguments(
+    settings: dict, args: tuple | None, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        GHMC(**settings)(*args)
+
+
+# Two processes.
+
+SIZES = (50, 10)
+
+
+def make_call(call: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(call)
+    x = torch.randn(60, 4, generator=generator)
+    labels = torch.randint(0, 4, (60,), generator=generator)
+    return x, labels, (torch.rand(60, generator=generator) < 0.8).float()
+
+
+def synced_calls(parts: object, sync: bool) -> tuple[list[Tensor], Tensor]:
+    loss = GHMC(10, 0.75, use_sigmoid=False, sync=sync, class_weight=[1.0, 2.0, 0.5, 0.1])
+    return [loss(*parts(call)) for call in range(3)], loss.acc_sum
+
+
+def worker(rank: int, folder: str) -> None:
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    found = synced_calls(lambda call: [t.split(SIZES)[rank] for t in make_call(call)], sync=True)
+    torch.save(found, f'{folder}/{rank}.pt')
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    expected, average = synced_calls(make_call, sync=False)
+    (first, s), (second, t) = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
+    mean = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+    torch.testing.assert_close(mean, expected, rtol=1e-6, atol=0)
+    for found in (s, t):
+        torch.testing.assert_close(found, average, rtol=1e-6, atol=0)
+
+
+# MMDetection's heads.
+
+
+def test_config_must_say_use_sigmoid() -> None:
+    with pytest.raises(ValueError, match=r'use_sigmoid is missing .*use_sigmoid=False is the'):
+        MODELS.build(dict(type='ghm_mmdet.GHMC', bins=30))
+    assert not MODELS.build(dict(SOFTMAX)).use_sigmoid
+
+
+def box_head(**settings: object) -> BBoxHead:
+    torch.manual_seed(0)
+    return Shared2FCBBoxHead(
+        in_channels=4, fc_out_channels=8, roi_feat_size=2, num_classes=3, **settings
+    )
+
+
+def test_box_head_loss_accuracy_and_inference() -> None:
+    """Its losses, its accuracy and its softmax at test time, beside those of cross entropy."""
+    torch.manual_seed(1)
+    harmonized, plain = box_head(loss_cls=dict(SOFTMAX)), box_head()
+    plain.load_state_dict(harmonized.state_dict(), strict=False)
+    assert harmonized.fc_cls.out_features == plain.fc_cls.out_features == 4
+    features, rois = torch.randn(40, 4, 2, 2), torch.rand(40, 5) * 20
+    labels = torch.randint(0, 4, (40,))
+    weight, offsets = torch.ones(40), torch.randn(40, 4)
+    scores, boxes = harmonized(features)
+    args = (scores, boxes, rois, labels, weight, offsets, torch.ones(40, 4))
+    found, expected = harmonized.loss(*args), plain.loss(*args)
+    assert found.keys() == expected.keys() == {'loss_cls', 'acc', 'loss_bbox'}
+    assert torch.equal(found['acc'], expected['acc'])
+    assert torch.equal(found['acc'], accuracy(scores, labels))
+    cross_entropy = reference.softmax_cross_entropy(
+        scores.detach().double().numpy(), labels.numpy()
+    )
+    g = 1 - np.exp(-cross_entropy)
+    counts = reference.region_counts(g, 10, labels.numpy() >= 0)
+    # The first S is (1 - α)R.
+    of_rows = cross_entropy / counts[[reference.region_of(value, 10) for value in g]]
+    expected_loss = of_rows.sum() / (counts > 0).sum() / 0.25
+    np.testing.assert_allclose(found['loss_cls'].item(), expected_loss, rtol=1e-5)
+    found['loss_cls'].backward()
+    assert harmonized.fc_cls.weight.grad.abs().sum() > 0
+    predictions = (rois,), (scores.detach(),), (boxes.detach(),), [dict(img_shape=(20, 20))]
+    cfg = ConfigDict(score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=9)
+    results = [
+        head.predict_by_feat(*predictions, rcnn_test_cfg=cfg)[0] for head in (harmonized, plain)
+    ]
+    assert torch.equal(results[0].scores, results[1].scores) and len(results[0])
+    assert torch.equal(results[0].bboxes, results[1].bboxes)
+
+
+def test_detr_head_gives_its_class_weights() -> None:
+    """DETR turns `class_weight` and `bg_cls_weight` of the config into C + 1 weights."""
+    loss_cls = dict(**SOFTMAX, class_weight=1.0, bg_cls_weight=0.1)
+    head = DETRHead(num_classes=3, embed_dims=8, loss_cls=loss_cls)
+    assert head.cls_out_channels == 4 and head.bg_cls_weight == 0.1
+    torch.testing.assert_close(head.loss_cls.class_weight, torch.tensor([1.0, 1.0, 1.0, 0.1]))
+    torch.manual_seed(0)
+    scores = torch.randn(2, 10, 4, requires_grad=True)
+    boxes = torch.rand(2, 10, 4, requires_grad=True)
+    truth = InstanceData(
+        labels=torch.tensor([0, 2]), bboxes=torch.tensor([[0.0, 0, 9, 9], [5, 5, 20, 20]])
+    )
+    losses = head.loss_by_feat_single(
+        scores, boxes, [truth, truth], [dict(img_shape=(32, 32), scale_factor=1)] * 2
+    )
+    sum(losses).backward()
+    assert all(loss.isfinite() for loss in losses) and scores.grad.abs().sum() > 0
+    assert head.loss_cls.acc_sum.sum() == 0.25 * 20

@@ -1,0 +1,28 @@
+"""Compare one gradient density per FPN level with one for all, on the demo's images.
+
+Example: python tools/study_mini_batch.py run --seeds 2
+         python tools/study_mini_batch.py report --seeds 2
+The images come from `python tools/make_demo_data.py --out work_dirs/demo/data`.
+"""
+
+import argparse
+
+from ghm_mmdet.analysis.mini_batch import run_study, study_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('action', choices=['run', 'report'])
+    parser.add_argument('--work-dir', default='work_dirs/mini_batch')
+    parser.add_argument('--seeds', type=int, default=2, help='number of seeds, from 0 on')
+    args = parser.parse_args()
+    if args.action == 'run':
+        run_study(args.work_dir, args.seeds)
+    else:
+        print(study_table(args.work_dir, args.seeds))
+
+
+if __name__ == '__main__':
+    main()
