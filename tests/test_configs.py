@@ -178,7 +178,7 @@ def model_after_a_step(request: pytest.FixtureRequest) -> Iterator[tuple]:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = build_optim_wrapper(model, load(request.param).optim_wrapper)
     losses = model.train_step(a_batch(), optimizer)
-    yield request.param, model, {k: float(v) for k, v in losses.items()}, before
+    yield request.param, model, {k: v.item() for k, v in losses.items()}, before
 
 
 def test_a_step_trains(model_after_a_step: tuple) -> None:

@@ -22,7 +22,7 @@ class LossRecorder(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
     ) -> None:
-        self.losses.append({name: float(value) for name, value in outputs.items()})
+        self.losses.append({name: value.item() for name, value in outputs.items()})
 
     def curve(self, name: str = 'loss') -> np.ndarray:
         return np.array([losses[name] for losses in self.losses])
