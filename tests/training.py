@@ -1,8 +1,10 @@
-"""Short training runs of the demo's configs, in this process, on data made for the test."""
+"""Short training runs, and data, made for the tests."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -20,7 +22,7 @@ class LossRecorder(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
     ) -> None:
-        self.losses.append({name: float(value) for name, value in outputs.items()})
+        self.losses.append({name: value.item() for name, value in outputs.items()})
 
     def curve(self, name: str = 'loss') -> np.ndarray:
         return np.array([losses[name] for losses in self.losses])
@@ -54,3 +56,20 @@ def train(config: Config) -> tuple[Runner, LossRecorder]:
     runner.register_hook(recorder)
     runner.train()
     return runner, recorder
+
+
+def write_coco_layout(demo_data: Path, root: Path) -> Path:
+    """The demo's images as COCO has them: names of folders, files and the 80 classes."""
+    (root / 'annotations').mkdir(parents=True)
+    names = CocoDataset.METAINFO['classes']
+    categories = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
+    for split, folder in (('train', 'train2017'), ('val', 'val2017'), ('val', 'test2017')):
+        (root / folder).symlink_to(demo_data / split)
+        content = json.loads((demo_data / f'annotations/{split}.json').read_text())
+        content['categories'] = categories
+        name = f'instances_{folder}.json'
+        if folder == 'test2017':
+            name = 'image_info_test-dev2017.json'
+            del content['annotations']
+        (root / 'annotations' / name).write_text(json.dumps(content))
+    return root

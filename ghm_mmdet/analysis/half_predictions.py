@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 
 def predict_in_half(head: nn.Module) -> None:
-    """Round the predictions of a RetinaNet head, and their gradients, to float16."""
+    """Round a RetinaNet head's predictions in training, and their gradients, to float16."""
+
+    def rounded(conv: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return output.half() if conv.training else output
+
     for conv in (head.retina_cls, head.retina_reg):
-        conv.register_forward_hook(lambda module, args, output: output.half())
+        conv.register_forward_hook(rounded)
 
 
 class ScaledOptimWrapper(OptimWrapper):

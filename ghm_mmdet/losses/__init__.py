@@ -3,6 +3,6 @@
 from .authentic_smooth_l1_loss import AuthenticSmoothL1Loss
 from .ghm_c import GHMC
 from .ghm_r import GHMR
-from .hard_negative_cross_entropy_loss import HardNegativeCrossEntropyLoss
+from .ohem_loss import OHEMLoss
 
-__all__ = ['GHMC', 'GHMR', 'AuthenticSmoothL1Loss', 'HardNegativeCrossEntropyLoss']
+__all__ = ['GHMC', 'GHMR', 'AuthenticSmoothL1Loss', 'OHEMLoss']

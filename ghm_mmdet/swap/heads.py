@@ -182,7 +182,7 @@ CLASSIFICATION_LOSSES: dict[str, bool] = {
     'FocalLoss': True,
     'QualityFocalLoss': True,
     'VarifocalLoss': True,
-    'HardNegativeCrossEntropyLoss': False,
+    'OHEMLoss': True,
 }
 
 #: Regression losses that GHM-R can take the place of.

@@ -262,9 +262,9 @@ def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
     """What `SSDHead` computes by itself; the defaults are those of MMDetection's configs."""
     ratio = train_cfg.get('neg_pos_ratio', 3)
     beta = train_cfg.get('smoothl1_beta', 1.0)
-    name = 'ghm_mmdet.HardNegativeCrossEntropyLoss'
+    cross_entropy = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False, neg_pos_ratio=ratio)
     return dict(
-        loss_cls=dict(type=name, neg_pos_ratio=ratio, loss_weight=1.0),
+        loss_cls=dict(**cross_entropy, loss_weight=1.0),
         loss_bbox=dict(type='SmoothL1Loss', beta=beta, loss_weight=1.0),
     )
 

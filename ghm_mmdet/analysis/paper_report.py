@@ -1,0 +1,170 @@
+"""The paper's tables beside what was measured, from the runs in a work folder."""
+
+import mmap
+import re
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .paper_tables import METRICS, SECONDS, Row, Table
+from .reproduce import Run, Settings, annotation_files, differences
+from .runs import last_metrics, training_curve
+
+#: Images of COCO's train2017 and val2017.
+COCO_IMAGES = (118287, 5000)
+#: Where the figures of the evaluation server go, as a table's columns: `{"AP": 39.9, ...}`.
+TEST_DEV_SCORES = 'test-dev_scores.json'
+
+
+def report(tables: Iterable[Table], work_dir: str | Path) -> str:
+    """The tables in Markdown: paper, measured and difference of each figure.
+
+    AP in percent. A cell is empty where nothing was run. The heading says what the runs were
+    trained and evaluated on, and where their settings are not the configs'.
+    """
+    tables = list(tables)
+    settings = Settings(Path(work_dir))
+    runs = {row.run: MeasuredRun(row.run, settings) for table in tables for row in table.rows}
+    tested = [run for run in runs.values() if run.config is not None]
+    parts = [_heading(tested), *(_table(table, runs) for table in tables)]
+    return '\n\n'.join(part for part in parts if part)
+
+
+class MeasuredRun:
+    """What the folder of a run holds.
+
+    Attributes:
+        config: Its recorded config; None if nothing was evaluated.
+        metrics: Those of its newest checkpoint on val2017; None if nothing was evaluated.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.run = Run(name, settings)
+        self.config: Config | None = None
+        self.metrics: dict[str, float] | None = None
+        for folder in sorted(self.run.folder.glob('test/*'), key=_iterations):
+            metrics = last_metrics(folder)
+            if metrics is not None:
+                self.metrics = metrics
+                self.config = Config.fromfile(folder / f'{name}.py')
+
+    def measured(self, column: str, on_test_dev: bool) -> float | None:
+        """A figure of a table, AP in percent."""
+        if column == SECONDS:
+            return self.seconds() if self.gpu() else None
+        if on_test_dev:
+            return self.test_dev_scores().get(column)
+        value = None if self.metrics is None else self.metrics.get(METRICS[column])
+        return None if value is None else 100 * value
+
+    def test_dev_scores(self) -> dict[str, float]:
+        path = self.run.folder / TEST_DEV_SCORES
+        return Config.fromfile(path).to_dict() if path.exists() else {}
+
+    def seconds(self) -> float | None:
+        """Mean time of a training iteration."""
+        times = [record['time'] for record in training_curve(self.run.folder) if 'time' in record]
+        return statistics.mean(times) if times else None
+
+    def gpu(self) -> str | None:
+        """The GPU that the training's log names."""
+        for log in sorted(self.run.folder.glob('*/*.log')):
+            found = re.search(r'^\s*GPU [\d,]+: (.+)$', log.read_text(), re.MULTILINE)
+            if found:
+                return found[1]
+        return None
+
+
+def _iterations(folder: Path) -> int:
+    return int(re.sub(r'\D', '', folder.name) or 0)
+
+
+def _heading(tested: list[MeasuredRun]) -> str:
+    lines = ["# The paper's tables: paper, measured, difference"]
+    if not tested:
+        return '\n\n'.join([*lines, 'Nothing was measured.'])
+    for data, names in _grouped((_data(run.config), run.name) for run in tested).items():
+        lines.append(data if len(names) == len(tested) else f'{data} ({", ".join(names)})')
+    others = _grouped((setting, run.name) for run in tested for setting in _other_settings(run))
+    if others:
+        lines.append('**Settings that are not those of the configs**:')
+        of = {s: '' if len(n) == len(tested) else f' ({", ".join(n)})' for s, n in others.items()}
+        lines.append('\n'.join(f'- {setting}{names}' for setting, names in of.items()))
+    return '\n\n'.join(lines)
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, name in pairs:
+        groups.setdefault(key, []).append(name)
+    return groups
+
+
+def _data(config: Config) -> str:
+    """Which data a run saw, judged by the annotations that its recorded config names."""
+    files = annotation_files(config)
+    names = f'{files[0]} and {files[1]}'
+    if not all(path.exists() for path in files):
+        return f'**Whether this is COCO can not be told**: {names} are not there any more.'
+    images = tuple(_number_of_images(path) for path in files)
+    if images == COCO_IMAGES:
+        return f'Data: COCO, {names}.'
+    return (
+        f'**Not COCO**: trained on {images[0]} images and evaluated on {images[1]} ({names}). '
+        "The differences from the paper say nothing about the paper's methods."
+    )
+
+
+def _number_of_images(annotations: Path) -> int:
+    with open(annotations, 'rb') as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return sum(1 for _ in re.finditer(rb'"file_name"', content))
+
+
+def _other_settings(run: MeasuredRun) -> list[str]:
+    shipped = run.run.wanted()
+    return [
+        f'`{key}={was!r}`, not `{now!r}`'
+        for key, was, now in differences(run.config, shipped)
+        if not (isinstance(was, str) and 'ann_file' in key) and 'data_root' not in key
+    ]
+
+
+def _table(table: Table, runs: dict[str, MeasuredRun]) -> str:
+    split = 'test-dev' if table.on_test_dev else 'val2017'
+    lines = [f'## Table {table.number}: {table.title} ({split})', '']
+    heads = (f'{c} paper | {c} measured | difference' for c in table.columns)
+    lines.append(f'| method | {" | ".join(heads)} |')
+    lines.append('|---' * (1 + 3 * len(table.columns)) + '|')
+    lines += [_row(row, table, runs[row.run]) for row in table.rows]
+    notes = _notes(table, runs)
+    return '\n'.join([*lines, *([''] if notes else []), *notes])
+
+
+def _row(row: Row, table: Table, run: MeasuredRun) -> str:
+    cells = []
+    for column, paper in zip(table.columns, row.paper, strict=True):
+        digits = 3 if column == SECONDS else 1
+        measured = run.measured(column, table.on_test_dev)
+        difference = None if paper is None or measured is None else measured - paper
+        cells += [
+            '' if paper is None else f'{paper:.{digits}f}',
+            '' if measured is None else f'{measured:.{digits}f}',
+            '' if difference is None else f'{difference:+.{digits}f}',
+        ]
+    return f'| {row.method} | {" | ".join(cells)} |'
+
+
+def _notes(table: Table, runs: dict[str, MeasuredRun]) -> list[str]:
+    notes = []
+    for row in table.rows:
+        run = runs[row.run]
+        if SECONDS in table.columns and run.gpu() and run.seconds() is not None:
+            notes.append(f'- {row.method}: time on {run.gpu()}; the paper: GTX 1080 Ti')
+        if table.on_test_dev and run.metrics is not None:
+            ap = 100 * run.metrics['bbox_mAP']
+            notes.append(f'- {row.method}: AP {ap:.1f} on val2017, not comparable')
+    return notes

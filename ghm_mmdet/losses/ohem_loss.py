@@ -1,0 +1,160 @@
+"""Online hard example mining for dense heads, as a registered loss."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmdet.models.losses.utils import weight_reduce_loss
+from torch import Tensor
+
+from ..functional.checks import (
+    REDUCTIONS,
+    check_choice,
+    check_floating,
+    check_positive,
+    check_real,
+    check_same_shape,
+)
+from ..functional.examples import dense_target
+from ..registry import MODELS
+
+
+class OHEMLoss(nn.Module):
+    """Cross entropy of the positives and of the hardest negatives, the others left out.
+
+    An example is an anchor, its loss the sum of the binary cross entropies of its classes
+    (Eq. 1), or with `use_sigmoid=False` its softmax cross entropy, as in SSD. Of each image all P positives are kept, and of its negatives the
+    `neg_pos_ratio · P` with the highest loss; an image without positives adds nothing.
+
+    What is known of the setting behind the paper's Table 4 ("OHEM", ResNet-101, AP 31.1): the
+    three figures are those of the focal loss paper (Lin et al. 2017b, Table 1d), row "OHEM 1:3",
+    mini-batch of 128 examples, NMS threshold 0.5, images of 600 pixels; its row "OHEM", 128
+    examples, NMS threshold 0.7, has the same three. There, as in SSD, examples are scored by
+    their loss, NMS is applied to all of them, and a mini-batch with positives and negatives at
+    1:3 is taken. Not known: whether the 128 are of an image or of a mini-batch, whether NMS is
+    run per class, what the loss is divided by, and its weight. Here there is neither NMS nor an
+    upper bound on the number of examples, and the loss is divided by the number of positives,
+    as focal loss is.
+
+    In a config, always write `use_sigmoid`, as for `GHMC`. In MMDetection's heads, which
+    call their loss once per level for all images, the negatives are mined per level over the
+    mini-batch; with `OHEMRetinaHead` they are mined per image over all levels.
+
+    Args:
+        neg_pos_ratio: Negatives kept for each positive, > 0. Default: 3.
+        use_sigmoid: Whether the logits are of a sigmoid for each class, or of a softmax over the
+            classes and the background, which is last. Default: True.
+        loss_weight: Factor of the loss. Default: 1.0.
+        reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
+
+    Raises:
+        TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+    """
+
+    def __init__(
+        self,
+        neg_pos_ratio: float = 3,
+        use_sigmoid: bool = True,
+        loss_weight: float = 1.0,
+        reduction: str = 'mean',
+    ) -> None:
+        super().__init__()
+        check_positive('neg_pos_ratio', neg_pos_ratio)
+        check_real('loss_weight', loss_weight)
+        check_choice('reduction', reduction, REDUCTIONS)
+        if not isinstance(use_sigmoid, bool):
+            raise TypeError(f'use_sigmoid must be True or False, got {use_sigmoid!r}')
+        self.neg_pos_ratio = neg_pos_ratio
+        self.use_sigmoid = use_sigmoid
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        """The loss of the mined examples.
+
+        Args:
+            pred: Logits, floating point, shape (N, C), mined together, or (B, N, C), mined in
+                each of B images; with `use_sigmoid=False` C + 1 logits.
+            target: int labels, background outside [0, C), of the shape of `pred` without its
+                last dimension.
+            weight: Factor of each anchor, the shape of `target`; an anchor with weight 0 takes
+                no part. Default: None, 1 everywhere.
+            avg_factor: 'mean' divides the sum by it instead of the number of mined anchors.
+            reduction_override: Takes the place of `reduction`. Default: None.
+
+        Returns:
+            A scalar, or for 'none' the shape of `pred`, with `use_sigmoid=False` of `target`; in
+            the dtype of `pred`.
+
+        Raises:
+            TypeError, ValueError: Tensors of the wrong type or shape; `avg_factor` with 'sum'.
+        """
+        reduction = self.reduction if reduction_override is None else reduction_override
+        check_choice('reduction_override', reduction, REDUCTIONS)
+        check_floating('pred', pred)
+        if target.shape == pred.shape:
+            raise ValueError(
+                f'target must be labels of shape {tuple(pred.shape[:-1])}, got the shape of pred, '
+                f'{tuple(target.shape)}: an anchor is positive or negative as a whole'
+            )
+        loss, positive = self._entropy(pred, target)
+        if weight is None:
+            weight = torch.ones_like(target, dtype=pred.dtype)
+        check_same_shape('weight', weight, 'target', target)
+        of_anchor = loss.detach().sum(-1) if self.use_sigmoid else loss.detach()
+        mined = mined_examples(of_anchor, positive, weight > 0, self.neg_pos_ratio)
+        if reduction == 'mean' and avg_factor is None:
+            avg_factor = mined.sum().clamp(min=1)
+        factor = weight * mined
+        if self.use_sigmoid:
+            factor = factor.unsqueeze(-1)
+        return self.loss_weight * weight_reduce_loss(loss, factor, reduction, avg_factor)
+
+    def _entropy(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The cross entropy of each logit, or of each anchor, and which anchors are positive."""
+        if self.use_sigmoid:
+            one_hot = dense_target(pred, target)
+            loss = F.binary_cross_entropy_with_logits(pred, one_hot, reduction='none')
+            return loss, one_hot.any(-1)
+        check_same_shape('target', target, 'pred[..., 0]', pred[..., 0])
+        loss = F.cross_entropy(pred.flatten(0, -2), target.flatten(), reduction='none')
+        return loss.view_as(target), target != pred.shape[-1] - 1
+
+
+def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio: float) -> Tensor:
+    """Which examples are kept: the positives, and the hardest negatives of each image.
+
+    Args:
+        loss: Of each anchor, shape (..., N), the leading dimension the images.
+        positive, valid: Bool, the shape of `loss`.
+        neg_pos_ratio: Negatives kept for each positive.
+
+    Returns:
+        Bool, the shape of `loss`.
+    """
+    positive = positive & valid
+    negative = valid & ~positive
+    wanted = (neg_pos_ratio * positive.sum(-1, keepdim=True)).long()
+    hardest_first = loss.masked_fill(~negative, -1).argsort(dim=-1, descending=True, stable=True)
+    rank = torch.empty_like(hardest_first)
+    order = torch.arange(loss.shape[-1], device=loss.device).expand_as(hardest_first)
+    rank.scatter_(-1, hardest_first, order)
+    return positive | (negative & (rank < wanted))
+
+
+@MODELS.register_module(name='OHEMLoss')
+def build_ohem_loss(**settings: object) -> OHEMLoss:
+    """Build `OHEMLoss` from a config, which must say `use_sigmoid`."""
+    if 'use_sigmoid' not in settings:
+        raise ValueError(
+            'use_sigmoid is missing from the config of ghm_mmdet.OHEMLoss: write use_sigmoid=True. '
+            "MMDetection's heads read it from the config and take a missing key as False"
+        )
+    return OHEMLoss(**settings)

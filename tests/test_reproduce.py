@@ -1,0 +1,366 @@
+"""tools/reproduce.py: the plan, what is run and what is not, the report, and a killed rehearsal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.config import Config
+
+from ghm_mmdet.analysis import reproduce
+from ghm_mmdet.analysis.paper_report import TEST_DEV_SCORES, report
+from ghm_mmdet.analysis.paper_tables import METRICS, TABLES, tables
+from ghm_mmdet.analysis.reproduce import Run, Settings, plan, run_missing
+from ghm_mmdet.analysis.runs import mmdet_distribution
+
+ROOT = Path(__file__).parent.parent
+GHM_C = 'retinanet_r50_fpn_ghmc_8xb2-14e_coco'
+ASL1 = 'retinanet_r50_fpn_ghmc-asl1_8xb2-14e_coco'
+GHM_R = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
+FIGURES = {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_60': 0.45}
+
+
+def commands(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith('#')]
+
+
+def test_every_config_is_a_row_of_a_table() -> None:
+    rows = {row.run for table in TABLES for row in table.rows}
+    configs = {path.stem for path in ROOT.glob('configs/ghm/*.py')}
+    assert rows <= configs
+    others = {name for name in configs - rows if not name.endswith('_test-dev')}
+    assert others >= {'retinanet_r50_fpn_ghmc-ghmr-noprior_8xb2-14e_coco'}
+
+
+def test_rows_have_a_number_for_each_column() -> None:
+    for table in TABLES:
+        for row in table.rows:
+            assert len(row.paper) == len(table.columns)
+            assert all(c in METRICS or c == 's/iteration' for c in table.columns)
+
+
+def test_metafile_has_the_papers_numbers() -> None:
+    """One fact in two files: `box AP (paper)` of the metafile and the tables."""
+    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())['Models']
+    names = [model['Name'] for model in models]
+    trained = {p.stem for p in ROOT.glob('configs/ghm/*.py') if not p.stem.endswith('_test-dev')}
+    assert sorted(names) == sorted(trained)
+    papers: dict[str, dict[str, float]] = {}
+    for table in TABLES:
+        dataset = 'COCO test-dev' if table.on_test_dev else 'COCO'
+        for row in table.rows:
+            papers.setdefault(row.run, {})[dataset] = row.paper[table.columns.index('AP')]
+    for model in models:
+        assert model['Config'] == f'configs/ghm/{model["Name"]}.py'
+        assert (ROOT / model['Config']).exists()
+        found = {
+            result['Dataset']: result['Metrics']['box AP (paper)']
+            for result in model.get('Results', [])
+            if 'box AP (paper)' in result['Metrics']
+        }
+        assert found == papers.get(model['Name'], {}), model['Name']
+
+
+def test_plan_names_every_run_once() -> None:
+    lines = commands(plan(tables(), Settings()))
+    mim = mmdet_distribution()
+    trainings = [line for line in lines if line.startswith('mim train')]
+    grid = [line for line in lines if line.startswith('mim gridsearch')]
+    runs = {row.run for table in TABLES for row in table.rows}
+    assert len(trainings) == len(runs) - 5
+    assert len(grid) == 1
+    assert "--search-args '--model.bbox_head.loss_cls.bins 5 10 20 30 40'" in grid[0]
+    for run in runs:
+        config = f'configs/ghm/{run}.py'
+        trained = [line for line in trainings if config in line]
+        tested = [line for line in lines if line.startswith(f'mim test {mim}') and config in line]
+        assert len(tested) == 1
+        assert f'--work-dir work_dirs/{run}/test/epoch_14' in tested[0]
+        if 'noema' not in run:
+            assert trained == [
+                f'mim train {mim} {config} --gpus 8 --launcher pytorch --resume '
+                f'--work-dir work_dirs/{run}'
+            ]
+            assert f'--checkpoint work_dirs/{run}/epoch_14.pth' in tested[0]
+    submissions = [line for line in lines if '_test-dev.py' in line]
+    assert len(submissions) == 2
+
+
+def test_data_root_and_options_reach_every_command() -> None:
+    settings = Settings(Path('w'), '/some data', 0, ('train_cfg.max_epochs=3', 'a.b=(1,2)'))
+    lines = commands(plan(tables(), settings))
+    options = "--cfg-options auto_scale_lr.enable=True train_cfg.max_epochs=3 'a.b=(1,2)'"
+    for line in lines:
+        assert line.startswith("COCO_ROOT='/some data/' CUDA_VISIBLE_DEVICES=-1 mim ")
+        assert options in line
+        assert '--gpus 0' in line
+        assert '--launcher' not in line
+        assert 'epoch_14' not in line
+    config = Run(GHM_C, settings).wanted()
+    assert config.train_dataloader.dataset.data_root == '/some data/'
+    assert config.val_evaluator.ann_file == '/some data/annotations/instances_val2017.json'
+    assert config.train_cfg.max_epochs == 3
+    assert 'COCO_ROOT' not in os.environ
+
+
+def test_plan_can_be_piped_into_a_shell(coco_root: Path) -> None:
+    """Standard output has commands and comments alone."""
+    tool = [sys.executable, 'tools/reproduce.py', 'plan', '--table', '7']
+    printed = subprocess.check_output([*tool, '--data-root', str(coco_root)], text=True, cwd=ROOT)
+    assert len(commands(printed)) == 4
+    assert all(line.startswith('COCO_ROOT=') for line in commands(printed))
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match='table must be one of 1, 2, 3, 4, 5, 6, 7, got 8'):
+        tables([5, 8])
+    with pytest.raises(ValueError, match="cfg_options must be key=value, got 'x'"):
+        Settings(cfg_options=('x',))
+    with pytest.raises(ValueError, match='gpus must be >= 0, got -1'):
+        Settings(gpus=-1)
+
+
+class FakeMIM:
+    """Does what MIM does to a work folder, and fails where it is told to."""
+
+    def __init__(self, settings: Settings, failing: tuple[str, ...] = ()) -> None:
+        self.settings = settings
+        self.failing = failing
+        self.calls: list[tuple[str, str]] = []
+
+    def __call__(self, command: list[str], **_: object) -> None:
+        verb, name = command[command.index('mim') + 1], Path(command[5]).stem
+        self.calls.append((verb, name))
+        if name in self.failing and verb == 'train':
+            raise subprocess.CalledProcessError(1, command)
+        folder = Path(command[command.index('--work-dir') + 1])
+        (folder / '1').mkdir(parents=True, exist_ok=True)
+        Run(name, self.settings).wanted().dump(folder / f'{name}.py')
+        if verb == 'train':
+            (folder / 'last_checkpoint').write_text('/elsewhere/epoch_14.pth')
+        else:
+            (folder / '1/1.json').write_text(json.dumps(FIGURES))
+
+
+@pytest.fixture
+def settings(coco_root: Path, tmp_path: Path) -> Settings:
+    return Settings(tmp_path, str(coco_root))
+
+
+def test_goes_on_after_a_failure_and_runs_what_is_missing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = FakeMIM(settings, failing=(ASL1,))
+    monkeypatch.setattr(reproduce.subprocess, 'run', failing)
+    failures = run_missing(tables([5]), settings)
+    assert failures == [f'{ASL1}: mim train ended with exit status 1']
+    assert failing.calls == [
+        ('train', GHM_C), ('test', GHM_C), ('train', ASL1), ('train', GHM_R), ('test', GHM_R),
+    ]  # fmt: skip
+    working = FakeMIM(settings)
+    monkeypatch.setattr(reproduce.subprocess, 'run', working)
+    assert run_missing(tables([5, 6]), settings) == []
+    assert working.calls == [('train', ASL1), ('test', ASL1)]
+
+
+def test_a_finished_training_is_only_tested(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeMIM(settings)
+    monkeypatch.setattr(reproduce.subprocess, 'run', fake)
+    run = Run(GHM_C, settings)
+    fake(run.train_command())
+    fake.calls.clear()
+    run_missing(tables([2]), settings)
+    assert ('train', GHM_C) not in fake.calls
+    assert ('test', GHM_C) in fake.calls
+
+
+def test_test_dev_is_run_where_its_images_are_listed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeMIM(settings)
+    monkeypatch.setattr(reproduce.subprocess, 'run', fake)
+    run_missing(tables([3]), settings)
+    submitted = [name for verb, name in fake.calls if name.endswith('_test-dev')]
+    assert submitted == [
+        'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev',
+        'retinanet_x101-32x8d_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev',
+    ]
+
+
+def test_other_settings_in_a_folder_are_not_gone_on_with(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rehearsal's checkpoint must not become the beginning of the real run."""
+    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    run_missing(tables([5]), settings)
+    changed = Settings(settings.work_dir, settings.data_root, 8, ('train_cfg.max_epochs=2',))
+    fake = FakeMIM(changed)
+    monkeypatch.setattr(reproduce.subprocess, 'run', fake)
+    failures = run_missing(tables([5]), changed)
+    assert len(failures) == 3
+    assert 'train_cfg.max_epochs: 14, now 2' in failures[0]
+    assert 'choose another --work-dir' in failures[0]
+    assert fake.calls == []
+
+
+def test_missing_data_is_named(tmp_path: Path) -> None:
+    failure, *_ = run_missing(tables([5]), Settings(tmp_path, 'nowhere'))
+    assert 'nowhere/annotations/instances_train2017.json is not there' in failure
+
+
+def test_report_without_runs_is_the_paper(tmp_path: Path) -> None:
+    text = report(tables([2, 4]), tmp_path)
+    assert 'Nothing was measured.' in text
+    assert '| standard CE | 28.6 |  |  | 0.566 |  |  |' in text
+    ohem = '| OHEM | 31.1 |  |  | 47.2 |  |  | 33.2 |  |  |  |  |  |  |  |  |  |  |  |'
+    assert ohem in text.splitlines()
+
+
+def test_report_shows_paper_measured_difference(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    run_missing(tables([5]), settings)
+    text = report(tables([5, 6]), settings.work_dir)
+    assert '**Not COCO**: trained on 40 images and evaluated on 8' in text
+    assert 'Settings that are not' not in text
+    rows = [line for line in text.splitlines() if line.startswith('| GHM-R |')]
+    assert rows[0].startswith('| GHM-R | 36.4 | 40.0 | +3.6 | 54.6 | 50.0 | -4.6 | 38.7 |  |  |')
+    assert rows[1].startswith(
+        '| GHM-R | 36.4 | 40.0 | +3.6 | 54.6 | 50.0 | -4.6 | 51.4 | 45.0 | -6'
+    )
+
+
+def test_report_names_changed_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = Settings(
+        settings.work_dir, settings.data_root, 1, ('optim_wrapper.optimizer.lr=1.0',)
+    )
+    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(changed))
+    run_missing(tables([7]), changed)
+    text = report(tables([7]), changed.work_dir)
+    assert '- `optim_wrapper.optimizer.lr=1.0`, not `0.01`\n' in text
+    assert '- `auto_scale_lr.enable=True`, not `False`\n' in text
+
+
+def test_report_takes_coco_for_coco(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = tmp_path / 'coco'
+    (root / 'annotations').mkdir(parents=True)
+    for split, count in (('train', 118287), ('val', 5000)):
+        images = [dict(id=i, file_name=f'{i}.jpg') for i in range(count)]
+        (root / f'annotations/instances_{split}2017.json').write_text(
+            json.dumps(dict(images=images))
+        )
+    real = Settings(tmp_path / 'work', str(root))
+    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(real))
+    run_missing(tables([5]), real)
+    text = report(tables([5]), real.work_dir)
+    assert 'Data: COCO' in text
+    assert 'Not COCO' not in text
+    (root / 'annotations/instances_val2017.json').unlink()
+    assert 'Whether this is COCO can not be told' in report(tables([5]), real.work_dir)
+
+
+def test_report_of_test_dev_takes_the_servers_figures(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    run_missing(tables([3]), settings)
+    folder = settings.work_dir / 'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco'
+    (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)))
+    text = report(tables([3]), settings.work_dir)
+    assert '| GHM-C + GHM-R, ResNet-101 | 39.9 | 40.1 | +0.2 | 60.8 | 60.0 | -0.8 |' in text
+    assert '| GHM-C + GHM-R, ResNeXt-101 | 41.6 |  |  |' in text
+    assert '- GHM-C + GHM-R, ResNeXt-101: AP 40.0 on val2017, not comparable' in text
+
+
+def test_report_gives_times_of_gpus_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    run_missing(tables([2]), settings)
+    for row in tables([2])[0].rows:
+        folder = settings.work_dir / row.run / '1'
+        (folder / 'vis_data').mkdir()
+        records = [json.dumps(dict(loss=1.0, time=t, step=i)) for i, t in enumerate((0.2, 0.3))]
+        (folder / 'vis_data/scalars.json').write_text('\n'.join(records))
+    assert '0.566 |  |  |' in report(tables([2]), settings.work_dir)
+    (folder / '1.log').write_text('    CUDA available: True\n    GPU 0,1: NVIDIA X\n')
+    text = report(tables([2]), settings.work_dir)
+    assert '| GHM-C RU | 35.8 | 40.0 | +4.2 | 0.824 | 0.250 | -0.574 |' in text
+    assert '- GHM-C RU: time on NVIDIA X; the paper: GTX 1080 Ti' in text
+
+
+def test_recorded_config_is_the_wanted_one(settings: Settings, tmp_path: Path) -> None:
+    """What the comparison of folders rests on: a config survives being dumped."""
+    config = Run(GHM_R, settings).wanted()
+    config.dump(tmp_path / 'dumped.py')
+    assert reproduce.differences(Config.fromfile(tmp_path / 'dumped.py'), config) == []
+
+
+SMALL = (
+    'model.backbone.depth=18',
+    'model.backbone.base_channels=16',
+    'model.backbone.stem_channels=16',
+    'model.backbone.frozen_stages=-1',
+    'model.backbone.norm_eval=False',
+    'model.backbone.init_cfg=None',
+    'model.neck.in_channels=[16,32,64,128]',
+    'model.neck.out_channels=32',
+    'model.bbox_head.in_channels=32',
+    'model.bbox_head.feat_channels=32',
+    'model.bbox_head.stacked_convs=1',
+    'model.test_cfg.score_thr=0',
+    'model.test_cfg.nms_pre=100',
+    'train_dataloader.dataset.pipeline.2.scale=(160,160)',
+    'val_dataloader.dataset.pipeline.1.scale=(160,160)',
+    'test_dataloader.dataset.pipeline.1.scale=(160,160)',
+    'train_cfg.max_epochs=3',
+)
+
+
+@pytest.mark.slow
+def test_a_killed_rehearsal_goes_on(coco_root: Path, tmp_path: Path) -> None:
+    """Train, test and report Table 5 for real, with the whole group of processes killed once."""
+    tool = [sys.executable, str(ROOT / 'tools/reproduce.py')]
+    common = ['--table', '5', '--work-dir', str(tmp_path)]
+    run = [*tool, 'run', *common, '--data-root', str(coco_root), '--gpus', '0']
+    run += ['--cfg-options', *SMALL]
+    first = tmp_path / GHM_C
+    with open(tmp_path / 'first.log', 'w') as log:
+        process = subprocess.Popen(run, start_new_session=True, stdout=log, stderr=log, cwd=ROOT)
+        deadline = time.monotonic() + 300
+        while not (first / 'last_checkpoint').exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, (tmp_path / 'first.log').read_text()
+    assert Path((first / 'last_checkpoint').read_text()).name == 'epoch_1.pth'
+
+    done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('resumed epoch: 1, iter: ') == 1
+    for name in (GHM_C, ASL1, GHM_R):
+        assert (tmp_path / name / 'epoch_3.pth').exists()
+    again = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode == 0
+    assert again.stdout.count('its result is there') == 3
+
+    text = subprocess.check_output([*tool, 'report', *common], text=True, cwd=ROOT)
+    assert '**Not COCO**: trained on 40 images and evaluated on 8' in text
+    assert '`train_cfg.max_epochs=3`, not `14`' in text
+    for method, paper in (('SL1', 35.8), ('ASL1', 35.7), ('GHM-R', 36.4)):
+        [row] = [line for line in text.splitlines() if line.startswith(f'| {method} |')]
+        cells = [cell.strip() for cell in row.split('|')[1:-1]]
+        assert float(cells[1]) == paper
+        assert 0 <= float(cells[2]) <= 100
+        assert float(cells[3]) == pytest.approx(float(cells[2]) - paper, abs=0.051)
