@@ -22,8 +22,9 @@ class OHEMLoss(nn.Module):
     """Cross entropy of the positives and of the hardest negatives, the others left out.
 
     An example is an anchor, its loss the sum of the binary cross entropies of its classes
-    (Eq. 1), or with `use_sigmoid=False` its softmax cross entropy, as in SSD. Of each image all P positives are kept, and of its negatives the
-    `neg_pos_ratio · P` with the highest loss; an image without positives adds nothing.
+    (Eq. 1), or with `use_sigmoid=False` its softmax cross entropy, as in SSD. Of each image all
+    P positives are kept, and of its negatives the `neg_pos_ratio · P` with the highest loss; an
+    image without positives adds nothing.
 
     What is known of the setting behind the paper's Table 4 ("OHEM", ResNet-101, AP 31.1): the
     three figures are those of the focal loss paper (Lin et al. 2017b, Table 1d), row "OHEM 1:3",
