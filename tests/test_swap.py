@@ -181,6 +181,13 @@ def test_relative_base_is_relative_to_the_file_written(
     assert Config.fromfile('deeper/ghm.py').model.bbox_head.loss_cls == GHM_C
 
 
+def test_config_is_not_written_over_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = local(tmp_path, '')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="out must be another file than the config, got 'mine.py'"):
+        harmonized_text(path, 'mine.py')
+
+
 def test_name_stays_the_base(tmp_path: Path) -> None:
     text = harmonized_text(FASTER, tmp_path / 'ghm.py')[1]
     assert f'_base_ = {FASTER!r}\n' in text

@@ -74,9 +74,11 @@ def harmonized_text(cfg: str | Path, out: str | Path, **options: Any) -> tuple[P
         **options: As for `harmonize`.
 
     Raises:
-        TypeError, ValueError: As `harmonize`.
+        TypeError, ValueError: As `harmonize`; `out` is the config itself.
     """
     original = load(cfg)
+    if '::' not in str(cfg) and Path(cfg).resolve() == Path(out).resolve():
+        raise ValueError(f'out must be another file than the config, got {str(out)!r}')
     plan = _plan_or_refuse(original, Options(**options))
     harmonized = apply(plan, original)
     return plan, inherited_config(cfg, original, harmonized, out, str(plan))

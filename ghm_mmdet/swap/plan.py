@@ -63,7 +63,7 @@ class LossFound:
         loss: Its type.
         ghm: The config of the GHM loss in its place, or None where it is kept.
         why: The reason why it is kept, or what to know of the replacement.
-        original: Its config; empty where the head computes it by itself and keeps it.
+        original: Its config; empty where the head has no place for one.
     """
 
     where: str
@@ -132,6 +132,8 @@ def make_plan(cfg: Config, options: Options) -> Plan:
         _plan_clipping(plan, cfg)
         if options.warmup is not None:
             _plan_warmup(plan, cfg, options.warmup)
+    elif options.warmup is not None:
+        plan.notes.append('warm-up: not set, for no loss is replaced')
     return plan
 
 
@@ -241,6 +243,7 @@ def _plan_head_with_losses(
     """SSD: another head, with both losses written out."""
     name = known.HEADS_WITH_LOSSES[name_of(head)]
     calls = dict(loss_cls=LOGITS, loss_bbox=OFFSETS)
+    names = dict(loss_cls='softmax cross entropy', loss_bbox='smooth L1')
     kept = {
         key: around.any_loss or _why_not_chosen(options, path, head, call)
         for key, call in calls.items()
@@ -255,7 +258,7 @@ def _plan_head_with_losses(
             plan.changes[(*path, key)] = ghm or original
             why = '; '.join(filter(None, [why, f'the head becomes {name_of(name)}']))
         where = dotted((*path, key))
-        plan.losses.append(LossFound(where, name_of(head), name_of(original), ghm, why, original))
+        plan.losses.append(LossFound(where, name_of(head), names[key], ghm, why, original))
 
 
 def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
