@@ -184,7 +184,7 @@ def test_relative_base_is_relative_to_the_file_written(
 def test_config_is_not_written_over_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = local(tmp_path, '')
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="out must be another file than the config, got 'mine.py'"):
+    with pytest.raises(ValueError, match=r"another file than the config, got 'mine\.py'"):
         harmonized_text(path, 'mine.py')
 
 
