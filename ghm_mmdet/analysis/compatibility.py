@@ -311,7 +311,8 @@ def _totals(results: list[dict[str, Any]]) -> str:
     for result in results:
         configs = [Scanned(**config) for config in result['configs']]
         verdicts = [config.verdict for config in configs]
-        built = sum(bool(config.builds) for config in configs)
+        tried = [config.builds for config in configs if config.builds is not None]
+        built = sum(tried) if tried else ''
         steps = list(result['steps'].values())
         took = sum(isinstance(value, float) for value in steps)
         counts = [verdicts.count(v) for v in ('harmonized', 'has GHM', 'refused', 'does not load')]
@@ -380,17 +381,20 @@ def folders(names: Iterable[str]) -> str:
 
 
 def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
-    rows = []
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for config in configs:
         if config.verdict == 'does not load':
-            rows.append([f'`{config.config}`', 'does not load', config.why])
+            names['does not load', config.why].append(config.config)
         elif config.builds is False:
-            rows.append([f'`{config.config}`', 'does not build', config.why_not])
+            names['does not build', config.why_not].append(config.config)
     for head, value in results[0]['steps'].items():
         if not isinstance(value, float):
-            name = REPRESENTATIVES[head].config
-            rows.append([f'`{name}`', f'no training step of `{head}`', value])
-    return table(['config', 'what', 'why'], rows)
+            names[f'no training step of `{head}`', value].append(REPRESENTATIVES[head].config)
+    rows = [
+        [what, why, len(found), ', '.join(f'`{name}`' for name in found)]
+        for (what, why), found in sorted(names.items(), key=lambda item: -len(item[1]))
+    ]
+    return table(['what', 'why', 'configs', 'which'], rows)
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:

@@ -94,8 +94,11 @@ def _simplify(node: dict) -> None:
         node['pretrained'] = None
     if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
         node['init_cfg'] = None
-    if node.get('type') == 'RandomSampler':
+    if node.get('type') == 'RandomSampler' and 'num' in node:
         node['num'] = min(node['num'], MOST_SAMPLES)
+    # It needs several processes.
+    if node.get('type') in ('SyncBN', 'MMSyncBN'):
+        node['type'] = 'BN'
     # They pad small images to the size of training.
     if node.get('batch_augments') is not None:
         node['batch_augments'] = None
