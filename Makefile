@@ -40,8 +40,8 @@ figures: env  ## draw the paper's figures from the demo's training with GHM
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 
 compatibility: env  ## harmonize every config of MMDetection, and write docs/compatibility.md
-	$(PY) tools/compatibility.py run --json work_dirs/compatibility.json
-	$(PY) tools/compatibility.py report work_dirs/compatibility.json --out docs/compatibility.md
+	$(PY) tools/compatibility.py run --json work_dirs/compatibility-$(STACK).json
+	$(PY) tools/compatibility.py report work_dirs/compatibility-o*.json --out docs/compatibility.md
 
 test: env  ## run the tests
 	$(PY) -m pytest

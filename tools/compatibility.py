@@ -1,8 +1,8 @@
 """Harmonize every config of the installed MMDetection, and write docs/compatibility.md.
 
 Examples:
-    python tools/compatibility.py run --json work_dirs/compatibility.json
-    python tools/compatibility.py report work_dirs/compatibility.json --out docs/compatibility.md
+    python tools/compatibility.py run --json work_dirs/compatibility-onedl.json
+    python tools/compatibility.py report work_dirs/compatibility-o*.json --out docs/compatibility.md
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> None:
     )
     actions = parser.add_subparsers(dest='action', required=True)
     doing = actions.add_parser('run', help='scan, take training steps, build')
-    doing.add_argument('--json', type=Path, default=Path('work_dirs/compatibility.json'))
+    doing.add_argument('--json', type=Path, default=Path('work_dirs/compatibility-onedl.json'))
     doing.add_argument('--no-builds', action='store_true', help='do not build the models')
     telling = actions.add_parser('report', help='write the document')
     telling.add_argument(

@@ -52,7 +52,7 @@ REPRESENTATIVES = {
     'DDQDETRHead': _of('ddq/ddq-detr-4scale_r50_8xb2-12e'),
     'DETRHead': _of('detr/detr_r50_8xb2-150e'),
     'DIIHead': _of('sparse_rcnn/sparse-rcnn_r50_fpn_1x'),
-    'DINOHead': _of('dino/dino-4scale_r50_8xb2-12e', size=256),
+    'DINOHead': _of('dino/dino-4scale_r50_8xb2-12e', 1, 256),
     'DecoupledSOLOHead': _of('solo/decoupled-solo_r50_fpn_1x'),
     'DecoupledSOLOLightHead': _of('solo/decoupled-solo-light_r50_fpn_3x'),
     'DeformableDETRHead': _of('deformable_detr/deformable-detr_r50_16xb2-50e'),
@@ -246,7 +246,7 @@ def run(
             config.why_not = try_build(config.config)
             config.builds = not config.why_not
             if config.why_not and try_build(config.config, harmonized=False):
-                config.why_not += ' (so does the original)'
+                config.why_not += ' (nor does the original)'
             if i % 50 == 0:
                 report(f'{i} built')
                 gc.collect()
@@ -268,8 +268,9 @@ def document(results: list[dict[str, Any]]) -> str:
     parts = [
         INTRODUCTION,
         _totals(results),
+        OF_THE_FIRST.format(mmdet=first['mmdet']),
         '## Heads whose losses are replaced\n',
-        STEP_NOTE.format(mmdet=first['mmdet']),
+        STEP_NOTE,
         _swap_table(configs, results),
         '## Losses that are kept\n',
         _kept_table(configs),
@@ -288,8 +289,14 @@ What [`harmonize`](../README.md#swap-the-loss-in-your-config) does to every conf
 ships. This page is written by
 
 ```shell
-python tools/compatibility.py run --json work_dirs/compatibility.json
-python tools/compatibility.py report work_dirs/compatibility.json --out docs/compatibility.md
+python tools/compatibility.py run --json work_dirs/compatibility-onedl.json
+python tools/compatibility.py report work_dirs/compatibility-o*.json --out docs/compatibility.md
+```
+
+and, in the environment of the other stack, before the report:
+
+```shell
+python tools/compatibility.py run --no-builds --json work_dirs/compatibility-openmmlab.json
 ```
 
 Each config is harmonized, written as a config that inherits from it, and read again: what is
@@ -298,11 +305,18 @@ compares it with the original, key by key: only the losses, the type of SSD's he
 clipping differ.
 """
 
+OF_THE_FIRST = """\
+What follows is of {mmdet}. No config crashes: each is harmonized, has GHM already, is refused
+with a reason, or can not be loaded, without GHM either. A config that is harmonized and does not
+build is listed under the exceptions; `(nor does the original)` says that the original does not
+build either.
+"""
+
 STEP_NOTE = """\
-One config for each type of head ({mmdet}) is made small (channels divided by 8 where its parts
-allow, two random images of 128 to 320 pixels with ten boxes each) and takes one training step
-on the CPU: the loss is finite, every GHM loss was called, the gradient of the head is finite
-and not zero.
+One config for each type of head is made small (channels divided by 8 where its parts allow, two
+random images of 128 to 320 pixels with ten boxes each) and takes one training step on the CPU: the
+loss is finite, every GHM loss was called, the gradient of the head is finite and not zero. For the
+build the model keeps its size, without pretrained weights.
 """
 
 
@@ -387,9 +401,11 @@ def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
             names['does not load', config.why].append(config.config)
         elif config.builds is False:
             names['does not build', config.why_not].append(config.config)
-    for head, value in results[0]['steps'].items():
-        if not isinstance(value, float):
-            names[f'no training step of `{head}`', value].append(REPRESENTATIVES[head].config)
+    for result in results:
+        for head, value in result['steps'].items():
+            if not isinstance(value, float):
+                what = f'no training step of `{head}`, {result["mmdet"]}'
+                names[what, value].append(REPRESENTATIVES[head].config)
     rows = [
         [what, why, len(found), ', '.join(f'`{name}`' for name in found)]
         for (what, why), found in sorted(names.items(), key=lambda item: -len(item[1]))
