@@ -18,7 +18,7 @@ from torch import Tensor
 from ..functional.harmonizing import region_harmonizing_parameter
 from ..losses import GHMC, GHMR
 from .cold_start import FOCAL, GHM
-from .half_predictions import ScaledOptimWrapper, predict_in_half
+from .half_precision import ScaledOptimWrapper, predict_in_half, round_convolutions
 from .runs import last_metrics
 
 BATCH = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'
@@ -40,7 +40,7 @@ class Variant:
         config: Path of the config.
         formula: Of both GHM losses; None for focal loss.
         scale: Factor of both loss weights.
-        half: Predictions and their gradients in float16, with a dynamic loss scale.
+        half: Convolutions in float16, with a dynamic loss scale.
     """
 
     start: str
@@ -67,7 +67,7 @@ def _official(start: str) -> tuple[Variant, ...]:
 
 VARIANTS = (
     *_official('warm-up'),
-    Variant('warm-up', 'per level, official, float16 predictions', GHM, 'official', half=True),
+    Variant('warm-up', 'per level, official, float16', GHM, 'official', half=True),
     *_official('warm start'),
     Variant('warm start', 'per level, paper', GHM, 'paper'),
     Variant('warm start', 'batch, paper', BATCH, 'paper'),
@@ -157,6 +157,7 @@ def train(variant: Variant, seed: int, work_dir: Path) -> None:
     """
     runner = Runner.from_cfg(config_of(variant, seed, work_dir))
     if variant.half:
+        round_convolutions(runner.model)
         predict_in_half(runner.model.bbox_head)
     recorder = HarmonizingRecorder()
     runner.register_hook(recorder)
