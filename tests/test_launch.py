@@ -20,7 +20,8 @@ TWO = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_2xb4_demo.py'
 OPTIONS = (
     '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'custom_hooks=None',
     'model.backbone.norm_eval=True', 'train_dataloader.dataset.pipeline.2.prob=0.0',
-    'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.01', 'model.test_cfg.score_thr=0.0',
+    'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.01',
+    'model.test_cfg.score_thr=0.0',
 )  # fmt: skip
 
 

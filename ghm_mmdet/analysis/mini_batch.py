@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..functional.harmonizing import region_harmonizing_parameter
 from ..losses import GHMC, GHMR
 from .cold_start import FOCAL, GHM
-from .half_predictions import ScaledOptimWrapper, predict_in_half
+from .half_precision import ScaledOptimWrapper, predict_in_half, round_convolutions
+from .readings import (
+    draw_averages,
+    gradient_of_regions,
+    harmonizing_of_regions,
+    readings_table,
+)
 from .runs import last_metrics
 
 BATCH = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'
@@ -40,7 +44,7 @@ class Variant:
         config: Path of the config.
         formula: Of both GHM losses; None for focal loss.
         scale: Factor of both loss weights.
-        half: Predictions and their gradients in float16, with a dynamic loss scale.
+        half: Convolutions in float16, with a dynamic loss scale.
     """
 
     start: str
@@ -67,12 +71,12 @@ def _official(start: str) -> tuple[Variant, ...]:
 
 VARIANTS = (
     *_official('warm-up'),
-    Variant('warm-up', 'per level, official, float16 predictions', GHM, 'official', half=True),
+    Variant('warm-up', 'per level, official, float16', GHM, 'official', half=True),
     *_official('warm start'),
     Variant('warm start', 'per level, paper', GHM, 'paper'),
     Variant('warm start', 'batch, paper', BATCH, 'paper'),
 )
-FOCAL_FIRST = VARIANTS[0]
+FOCAL_FIRST, PER_LEVEL, WHOLE = VARIANTS[:3]
 
 
 class HarmonizingRecorder(Hook):
@@ -157,6 +161,7 @@ def train(variant: Variant, seed: int, work_dir: Path) -> None:
     """
     runner = Runner.from_cfg(config_of(variant, seed, work_dir))
     if variant.half:
+        round_convolutions(runner.model)
         predict_in_half(runner.model.bbox_head)
     recorder = HarmonizingRecorder()
     runner.register_hook(recorder)
@@ -206,15 +211,12 @@ def _per_iteration(
 ) -> tuple[np.ndarray, np.ndarray]:
     iterations, counts = record[f'{loss}_iteration'], record[f'{loss}_counts']
     average, number = record[f'{loss}_average'], record[f'{loss}_number']
-    bins = counts.shape[1]
-    g = (np.arange(bins) + 0.5) / bins
     largest, shares = [], []
     for iteration in np.unique(iterations[iterations >= since]):
         betas, rarest, total = [], 0.0, 0.0
         for call in np.nonzero((iterations == iteration) & (counts.sum(1) > 0))[0]:
-            r, s, n = (torch.from_numpy(np.asarray(x[call])) for x in (counts, average, number))
-            beta = region_harmonizing_parameter(r, s, n, formula).numpy()
-            part = counts[call] * beta * g / number[call]
+            beta = harmonizing_of_regions(counts[call], average[call], number[call], formula)
+            part = gradient_of_regions(counts[call], beta, number[call])
             betas.append(beta.max())
             rarest += part[np.where(counts[call] > 0, counts[call], np.inf).argmin()]
             total += part.sum()
@@ -242,11 +244,31 @@ def study_table(work_dir: str | Path, seeds: int = 2) -> str:
     return '\n'.join(lines)
 
 
+def example(work_dir: str | Path, iteration: int) -> str:
+    """Each reading of the histograms of one iteration of the training per level, seed 0."""
+    record = _record(work_dir, PER_LEVEL, 0)
+    return '\n\n'.join(
+        f'{name}, iteration {iteration}:\n\n{readings_table(record, loss, iteration)}'
+        for name, loss in (('GHM-C', 'cls'), ('GHM-R', 'reg'))
+    )
+
+
+def write_figure(work_dir: str | Path, path: str | Path) -> None:
+    """S over the training of seed 0, with one density per level and with one for all."""
+    titles = {'one density per level (— stride 8, -- 16, ⋯ 32)': PER_LEVEL, 'one for all': WHOLE}
+    records = {title: _record(work_dir, variant, 0) for title, variant in titles.items()}
+    draw_averages(records).savefig(path)
+
+
+def _record(work_dir: str | Path, variant: Variant, seed: int) -> dict[str, np.ndarray]:
+    return dict(np.load(run_folder(work_dir, variant, seed) / 'harmonizing.npz'))
+
+
 def _explaining_cells(work_dir: str | Path, variant: Variant, seeds: int) -> list[str]:
     files = [run_folder(work_dir, variant, s) / 'harmonizing.npz' for s in range(seeds)]
     if variant.formula is None or not all(file.exists() for file in files):
         return [''] * 4
-    records = [dict(np.load(file)) for file in files]
+    records = [_record(work_dir, variant, s) for s in range(seeds)]
     since = WARMUP_ITERS if variant.start == 'warm-up' else 0
     cells = []
     for loss in ('cls', 'reg'):

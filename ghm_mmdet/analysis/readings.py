@@ -1,0 +1,103 @@
+"""The readings of "the mini-batch" and of the formula, on one recorded iteration."""
+
+import numpy as np
+import torch
+
+from ..functional.harmonizing import region_harmonizing_parameter
+from ..hooks.gradient_density import BLUE
+from .figures import DPI, GREEN, ORANGE, STYLE, plt
+
+#: Of each level, the finest first.
+LINES = ('-', '--', ':')
+
+
+def harmonizing_of_regions(
+    counts: np.ndarray, average: np.ndarray, number: float, formula: str
+) -> np.ndarray:
+    """β of each unit region from R, S (shape (M,)) and N."""
+    arrays = (torch.from_numpy(np.asarray(x)) for x in (counts, average, number))
+    return region_harmonizing_parameter(*arrays, formula).numpy()
+
+
+def gradient_of_regions(counts: np.ndarray, beta: np.ndarray, number: float) -> np.ndarray:
+    """`R_j β_j g_j / N`, the gradient norms of each region summed, with g_j in its middle."""
+    bins = len(counts)
+    return counts * beta * (np.arange(bins) + 0.5) / bins / number
+
+
+def readings_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> str:
+    """What each reading makes of the histograms of one iteration, as a Markdown table.
+
+    Args:
+        record: Of a training with one density per level, as `HarmonizingRecorder` writes it.
+        loss: 'cls' or 'reg'.
+        iteration: A recorded iteration.
+    """
+    rows = record[f'{loss}_iteration'] == iteration
+    if not rows.any():
+        known = sorted(set(record[f'{loss}_iteration'].tolist()))
+        raise ValueError(f'iteration must be one of {known}, got {iteration}')
+    counts, average, number = (record[f'{loss}_{x}'][rows] for x in ('counts', 'average', 'number'))
+    # A level without examples has N = 1 as a divisor.
+    batch = counts.sum(0)
+    whole = [(batch, batch, max(batch.sum(), 1.0))]
+    levels = list(zip(counts, counts, number, strict=True))
+    readings = [
+        ('per level', 'official, with the moving average', 'official',
+         list(zip(counts, average, number, strict=True))),
+        ('per level', 'official', 'official', levels),
+        ('per level', 'paper', 'paper', levels),
+        ('whole batch', 'official', 'official', whole),
+        ('whole batch', 'paper', 'paper', whole),
+    ]  # fmt: skip
+    lines = [
+        '| density | formula | N | n | β of the region with most examples | largest β '
+        '| gradient, summed |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for density, what, formula, calls in readings:
+        lines.append(f'| {density} | {what} | {" | ".join(_cells(calls, formula))} |')
+    return '\n'.join(lines)
+
+
+def _cells(calls: list[tuple[np.ndarray, np.ndarray, float]], formula: str) -> list[str]:
+    """One value for each call of the loss, and the gradient of all of them."""
+    columns: list[list[str]] = [[], [], [], []]
+    gradient = 0.0
+    for counts, average, number in calls:
+        beta = harmonizing_of_regions(counts, average, number, formula)
+        gradient += gradient_of_regions(counts, beta, number).sum()
+        values = (counts.sum(), (counts > 0).sum(), beta[counts.argmax()], beta.max())
+        for column, value in zip(columns, values, strict=True):
+            column.append(f'{value:.0f}' if value == int(value) else f'{value:.3g}')
+    return [*(' / '.join(column) for column in columns), f'{gradient:.2f}']
+
+
+def draw_averages(
+    records: dict[str, dict[str, np.ndarray]], regions: tuple[int, ...] = (0, 5, 14, 24)
+) -> plt.Figure:
+    """S of some unit regions of GHM-C over the training, a panel for each record.
+
+    Args:
+        records: From the title of a panel to a record of `HarmonizingRecorder`.
+        regions: Unit regions from 0 on; each has its colour.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(records), figsize=(9, 3.4), sharey=True, dpi=DPI, layout='constrained'
+        )
+        for panel, (title, record) in zip(axes, records.items(), strict=True):
+            average = record['cls_average']
+            bins = average.shape[1]
+            for region, color in zip(regions, (BLUE, GREEN, ORANGE, 'black'), strict=True):
+                label = f'{region / bins:.2f} ≤ g < {(region + 1) / bins:.2f}'
+                for level in np.unique(record['cls_level']):
+                    rows = record['cls_level'] == level
+                    style = dict(color=color, linewidth=1.2, linestyle=LINES[level])
+                    x, y = record['cls_iteration'][rows], average[rows, region]
+                    panel.plot(x, np.where(y > 0, y, np.nan), label=label, **style)
+                    label = None
+            panel.set(title=title, xlabel='iteration', yscale='log')
+        axes[0].set_ylabel('S, examples in the region')
+        figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
+    return figure
