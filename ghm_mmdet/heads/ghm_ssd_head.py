@@ -3,11 +3,11 @@
 from mmdet.models.dense_heads import SSDHead
 from torch import Tensor
 
+from ..losses.settings import GHM_C, GHM_R
 from ..registry import MODELS
 from .mini_batch import Examples, loss_of_mini_batch
 
-GHM_C = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=False, loss_weight=1.0)
-GHM_R = dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0)
+SOFTMAX_GHM_C = {**GHM_C, 'use_sigmoid': False}
 
 
 @MODELS.register_module()
@@ -36,7 +36,11 @@ class GHMSSDHead(SSDHead):
     """
 
     def __init__(
-        self, *args: object, loss_cls: dict = GHM_C, loss_bbox: dict = GHM_R, **kwargs: object
+        self,
+        *args: object,
+        loss_cls: dict = SOFTMAX_GHM_C,
+        loss_bbox: dict = GHM_R,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
         if loss_cls.get('use_sigmoid', False):

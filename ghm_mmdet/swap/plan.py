@@ -8,12 +8,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ..functional.checks import FORMULAS, check_choice, check_count, check_momentum
+from ..losses.settings import GHM_C, GHM_R
 from . import heads as known
 from .heads import LOGITS, OFFSETS, Call
-
-#: The settings of `configs/_base_/ghm_losses.py`.
-GHM_C = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True, loss_weight=1.0)
-GHM_R = dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0)
 
 #: The authors' gradient clipping.
 CLIP_GRAD = dict(max_norm=35, norm_type=2)
