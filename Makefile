@@ -19,7 +19,7 @@ DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 FOCAL := retinanet_r18_fpn_fl-sl1_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures test test-slow lint clean
+.PHONY: help env demo figures docs doctor test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -39,6 +39,17 @@ figures: env  ## draw the paper's figures from the demo's training with GHM
 	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 
+docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.ready: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+doctor: env  ## say what is installed, and what is missing
+	$(PY) -m ghm_mmdet.doctor
+
 test: env  ## run the tests
 	$(PY) -m pytest
 
@@ -49,5 +60,5 @@ lint: env  ## ruff: style and imports
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --exclude "*.md" .
 
-clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-openmmlab work_dirs/demo
+clean:  ## remove the environments, the site, and what the demo wrote
+	rm -rf .venv .venv-openmmlab .venv-docs site work_dirs/demo

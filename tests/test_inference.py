@@ -1,0 +1,95 @@
+"""The loss leaves inference untouched: MMDetection's inferencer, and export."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.apis import DetInferencer, init_detector
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from .training import GHM_CONFIG, demo_config, train
+
+FOCAL_CONFIG = GHM_CONFIG.with_name('retinanet_r18_fpn_fl-sl1_demo.py')
+BUFFERS = {'edges', 'acc_sum'}
+
+
+@pytest.fixture(scope='module')
+def checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a training with GHM-C and GHM-R."""
+    work_dir = tmp_path_factory.mktemp('ghm')
+    train(demo_config(demo_data, work_dir, 5, custom_hooks=[]))
+    return work_dir / 'iter_5.pth'
+
+
+def config_giving_every_box(path: Path) -> Config:
+    """A detector of 5 iterations is sure of nothing."""
+    config = Config.fromfile(path)
+    config.model.test_cfg.score_thr = 0
+    return config
+
+
+def detector(path: Path, checkpoint: Path) -> nn.Module:
+    return init_detector(config_giving_every_box(path), str(checkpoint), device='cpu')
+
+
+def feature_maps(output: tuple[list[Tensor], list[Tensor]]) -> list[Tensor]:
+    return [tensor for maps in output for tensor in maps]
+
+
+def test_inferencer_predicts_as_with_focal_loss(checkpoint: Path, demo_data: Path) -> None:
+    """The weights of GHM in the config of focal loss + smooth L1: the same boxes, to the bit."""
+    images = [str(path) for path in sorted((demo_data / 'val').iterdir())[:3]]
+    found = []
+    for path in (GHM_CONFIG, FOCAL_CONFIG):
+        inferencer = DetInferencer(config_giving_every_box(path), str(checkpoint), device='cpu')
+        assert inferencer.model.dataset_meta['classes'] == ('disk', 'square', 'triangle')
+        found.append(inferencer(images, no_save_vis=True)['predictions'])
+    with_ghm, with_focal = found
+    assert all(len(of_image['scores']) > 50 for of_image in with_ghm)
+    assert with_ghm == with_focal
+
+
+def test_inferencer_writes_pictures(checkpoint: Path, demo_data: Path, tmp_path: Path) -> None:
+    image = next((demo_data / 'val').iterdir())
+    inferencer = DetInferencer(config_giving_every_box(GHM_CONFIG), str(checkpoint), device='cpu')
+    inferencer(str(image), out_dir=str(tmp_path), no_save_pred=False)
+    assert (tmp_path / 'vis' / image.name).stat().st_size > 0
+    assert (tmp_path / 'preds' / f'{image.stem}.json').exists()
+
+
+def test_checkpoint_differs_from_focal_losses_by_the_buffers(checkpoint: Path) -> None:
+    with_ghm, with_focal = (
+        set(detector(path, checkpoint).state_dict()) for path in (GHM_CONFIG, FOCAL_CONFIG)
+    )
+    assert with_focal < with_ghm
+    assert with_ghm - with_focal == {
+        f'bbox_head.{loss}.{buffer}' for loss in ('loss_cls', 'loss_bbox') for buffer in BUFFERS
+    }
+
+
+def test_export_runs_the_operators_of_focal_loss(checkpoint: Path) -> None:
+    """`torch.export` of the forward in mode 'tensor', which deployment exports."""
+    image = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    operators = []
+    for path in (GHM_CONFIG, FOCAL_CONFIG):
+        model = detector(path, checkpoint)
+        program = torch.export.export(model, (image,))
+        operators.append(
+            [node.format_node() for node in program.graph.nodes if node.op == 'call_function']
+        )
+        exported = feature_maps(program.module()(image))
+        for by_program, by_model in zip(exported, feature_maps(model(image)), strict=True):
+            torch.testing.assert_close(by_program, by_model)
+    assert len(operators[0]) > 50
+    assert operators[0] == operators[1]
+
+
+def test_torch_script_of_a_detector_trained_with_ghm(checkpoint: Path) -> None:
+    """Traced with GHM, it answers for another image as the detector with focal loss does."""
+    first, second = torch.rand(2, 1, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    traced = torch.jit.trace(detector(GHM_CONFIG, checkpoint), (first,))
+    with torch.no_grad():
+        expected = feature_maps(detector(FOCAL_CONFIG, checkpoint)(second))
+        for by_trace, by_model in zip(feature_maps(traced(second)), expected, strict=True):
+            torch.testing.assert_close(by_trace, by_model)
