@@ -40,7 +40,7 @@ figures: env  ## draw the paper's figures from the demo's training with GHM
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 
 docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
-	.venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 .venv-docs/.ready: requirements/docs.txt
 	$(PYTHON) -m venv .venv-docs
