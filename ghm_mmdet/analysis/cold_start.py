@@ -63,6 +63,18 @@ VARIANTS = (
         GHM,
         _warmup(200) + _cls(momentum=0.99) + _reg(momentum=0.99),
     ),
+    Variant(
+        'warmup-400-bins-10',
+        'warm-up of 400 iterations, M = 10 in GHM-C',
+        GHM,
+        _warmup(400) + _cls(bins=10),
+    ),
+    Variant(
+        'warmup-400-no-average',
+        'warm-up of 400 iterations, no moving average',
+        GHM,
+        _warmup(400) + _cls(momentum=0) + _reg(momentum=0),
+    ),
 )
 
 
