@@ -19,10 +19,10 @@ DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 FOCAL := retinanet_r18_fpn_fl-sl1_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures docs doctor test test-slow lint clean
+.PHONY: help env demo figures compatibility docs doctor test test-slow lint clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
 
 env:  ## build the virtual environment, if it is not there
 	@requirements/setup.sh $(STACK) $(VENV)
@@ -38,6 +38,10 @@ demo: env  ## train RetinaNet with GHM and with focal loss on generated images, 
 figures: env  ## draw the paper's figures from the demo's training with GHM
 	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
+
+compatibility: env  ## harmonize every config of MMDetection, and write docs/compatibility.md
+	$(PY) tools/compatibility.py run --json work_dirs/compatibility-$(STACK).json
+	$(PY) tools/compatibility.py report work_dirs/compatibility-o*.json --out docs/compatibility.md
 
 docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict

@@ -17,8 +17,11 @@ _HOME_OF = {
     'OHEMRetinaHead': 'heads',
     'CocoIoUMetric': 'evaluation',
     'GHMRetinaHead': 'heads',
+    'GHMSSDHead': 'heads',
     'GHMWarmupHook': 'hooks',
     'GradientDensityHook': 'hooks',
+    'harmonize': 'swap',
+    'losses_found': 'swap',
 }
 
 __all__ = ['__version__', *_HOME_OF]

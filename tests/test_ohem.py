@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ghm_mmdet import OHEMLoss, OHEMRetinaHead
 
+from .reference import softmax_cross_entropy
+
 CLASSES = 3
 
 
@@ -55,6 +57,32 @@ def test_mines_in_each_image(seed: int, ratio: float) -> None:
     assert (each[1] == 0).all()
 
 
+@pytest.mark.parametrize('ratio', [2, 0.5, 1000])
+def test_softmax_mines_rows(ratio: float) -> None:
+    """In each image, and from all rows of a flat call, where the second image gives its own."""
+    pred, labels, weight = random_call(0)
+    pred = torch.cat([pred, pred.flip(-1)[..., :1]], -1)
+    entropy = softmax_cross_entropy(pred.flatten(0, 1).numpy(), labels.flatten().numpy()).reshape(
+        3, -1
+    )
+    positive = (labels < CLASSES).numpy() & (weight > 0).numpy()
+    negative = (labels == CLASSES).numpy() & (weight > 0).numpy()
+    loss = OHEMLoss(neg_pos_ratio=ratio, use_sigmoid=False, loss_weight=2.0)
+
+    def mined(entropy: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
+        hardest = np.sort(entropy[negative])[::-1][: int(ratio * positive.sum())]
+        return 0.5 * (entropy[positive].sum() + hardest.sum())
+
+    each = [mined(*image) for image in zip(entropy, positive, negative, strict=True)]
+    assert each[1] == 0
+    result = loss(pred, labels, weight, reduction_override='none')
+    np.testing.assert_allclose(result.sum(-1), 2 * np.array(each))
+    assert loss(pred, labels, weight, avg_factor=7).item() == pytest.approx(2 * sum(each) / 7)
+    flat = (tensor.flatten(0, 1) for tensor in (pred, labels, weight))
+    whole = mined(entropy.ravel(), positive.ravel(), negative.ravel())
+    assert loss(*flat, avg_factor=7).item() == pytest.approx(2 * whole / 7)
+
+
 def test_a_flat_call_is_mined_as_one() -> None:
     pred, labels, weight = (tensor.flatten(0, 1) for tensor in random_call(0))
     each = mined_loss(pred.numpy(), labels.numpy(), weight.numpy(), 3)
@@ -82,8 +110,8 @@ def test_nothing_to_mine_is_zero() -> None:
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match='write use_sigmoid=True'):
         MODELS.build(dict(type='ghm_mmdet.OHEMLoss'))
-    with pytest.raises(ValueError, match='use_sigmoid must be True, got False'):
-        MODELS.build(dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False))
+    with pytest.raises(TypeError, match='use_sigmoid must be True or False, got 1'):
+        MODELS.build(dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=1))
     with pytest.raises(ValueError, match='neg_pos_ratio must be > 0, got 0'):
         OHEMLoss(neg_pos_ratio=0)
     with pytest.raises(ValueError, match=r'target must be labels of shape \(4,\)'):

@@ -163,6 +163,24 @@ def test_wheel_answers_mim(wheel_python: Path, tmp_path: Path) -> None:
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
 
 
+def test_wheel_harmonizes_through_mim(wheel_python: Path, tmp_path: Path) -> None:
+    """A config in a user's own folder, and one by name."""
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
+        'model = dict(bbox_head=dict(num_classes=3))\n'
+    )
+    tool = [wheel_python, '-m', 'mim', 'run', 'ghm_mmdet', 'harmonize']
+    printed = run(*tool, 'mine.py', '--out', 'ghm.py', '--warmup', '500', cwd=tmp_path)
+    assert 'model.bbox_head.loss_cls (RetinaHead, FocalLoss): replaced by GHMC' in printed
+    config = Config.fromfile(tmp_path / 'ghm.py')
+    head = config.model.bbox_head
+    assert (head.num_classes, head.loss_cls.type) == (3, 'ghm_mmdet.GHMC')
+    assert config.custom_hooks[-1].iters == 500
+    name = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    printed = run(*tool, name, '--dry-run', cwd=tmp_path)
+    assert f'_base_ = {name!r}' in printed
+
+
 def test_wheel_trains_and_tests_through_mim(
     wheel_python: Path, demo_data: Path, tmp_path: Path
 ) -> None:

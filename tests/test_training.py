@@ -95,3 +95,29 @@ def test_warmup_without_ghm_is_an_error(demo_data: Path, tmp_path: Path) -> None
         train(config)
     with pytest.raises(ValueError, match='iters must be >= 1, got 0'):
         GHMWarmupHook(iters=0)
+
+
+def test_warmup_leads_each_place_with_its_own_loss(demo_data: Path, tmp_path: Path) -> None:
+    """`losses` of the hook: here cross entropy as YOLOX sums it, in the place of focal loss."""
+    cross_entropy = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=0.5)
+    options = {'custom_hooks.0.iters': 2, 'custom_hooks.0.losses': {'loss_cls': cross_entropy}}
+    warm = train(demo_config(demo_data, tmp_path / 'warm', 2, **options))[1]
+    plain = demo_config(demo_data, tmp_path / 'plain', 2, custom_hooks=[])
+    plain.model.bbox_head.loss_cls = ConfigDict(cross_entropy)
+    plain.model.bbox_head.loss_bbox = ConfigDict(type='SmoothL1Loss', beta=1 / 9)
+    assert np.array_equal(warm.curve(), train(plain)[1].curve())
+
+
+@pytest.mark.parametrize(
+    ('place', 'loss', 'message'),
+    [
+        ('rpn_head.loss_cls', dict(type='FocalLoss'), "'rpn_head.loss_cls', .*bbox_head.loss_cls"),
+        ('bbox_head.loss_cls', dict(type='CrossEntropyLoss'), 'can not lead bbox_head.loss_cls'),
+    ],
+)
+def test_warmup_refuses_losses_that_do_not_fit(
+    place: str, loss: dict, message: str, demo_data: Path, tmp_path: Path
+) -> None:
+    options = {'custom_hooks.0.losses': {place: loss}}
+    with pytest.raises(ValueError, match=message):
+        train(demo_config(demo_data, tmp_path, 2, **options))

@@ -28,9 +28,11 @@ class LossRecorder(Hook):
         return np.array([losses[name] for losses in self.losses])
 
 
-def demo_config(data: Path, work_dir: Path, iters: int, **options: object) -> Config:
-    """The demo's GHM config for a few iterations of two images."""
-    config = Config.fromfile(GHM_CONFIG)
+def demo_config(
+    data: Path, work_dir: Path, iters: int, path: Path = GHM_CONFIG, **options: object
+) -> Config:
+    """A config of the demo for a few iterations of two images."""
+    config = Config.fromfile(path)
     config.work_dir = str(work_dir)
     config.experiment_name = work_dir.name
     config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=10**6)

@@ -48,6 +48,17 @@ def dense_target(logits: Tensor, target: Tensor) -> Tensor:
     return (target.unsqueeze(-1) == classes).to(logits.dtype)
 
 
+def quality_target(logits: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
+    """p* of every logit of (N, C): the score of the row at its label, 0 elsewhere."""
+    for name, value in (('labels', labels), ('scores', scores)):
+        if value.shape != logits.shape[:-1]:
+            raise ValueError(
+                f'the {name} of target must have the shape {tuple(logits.shape[:-1])}, '
+                f'got {tuple(value.shape)}'
+            )
+    return dense_target(logits, labels) * scores.to(logits.dtype).unsqueeze(-1)
+
+
 def check_weight(pred: Tensor, weight: object) -> None:
     """Whether the weight is None, of the shape of `pred`, or of its rows."""
     if weight is None:
@@ -91,6 +102,12 @@ def sum_of_weights(pred: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return _number_of_elements(pred)
     return _sum_over_examples(at_least_float32(weight), pred)
+
+
+def sum_of_targets(pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """The sum of p* over the valid examples, a scalar: the number of positives."""
+    p_star = dense_target(at_least_float32(pred), target)
+    return p_star.where(valid_examples(pred, weight), 0).sum()
 
 
 def _number_of_elements(pred: Tensor) -> Tensor:

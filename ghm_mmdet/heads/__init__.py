@@ -1,6 +1,7 @@
 """The heads that configs name: `type='ghm_mmdet.GHMRetinaHead'`."""
 
 from .ghm_retina_head import GHMRetinaHead
+from .ghm_ssd_head import GHMSSDHead
 from .ohem_retina_head import OHEMRetinaHead
 
-__all__ = ['GHMRetinaHead', 'OHEMRetinaHead']
+__all__ = ['GHMRetinaHead', 'GHMSSDHead', 'OHEMRetinaHead']

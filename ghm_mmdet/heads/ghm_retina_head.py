@@ -1,14 +1,11 @@
 """RetinaNet's head, with one gradient density for all FPN levels."""
 
-import torch
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from ..registry import MODELS
-
-#: The positional arguments of a loss: predictions, targets and weights of each example.
-Examples = tuple[Tensor, Tensor, Tensor]
+from .mini_batch import Examples, loss_of_mini_batch
 
 
 @MODELS.register_module()
@@ -69,10 +66,4 @@ class GHMRetinaHead(RetinaHead):
             'loss_cls' and 'loss_bbox', a scalar each.
         """
         levels = super().loss_by_feat(*args, **kwargs)
-        return {name: _over_all_levels(getattr(self, name), of) for name, of in levels.items()}
-
-
-def _over_all_levels(loss: torch.nn.Module, levels: list[tuple[Examples, int]]) -> Tensor:
-    pred, target, weight = map(torch.cat, zip(*(examples for examples, _ in levels), strict=True))
-    _, avg_factor = levels[0]
-    return loss(pred, target, weight, avg_factor=avg_factor)
+        return {name: loss_of_mini_batch(getattr(self, name), of) for name, of in levels.items()}

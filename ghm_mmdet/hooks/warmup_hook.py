@@ -20,40 +20,65 @@ class GHMWarmupHook(Hook):
     From random weights GHM-C has a cold start: while positives and negatives have the same
     score they share one or two unit regions, the weights jump by orders of magnitude when
     scores cross the edge of a region, and nothing is learned. During the first `iters`
-    iterations every `GHMC` of the model answers with `loss_cls` and every `GHMR` with
-    `loss_bbox`; their moving averages are kept up all the while. The iteration is the
-    runner's, so a resumed run goes on where it was cut off, and checkpoints are the same as
-    without the hook.
+    iterations every `GHMC` of a sigmoid answers with `loss_cls`, of a softmax with cross
+    entropy, and every `GHMR` with `loss_bbox`; their moving averages are kept up all the
+    while. The iteration is the runner's, so a resumed run goes on where it was cut off, and
+    checkpoints are the same as without the hook.
 
     Args:
         iters: Iterations of the warm-up, an int >= 1.
-        loss_cls: Config of the loss that leads in the place of GHM-C. Default: focal loss
-            with γ = 2 and α = 0.25.
+        loss_cls: Config of the loss that leads in the place of GHM-C with a sigmoid. Default:
+            focal loss with γ = 2 and α = 0.25.
         loss_bbox: Config of the loss that leads in the place of GHM-R. Default: smooth L1
             with δ = 1/9.
+        losses: Configs of the losses that lead at certain places, by the end of the GHM loss's
+            name in the model, as `{'rpn_head.loss_cls': dict(type='CrossEntropyLoss', ...)}`;
+            the longest name that fits is taken. Default: None.
 
     Raises:
         TypeError, ValueError: `iters` is not an int >= 1.
+        ValueError: In training: there is no GHM loss, or none at a place in `losses`; a
+            sigmoid is to lead a softmax, or the other way round.
     """
 
     def __init__(
-        self, iters: int, loss_cls: dict = FOCAL_LOSS, loss_bbox: dict = SMOOTH_L1_LOSS
+        self,
+        iters: int,
+        loss_cls: dict = FOCAL_LOSS,
+        loss_bbox: dict = SMOOTH_L1_LOSS,
+        losses: dict[str, dict] | None = None,
     ) -> None:
         check_count('iters', iters)
         self.iters = iters
         self.loss_cls = loss_cls
         self.loss_bbox = loss_bbox
+        self.losses = losses or {}
         self._led: list[nn.Module] = []
 
     def before_train(self, runner: Runner) -> None:
-        losses = [m for m in runner.model.modules() if isinstance(m, (GHMC, GHMR))]
+        losses = {
+            name: loss
+            for name, loss in runner.model.named_modules()
+            if isinstance(loss, (GHMC, GHMR))
+        }
         if not losses:
             raise ValueError('GHMWarmupHook: the model has no ghm_mmdet.GHMC or ghm_mmdet.GHMR')
+        for place in self.losses:
+            if not any(_is_at(name, place) for name in losses):
+                raise ValueError(
+                    f'losses of GHMWarmupHook names {place!r}, where there is no GHM loss; there '
+                    f'are {", ".join(losses)}'
+                )
         if runner.iter >= self.iters:
             return
-        for loss in losses:
-            config = self.loss_cls if isinstance(loss, GHMC) else self.loss_bbox
-            leader = MODELS.build(dict(config)).to(loss.edges.device)
+        for name, loss in losses.items():
+            leader = MODELS.build(dict(self._leader_config(name, loss))).to(loss.edges.device)
+            use_sigmoid = getattr(loss, 'use_sigmoid', None)
+            if getattr(leader, 'use_sigmoid', use_sigmoid) != use_sigmoid:
+                raise ValueError(
+                    f'GHMWarmupHook: {type(leader).__name__} can not lead {name}: one is of a '
+                    'sigmoid, the other of a softmax'
+                )
             _let_lead(leader, loss)
             self._led.append(loss)
         runner.logger.info(f'GHM warm-up: other losses lead until iteration {self.iters}')
@@ -68,10 +93,31 @@ class GHMWarmupHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self._hand_over()
 
+    def _leader_config(self, name: str, loss: GHMC | GHMR) -> dict:
+        places = [place for place in self.losses if _is_at(name, place)]
+        if places:
+            return self.losses[max(places, key=len)]
+        if isinstance(loss, GHMR):
+            return self.loss_bbox
+        return self.loss_cls if loss.use_sigmoid else _cross_entropy_of(loss)
+
     def _hand_over(self) -> None:
         for loss in self._led:
             del loss.forward
         self._led.clear()
+
+
+def _is_at(name: str, place: str) -> bool:
+    return f'.{name}'.endswith(f'.{place}')
+
+
+def _cross_entropy_of(loss: GHMC) -> dict:
+    return dict(
+        type='mmdet.CrossEntropyLoss',
+        class_weight=loss.class_weight,
+        ignore_index=loss.ignore_index,
+        loss_weight=loss.loss_weight,
+    )
 
 
 def _let_lead(leader: nn.Module, loss: GHMC | GHMR) -> None:
@@ -84,14 +130,16 @@ def _let_lead(leader: nn.Module, loss: GHMC | GHMR) -> None:
         label_weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
+        weight: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
+        weight = label_weight if weight is None else weight
         with torch.no_grad():
-            count(pred, target, label_weight)
+            count(pred, target, weight)
         return leader(
             pred,
             target,
-            label_weight,
+            weight,
             avg_factor=avg_factor,
             reduction_override=reduction_override,
         )

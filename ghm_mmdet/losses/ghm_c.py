@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..functional import ghm_c_loss, softmax_ghm_c_loss
+from ..functional.checks import REDUCTIONS, check_choice
+from ..functional.examples import quality_target, sum_of_targets
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
 
@@ -30,7 +32,10 @@ class GHMC(GradientHarmonizingLoss):
             paper's is 0.75.
         use_sigmoid: True for Eq. 3, False for a softmax. Default: True.
         loss_weight: Factor of the loss. Default: 1.0.
-        reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
+        reduction: 'none', 'mean', 'sum' or 'positives'. Default: 'mean'. 'positives' is the
+            mean times the sum of the targets p*, which is the number of positives, at least
+            1; only where `use_sigmoid=True`. It is for heads that divide the loss by the
+            number of positives by themselves (YOLOX, RTMDet): what they get is the mean.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
         formula: 'official', `β = N / (S·n)` with the n regions that are not empty, and S
             left as it is where a region is empty; or 'paper', `β = N / (S·M)` and Eq. 12 in
@@ -62,12 +67,15 @@ class GHMC(GradientHarmonizingLoss):
         class_weight: Sequence[float] | Tensor | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        super().__init__(
-            bins, momentum, loss_weight, reduction, density, formula, sync, max_beta,
-            last_edge=1 + 1e-6,
-        )  # fmt: skip
         if not isinstance(use_sigmoid, bool):
             raise TypeError(f'use_sigmoid must be True or False, got {use_sigmoid!r}')
+        reductions = (*REDUCTIONS, 'positives') if use_sigmoid else REDUCTIONS
+        check_choice('reduction', reduction, reductions)
+        super().__init__(
+            bins, momentum, loss_weight, 'mean', density, formula, sync, max_beta,
+            last_edge=1 + 1e-6,
+        )  # fmt: skip
+        self.reduction = reduction
         if use_sigmoid:
             for name, value in (('class_weight', class_weight), ('ignore_index', ignore_index)):
                 if value is not None:
@@ -82,9 +90,11 @@ class GHMC(GradientHarmonizingLoss):
     def forward(
         self,
         pred: Tensor,
-        target: Tensor,
+        target: Tensor | tuple[Tensor, Tensor],
         label_weight: Tensor | None = None,
         reduction_override: str | None = None,
+        *,
+        weight: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
         """The harmonized loss, as MMDetection's heads call it.
@@ -92,10 +102,13 @@ class GHMC(GradientHarmonizingLoss):
         Args:
             pred: Logits, shape (N, C), floating point; (N, C + 1) where `use_sigmoid=False`.
             target: int labels of shape (N,), background outside [0, C); or targets in [0, 1]
-                of shape (N, C). Where `use_sigmoid=False`, int labels in [0, C], background C.
-            label_weight: Shape (N,) or (N, C); an example is valid where it is > 0.
+                of shape (N, C); or, as `QualityFocalLoss` takes them, a tuple of labels and of
+                the target in [0, 1] at each label, both (N,). Where `use_sigmoid=False`, int
+                labels in [0, C], background C.
+            label_weight: Shape (N,), (N, 1) or (N, C); an example is valid where it is > 0.
                 Default: None, all are valid. Where `use_sigmoid=False`, shape (N,).
             reduction_override: Takes the place of `reduction`. Default: None.
+            weight: Another name of `label_weight`, which some heads use.
             **kwargs: `avg_factor` and the like are accepted and ignored: GHM divides by its
                 own N.
 
@@ -107,14 +120,32 @@ class GHMC(GradientHarmonizingLoss):
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`, or
                 `softmax_ghm_c_loss` where `use_sigmoid=False`.
         """
-        settings = dict(reduction=self._reduction(reduction_override), **self._settings())
+        weight = label_weight if weight is None else weight
+        reduction = self._reduction(reduction_override)
         if self.use_sigmoid:
-            return ghm_c_loss(pred, target, label_weight, **settings)
+            return self._sigmoid_form(pred, target, weight, reduction)
+        settings = dict(reduction=reduction, **self._settings())
         ignore_index = -100 if self.ignore_index is None else self.ignore_index
         return softmax_ghm_c_loss(
-            pred, target, label_weight,
+            pred, target, weight,
             class_weight=self.class_weight, ignore_index=ignore_index, **settings,
         )  # fmt: skip
+
+    def _sigmoid_form(
+        self,
+        pred: Tensor,
+        target: Tensor | tuple[Tensor, Tensor],
+        weight: Tensor | None,
+        reduction: str,
+    ) -> Tensor:
+        if isinstance(target, tuple):
+            target = quality_target(pred, *target)
+        if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
+            weight = weight.squeeze(-1)
+        if reduction != 'positives':
+            return ghm_c_loss(pred, target, weight, reduction=reduction, **self._settings())
+        loss = ghm_c_loss(pred, target, weight, reduction='mean', **self._settings())
+        return loss * sum_of_targets(pred, target, weight).clamp(min=1)
 
 
 @MODELS.register_module(name='GHMC')

@@ -22,8 +22,9 @@ class OHEMLoss(nn.Module):
     """Cross entropy of the positives and of the hardest negatives, the others left out.
 
     An example is an anchor, its loss the sum of the binary cross entropies of its classes
-    (Eq. 1). Of each image all P positives are kept, and of its negatives the
-    `neg_pos_ratio · P` with the highest loss; an image without positives adds nothing.
+    (Eq. 1), or with `use_sigmoid=False` its softmax cross entropy, as in SSD. Of each image all
+    P positives are kept, and of its negatives the `neg_pos_ratio · P` with the highest loss; an
+    image without positives adds nothing.
 
     What is known of the setting behind the paper's Table 4 ("OHEM", ResNet-101, AP 31.1): the
     three figures are those of the focal loss paper (Lin et al. 2017b, Table 1d), row "OHEM 1:3",
@@ -35,13 +36,14 @@ class OHEMLoss(nn.Module):
     upper bound on the number of examples, and the loss is divided by the number of positives,
     as focal loss is.
 
-    In a config, always write `use_sigmoid=True`, as for `GHMC`. In MMDetection's heads, which
+    In a config, always write `use_sigmoid`, as for `GHMC`. In MMDetection's heads, which
     call their loss once per level for all images, the negatives are mined per level over the
     mini-batch; with `OHEMRetinaHead` they are mined per image over all levels.
 
     Args:
         neg_pos_ratio: Negatives kept for each positive, > 0. Default: 3.
-        use_sigmoid: True, the only form.
+        use_sigmoid: Whether the logits are of a sigmoid for each class, or of a softmax over the
+            classes and the background, which is last. Default: True.
         loss_weight: Factor of the loss. Default: 1.0.
         reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
 
@@ -60,8 +62,8 @@ class OHEMLoss(nn.Module):
         check_positive('neg_pos_ratio', neg_pos_ratio)
         check_real('loss_weight', loss_weight)
         check_choice('reduction', reduction, REDUCTIONS)
-        if use_sigmoid is not True:
-            raise ValueError(f'use_sigmoid must be True, got {use_sigmoid!r}')
+        if not isinstance(use_sigmoid, bool):
+            raise TypeError(f'use_sigmoid must be True or False, got {use_sigmoid!r}')
         self.neg_pos_ratio = neg_pos_ratio
         self.use_sigmoid = use_sigmoid
         self.loss_weight = loss_weight
@@ -80,7 +82,7 @@ class OHEMLoss(nn.Module):
 
         Args:
             pred: Logits, floating point, shape (N, C), mined together, or (B, N, C), mined in
-                each of B images.
+                each of B images; with `use_sigmoid=False` C + 1 logits.
             target: int labels, background outside [0, C), of the shape of `pred` without its
                 last dimension.
             weight: Factor of each anchor, the shape of `target`; an anchor with weight 0 takes
@@ -89,7 +91,8 @@ class OHEMLoss(nn.Module):
             reduction_override: Takes the place of `reduction`. Default: None.
 
         Returns:
-            A scalar, or the shape of `pred` for 'none', in the dtype of `pred`.
+            A scalar, or for 'none' the shape of `pred`, with `use_sigmoid=False` of `target`; in
+            the dtype of `pred`.
 
         Raises:
             TypeError, ValueError: Tensors of the wrong type or shape; `avg_factor` with 'sum'.
@@ -102,17 +105,28 @@ class OHEMLoss(nn.Module):
                 f'target must be labels of shape {tuple(pred.shape[:-1])}, got the shape of pred, '
                 f'{tuple(target.shape)}: an anchor is positive or negative as a whole'
             )
-        one_hot = dense_target(pred, target)
+        loss, positive = self._entropy(pred, target)
         if weight is None:
             weight = torch.ones_like(target, dtype=pred.dtype)
         check_same_shape('weight', weight, 'target', target)
-        loss = F.binary_cross_entropy_with_logits(pred, one_hot, reduction='none')
-        of_anchor = loss.detach().sum(-1)
-        mined = mined_examples(of_anchor, one_hot.any(-1), weight > 0, self.neg_pos_ratio)
+        of_anchor = loss.detach().sum(-1) if self.use_sigmoid else loss.detach()
+        mined = mined_examples(of_anchor, positive, weight > 0, self.neg_pos_ratio)
         if reduction == 'mean' and avg_factor is None:
             avg_factor = mined.sum().clamp(min=1)
-        factor = (weight * mined).unsqueeze(-1)
+        factor = weight * mined
+        if self.use_sigmoid:
+            factor = factor.unsqueeze(-1)
         return self.loss_weight * weight_reduce_loss(loss, factor, reduction, avg_factor)
+
+    def _entropy(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The cross entropy of each logit, or of each anchor, and which anchors are positive."""
+        if self.use_sigmoid:
+            one_hot = dense_target(pred, target)
+            loss = F.binary_cross_entropy_with_logits(pred, one_hot, reduction='none')
+            return loss, one_hot.any(-1)
+        check_same_shape('target', target, 'pred[..., 0]', pred[..., 0])
+        loss = F.cross_entropy(pred.flatten(0, -2), target.flatten(), reduction='none')
+        return loss.view_as(target), target != pred.shape[-1] - 1
 
 
 def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio: float) -> Tensor:
@@ -138,7 +152,7 @@ def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio:
 
 @MODELS.register_module(name='OHEMLoss')
 def build_ohem_loss(**settings: object) -> OHEMLoss:
-    """Build `OHEMLoss` from a config, which must say `use_sigmoid=True`."""
+    """Build `OHEMLoss` from a config, which must say `use_sigmoid`."""
     if 'use_sigmoid' not in settings:
         raise ValueError(
             'use_sigmoid is missing from the config of ghm_mmdet.OHEMLoss: write use_sigmoid=True. '

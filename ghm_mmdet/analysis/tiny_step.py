@@ -1,0 +1,180 @@
+"""One training step of a config made small: few channels, small random images, on the CPU."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs, demo_track_inputs
+from mmdet.utils import register_all_modules
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
+from torch import Tensor, nn
+
+from ..losses import GHMC, GHMR
+
+CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
+#: The keys that hold numbers of channels.
+CHANNELS = (
+    'in_channels',
+    'out_channels',
+    'feat_channels',
+    'conv_out_channels',
+    'fc_out_channels',
+    'out_conv_channels',
+    'embed_dims',
+    'feedforward_channels',
+    'num_feats',
+    'point_feat_channels',
+    'conv_feat_channels',
+    'proposal_feature_channel',
+    'cls_in_channels',
+    'reg_in_channels',
+    'reg_offset_out_channels',
+    'reg_cls_out_channels',
+    'input_feat_channels',
+)
+#: Numbers of channels that configs leave to the class.
+DEFAULT_CHANNELS = dict(
+    ResNet=('base_channels', 64),
+    ResNetV1d=('base_channels', 64),
+    DeformableDETRHead=('embed_dims', 256),
+    DINOHead=('embed_dims', 256),
+    DDQDETRHead=('embed_dims', 256),
+)
+#: Numbers of channels below are those of images, masks and the like.
+FEW = 64
+#: Proposals of an image that are sampled for training.
+MOST_SAMPLES = 32
+
+
+def small_model(cfg: Config, factor: int = 8) -> ConfigDict:
+    """The config's model with fewer channels and samples, without pretrained weights.
+
+    Args:
+        cfg: A config of a detector.
+        factor: What numbers of channels are divided by; 1 leaves them.
+    """
+    model = copy.deepcopy(cfg.model)
+    _each_dict(model, _simplify)
+    if factor > 1:
+        _each_dict(model, lambda node: _divide_channels(node, factor))
+    if isinstance(model.get('teacher_config'), str):
+        teacher = Config.fromfile(CONFIGS.parent / model.teacher_config)
+        model.teacher_config = Config(dict(model=small_model(teacher, factor)))
+        model.teacher_ckpt = None
+    return model
+
+
+def has_masks(cfg: Config) -> bool:
+    """Whether the training of a config loads masks."""
+    found = []
+    _each_dict(cfg.get('train_dataloader', {}), lambda node: found.append(node.get('with_mask')))
+    return any(found)
+
+
+def build(model: ConfigDict) -> nn.Module:
+    register_all_modules(init_default_scope=True)
+    return MODELS.build(model)
+
+
+def _each_dict(node: Any, change: Callable[[dict], None]) -> None:
+    if isinstance(node, dict):
+        change(node)
+    for value in list(node.values()) if isinstance(node, dict) else node:
+        if isinstance(value, (dict, list, tuple)):
+            _each_dict(value, change)
+
+
+def _simplify(node: dict) -> None:
+    if node.get('pretrained') is not None:
+        node['pretrained'] = None
+    if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+        node['init_cfg'] = None
+    if node.get('type') == 'RandomSampler' and 'num' in node:
+        node['num'] = min(node['num'], MOST_SAMPLES)
+    # It needs several processes.
+    if node.get('type') in ('SyncBN', 'MMSyncBN'):
+        node['type'] = 'BN'
+    # They pad small images to the size of training.
+    if node.get('batch_augments') is not None:
+        node['batch_augments'] = None
+
+
+def _divide_channels(node: dict, factor: int) -> None:
+    for key in CHANNELS:
+        if key in node:
+            node[key] = _divided(node[key], factor)
+    key, value = DEFAULT_CHANNELS.get(str(node.get('type')), (None, 0))
+    if key is not None and key not in node:
+        node[key] = value // factor
+    if 'widen_factor' in node and node['type'] in ('CSPDarknet', 'CSPNeXt'):
+        node['widen_factor'] /= factor
+
+
+def _divided(value: Any, factor: int) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_divided(item, factor) for item in value)
+    return value // factor if isinstance(value, int) and value >= FEW else value
+
+
+def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) -> dict[str, float]:
+    """One step on two random images: the loss and its gradient.
+
+    Args:
+        model: A detector.
+        size: Of the images, in pixels.
+        with_mask: Whether the images have masks too.
+
+    Returns:
+        The largest absolute gradient of each head that has a GHM loss.
+
+    Raises:
+        ValueError: The loss or a gradient is not finite, a GHM loss was not called, or a head
+            with one has no gradient.
+    """
+    torch.manual_seed(0)
+    model.init_weights()
+    model.train()
+    # BoxInst and YOLOX look them up.
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1))
+    losses = {name: m for name, m in model.named_modules() if isinstance(m, (GHMC, GHMR))}
+    called = dict.fromkeys(losses, 0)
+    for name, loss in losses.items():
+        loss.register_forward_hook(lambda *_, name=name: called.update({name: called[name] + 1}))
+    data = model.data_preprocessor(random_batch(model, size, with_mask), True)
+    total, parts = model.parse_losses(model(**data, mode='loss'))
+    if not torch.isfinite(total):
+        raise ValueError(f'the loss is not finite: {parts}')
+    total.backward()
+    # YOLOX calls its L1 loss only in the last epochs.
+    silent = [name for name, calls in called.items() if not calls and 'loss_l1' not in name]
+    if silent:
+        raise ValueError(f'not called: {", ".join(silent)}')
+    heads = {name.rpartition('.')[0] for name in losses}
+    return {name: _largest_gradient(name, model.get_submodule(name)) for name in sorted(heads)}
+
+
+def _largest_gradient(name: str, head: nn.Module) -> float:
+    gradients: list[Tensor] = [p.grad for p in head.parameters() if p.grad is not None]
+    if not all(torch.isfinite(gradient).all() for gradient in gradients):
+        raise ValueError(f'a gradient of {name} is not finite')
+    largest = max((gradient.abs().max().item() for gradient in gradients), default=0.0)
+    if largest == 0:
+        raise ValueError(f'{name} has no gradient')
+    return largest
+
+
+def random_batch(model: nn.Module, size: int, with_mask: bool) -> dict:
+    if 'Video' in type(model).__name__:
+        return demo_track_inputs(
+            batch_size=1, num_frames=2, image_shapes=(3, size, size), num_items=[10], num_classes=4,
+            with_mask=with_mask,
+        )  # fmt: skip
+    return demo_mm_inputs(
+        2, [(3, size, size)] * 2, num_items=[10, 10], num_classes=4,
+        with_mask=with_mask, with_semantic=with_mask,
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""GHM into any MMDetection config."""
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from .plan import Options, Plan, make_plan
+from .writer import inherited_config
+
+ConfigLike = Config | str | Path
+
+
+def harmonize(
+    cfg: ConfigLike,
+    cls: bool = True,
+    reg: bool = True,
+    *,
+    head: str | None = None,
+    bins: int | None = None,
+    momentum: float | None = None,
+    formula: str = 'official',
+    batch_density: bool = False,
+    warmup: int | None = None,
+) -> Config:
+    """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
+
+    Classification losses become GHM-C, losses of encoded box offsets GHM-R; the others are
+    kept, each for a reason that `losses_found` gives. If the config does not clip gradients, it
+    clips as the authors do, at norm 35. A config that is harmonized already is not changed.
+
+    `loss_weight` is that of the loss replaced, times the released code's 1 for GHM-C and 10 for
+    GHM-R. Where a head averages over its levels together but calls the loss for each (RPN), it
+    is divided by their number. Where it averages a regression loss over sampled negatives too
+    (RPN, R-CNN), it is multiplied by the share of positives among the samples, for GHM-R
+    averages over the positives alone. μ is the paper's 0.02 for offsets that are not scaled; it
+    is divided by the mean of the box coder's `target_stds`, as the offsets are.
+
+    Args:
+        cfg: A config, its path, or a name as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
+            It is not changed.
+        cls: Whether to replace classification losses. Default: True.
+        reg: Whether to replace regression losses. Default: True.
+        head: Replace only in heads whose type ('RPNHead') or place ('roi_head.*') matches this
+            pattern of `fnmatch`. Default: None, all.
+        bins: M. Default: None, 30 for GHM-C and 10 for GHM-R.
+        momentum: α of the moving average. Default: None, 0.75 for GHM-C and 0.7 for GHM-R.
+        formula: 'official' or 'paper', see `GHMC`. Default: 'official'.
+        batch_density: Compute the density over all levels, where there is a head that does
+            (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
+        warmup: Let the losses replaced lead for this many iterations, by `GHMWarmupHook`:
+            GHM from random weights has a cold start. Default: None, GHM from the start.
+
+    Returns:
+        The new config.
+
+    Raises:
+        TypeError, ValueError: An option of the wrong type or outside the allowed values;
+            `head` matches no head; no loss of the config can be replaced.
+    """
+    options = Options(cls, reg, head, bins, momentum, formula, batch_density, warmup)
+    cfg = load(cfg)
+    return apply(_plan_or_refuse(cfg, options), cfg)
+
+
+def harmonized_text(cfg: str | Path, out: str | Path, **options: Any) -> tuple[Plan, str]:
+    """What `harmonize` did, and the text of a config at `out` that inherits from the original.
+
+    Args:
+        cfg: The path or the name of the original.
+        out: Where the text will be written; it is not written here.
+        **options: As for `harmonize`.
+
+    Raises:
+        TypeError, ValueError: As `harmonize`; `out` is the config itself.
+    """
+    original = load(cfg)
+    if '::' not in str(cfg) and Path(cfg).resolve() == Path(out).resolve():
+        raise ValueError(f'out must be another file than the config, got {str(out)!r}')
+    plan = _plan_or_refuse(original, Options(**options))
+    harmonized = apply(plan, original)
+    return plan, inherited_config(cfg, original, harmonized, out, str(plan))
+
+
+def _plan_or_refuse(cfg: Config, options: Options) -> Plan:
+    plan = make_plan(cfg, options)
+    if not plan.has_ghm:
+        raise ValueError(f'no loss can be replaced by GHM\n{plan}'.rstrip())
+    return plan
+
+
+def losses_found(cfg: ConfigLike, cls: bool = True, reg: bool = True, **options: Any) -> Plan:
+    """What `harmonize` would do, with the same arguments: `print(losses_found(cfg))`.
+
+    Returns:
+        The plan: `.losses`, a `LossFound` for every loss of the config, `.notes`, and as a
+        string a line for each.
+
+    Raises:
+        TypeError, ValueError: As `harmonize`, but for a config where no loss can be replaced.
+    """
+    return make_plan(load(cfg), Options(cls, reg, **options))
+
+
+def load(cfg: ConfigLike) -> Config:
+    """A config from its path or from a name with `::`; a `Config` as it is."""
+    if isinstance(cfg, Config):
+        return cfg
+    if not isinstance(cfg, (str, Path)):
+        raise TypeError(f'cfg must be a Config, a path or a name, got {type(cfg).__name__}')
+    if '::' not in str(cfg):
+        return Config.fromfile(cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, 'config.py')
+        file.write_text(f'_base_ = {str(cfg)!r}\n')
+        return Config.fromfile(file)
+
+
+def apply(plan: Plan, cfg: Config) -> Config:
+    """A copy of the config with the changes of the plan; what they don't touch is shared."""
+    harmonized = copy.copy(cfg)
+    for key in {path[0] for path in plan.changes if len(path) > 1}:
+        harmonized[key] = copy.deepcopy(cfg[key])
+    for path, value in plan.changes.items():
+        node = harmonized
+        for key in path[:-1]:
+            node = node[key]
+        value = copy.deepcopy(value)
+        node[path[-1]] = ConfigDict(value) if isinstance(value, dict) else value
+    return harmonized

@@ -1,0 +1,135 @@
+"""Write a config as its base and the differences from it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+DELETE = '_delete_'
+LINE_LENGTH = 100
+
+
+def inherited_config(
+    base: str | Path, original: Config, new: Config, out: str | Path, comment: str = ''
+) -> str:
+    """The text of a config that inherits from `base` and is `new`.
+
+    Args:
+        base: The path or the name (`mmdet::...`) that `original` was loaded from. A relative
+            path is written relative to the folder of `out`, others as they are. A config that
+            imports its bases (`read_base`) can't be inherited from: it is written out whole.
+        original: The config there.
+        new: The config to write.
+        out: Where the text will be written.
+        comment: Lines for the head of the file.
+
+    Raises:
+        TypeError: A value that differs can't be written, such as a function.
+        ValueError: `new` lacks a key of `original`, which a config can't express.
+    """
+    head = ''.join(f'# {line}\n' for line in comment.splitlines())
+    if _imports_its_bases(base):
+        return head + new.pretty_text
+    if '::' not in str(base) and not Path(base).is_absolute():
+        base = Path(os.path.relpath(base, Path(out).parent)).as_posix()
+    differences = difference(original._cfg_dict.to_dict(), new._cfg_dict.to_dict())
+    lines = [f'{key} = {literal(value, 0, len(key) + 3)}\n' for key, value in differences.items()]
+    return head + f'_base_ = {str(base)!r}\n' + ''.join(lines)
+
+
+def _imports_its_bases(base: str | Path) -> bool:
+    return '::' not in str(base) and Config._is_lazy_import(str(base))
+
+
+def difference(base: dict, new: dict) -> dict:
+    """What to write into a config that inherits from `base` to make it `new`.
+
+    MMEngine merges dicts key by key and replaces all else as a whole, lists too. A dict that
+    lost a key, or stands where there was no dict, is written as a whole with `_delete_=True`.
+
+    Args:
+        base: A config as nested dicts.
+        new: Another one.
+
+    Returns:
+        The nested dict of differences; empty for equal ones.
+
+    Raises:
+        ValueError: The outermost dict lost a key, which a config can't express.
+    """
+    lost = base.keys() - new.keys()
+    if lost:
+        raise ValueError(f'a config can not take away from its base: {", ".join(sorted(lost))}')
+    return {
+        key: _difference_of(value, base[key]) if key in base else value
+        for key, value in new.items()
+        if key not in base or type(base[key]) is not type(value) or base[key] != value
+    }
+
+
+def _difference_of(new: Any, base: Any) -> Any:
+    if not isinstance(new, dict):
+        return new
+    merges = (
+        isinstance(base, dict) and base.keys() <= new.keys() and not _is_another_loss(base, new)
+    )
+    return difference(base, new) if merges else {DELETE: True, **new}
+
+
+def _is_another_loss(base: dict, new: dict) -> bool:
+    """Another loss whose keys happen to cover the old ones': written whole, to be read so."""
+    return 'loss_weight' in new and base.get('type') != new.get('type')
+
+
+def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
+    """A value in the style of MMDetection's configs.
+
+    Args:
+        value: The value.
+        indent: Of the line it begins on.
+        prefix: Length of what stands before it on that line.
+
+    Raises:
+        TypeError: It is not made of dicts, lists, tuples, strings, numbers, True, False, None.
+    """
+    line = _one_line(value)
+    fits = indent + prefix + len(line) < LINE_LENGTH
+    if fits or not isinstance(value, (dict, list, tuple)):
+        return line
+    inner = indent + 4
+    if isinstance(value, dict):
+        parts = [
+            _entry(key, literal(item, inner, len(_entry(key, '', value))), value)
+            for key, item in value.items()
+        ]
+        opening, closing = ('dict(', ')') if _has_names(value) else ('{', '}')
+    else:
+        parts = [literal(item, inner) for item in value]
+        opening, closing = '[]' if isinstance(value, list) else '()'
+    lines = ''.join(f'{" " * inner}{part},\n' for part in parts)
+    return f'{opening}\n{lines}{" " * indent}{closing}'
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        parts = ', '.join(_entry(key, _one_line(item), value) for key, item in value.items())
+        return f'dict({parts})' if _has_names(value) else f'{{{parts}}}'
+    if isinstance(value, list):
+        return f'[{", ".join(map(_one_line, value))}]'
+    if isinstance(value, tuple):
+        comma = ',' if len(value) == 1 else ''
+        return f'({", ".join(map(_one_line, value))}{comma})'
+    if isinstance(value, float) and value in (float('inf'), -float('inf')):
+        return f"float('{value}')"
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return repr(value)
+    raise TypeError(f'a config can not hold {value!r} as text')
+
+
+def _has_names(value: dict) -> bool:
+    return all(isinstance(key, str) and key.isidentifier() for key in value)
+
+
+def _entry(key: Any, text: str, of: dict) -> str:
+    return f'{key}={text}' if _has_names(of) else f'{key!r}: {text}'

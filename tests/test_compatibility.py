@@ -1,0 +1,185 @@
+"""Every config of MMDetection harmonized, and a training step with every head."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from torch import nn
+
+from ghm_mmdet import GHMC, GHMRetinaHead, GHMWarmupHook, harmonize
+from ghm_mmdet.analysis.compatibility import (
+    REPRESENTATIVES,
+    Scanned,
+    document,
+    installed_configs,
+    scan,
+    step,
+)
+from ghm_mmdet.analysis.tiny_step import (
+    CONFIGS,
+    build,
+    has_masks,
+    random_batch,
+    small_model,
+    training_step,
+)
+
+from .reference import cross_entropy
+from .test_swap import assert_only_losses_and_clipping_differ
+
+#: Their detectors read text with a language model of `transformers`, which is not installed.
+NEED_TRANSFORMERS = ('ATSSVLFusionHead', 'GroundingDINOHead')
+QUICK = ('RetinaHead', 'Shared2FCBBoxHead', 'GFLHead', 'YOLOXHead', 'FCOSHead', 'DETRHead')
+SLOW = sorted(REPRESENTATIVES.keys() - {*QUICK, *NEED_TRANSFORMERS})
+
+
+def with_ghm_c_of(model: nn.Module) -> dict[str, list]:
+    """Record what every GHM-C of a model is called with, and what it returns."""
+    calls: dict[str, list] = {}
+    for name, loss in model.named_modules():
+        if isinstance(loss, GHMC):
+            loss.register_forward_hook(
+                lambda _, args, out, name=name: calls.setdefault(name, []).append((args, out))
+            )
+    return calls
+
+
+@pytest.mark.parametrize('head', QUICK)
+def test_training_step(head: str) -> None:
+    gradients = step(REPRESENTATIVES[head])
+    assert gradients and all(0 < value < float('inf') for value in gradients.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('head', SLOW)
+def test_training_step_of_every_head(head: str) -> None:
+    if head == 'BoxInstBboxHead':
+        pytest.importorskip('skimage')
+    gradients = step(REPRESENTATIVES[head])
+    assert gradients and all(0 < value < float('inf') for value in gradients.values())
+
+
+def test_training_step_finds_a_loss_without_gradient() -> None:
+    cfg = harmonize(CONFIGS / REPRESENTATIVES['RetinaHead'].config)
+    cfg.model.bbox_head.loss_cls.loss_weight = cfg.model.bbox_head.loss_bbox.loss_weight = 0.0
+    with pytest.raises(ValueError, match='bbox_head has no gradient'):
+        training_step(build(small_model(cfg)))
+    cfg.model.bbox_head.loss_cls.loss_weight = float('nan')
+    with pytest.raises(ValueError, match='the loss is not finite'):
+        training_step(build(small_model(cfg)))
+
+
+def test_batch_density_trains_a_step_with_one_call_of_each_loss() -> None:
+    cfg = harmonize(CONFIGS / REPRESENTATIVES['RetinaHead'].config, batch_density=True)
+    model = build(small_model(cfg))
+    assert type(model.bbox_head) is GHMRetinaHead
+    calls = with_ghm_c_of(model)
+    training_step(model)
+    ((args, _),) = calls['bbox_head.loss_cls']
+    anchors = 2 * 9 * sum((128 // stride) ** 2 for stride in (8, 16, 32, 64, 128))
+    assert len(args[0]) == anchors
+
+
+@pytest.mark.parametrize('head', NEED_TRANSFORMERS)
+def test_heads_that_need_a_language_model(head: str) -> None:
+    cfg = harmonize(CONFIGS / REPRESENTATIVES[head].config)
+    assert cfg.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
+    assert cfg.model.language_model.type == 'BertModel'
+
+
+def test_yolox_divides_the_mean_back() -> None:
+    """Objectness: (1/N) Σ β L over all priors, in NumPy, is what the head's division leaves."""
+    cfg = harmonize(CONFIGS / 'yolox/yolox_s_8xb8-300e_coco.py', momentum=0.0)
+    model = build(small_model(cfg))
+    calls = with_ghm_c_of(model)
+    training_step(model)
+    ((logits, target), returned) = calls['bbox_head.loss_obj'][0]
+    x, p_star = (t.detach().double().numpy() for t in (logits, target))
+    mean = harmonized_mean(x, p_star, bins=30)
+    positives = p_star.sum()
+    assert positives >= 2
+    assert float(returned) / positives == pytest.approx(mean, rel=1e-4)
+
+
+def harmonized_mean(x: np.ndarray, p_star: np.ndarray, bins: int) -> float:
+    """(1/N) Σ β L with the official β = N / (R·n)."""
+    g = np.abs(1 / (1 + np.exp(-x)) - p_star)
+    region = np.minimum((g * bins).astype(int), bins - 1)
+    counts = np.bincount(region.ravel(), minlength=bins)
+    beta = x.size / (counts[region] * (counts > 0).sum())
+    return float((beta * cross_entropy(x, p_star)).mean())
+
+
+@pytest.mark.parametrize('head', ['GFLHead', 'YOLOXHead', 'Shared2FCBBoxHead', 'YOLOV3Head'])
+def test_warmup_has_the_losses_of_the_original(head: str) -> None:
+    """The same weights, the same batch: each part of the loss is MMDetection's own."""
+    representative = REPRESENTATIVES[head]
+    original = Config.fromfile(CONFIGS / representative.config)
+    harmonized = harmonize(original, warmup=3)
+    first = build(small_model(original, representative.factor))
+    first.init_weights()
+    second = build(small_model(harmonized, representative.factor))
+    second.load_state_dict(first.state_dict(), strict=False)
+    hook = GHMWarmupHook(**{k: v for k, v in harmonized.custom_hooks[-1].items() if k != 'type'})
+    logger = MMLogger.get_current_instance()
+    hook.before_train(SimpleNamespace(model=second, iter=0, logger=logger))
+    parts = [losses_of(model, has_masks(original)) for model in (first, second)]
+    assert parts[0].keys() == parts[1].keys()
+    for name in parts[0]:
+        assert parts[1][name] == pytest.approx(parts[0][name], rel=1e-5), name
+
+
+def losses_of(model: nn.Module, with_mask: bool) -> dict[str, float]:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    model.train()
+    data = model.data_preprocessor(random_batch(model, 128, with_mask), True)
+    return {k: float(v) for k, v in model.parse_losses(model(**data, mode='loss'))[1].items()}
+
+
+def test_scan_and_document(tmp_path: Path) -> None:
+    names = [
+        'retinanet/retinanet_r50_fpn_1x_coco.py',
+        'tood/tood_r50_fpn_1x_coco.py',
+        'ghm/retinanet_r50_fpn_ghm-1x_coco.py',
+        'common/ms_3x_coco.py',
+        'sort/faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17train.py',
+    ]
+    scanned = [scan(name, tmp_path / 'written.py') for name in names]
+    verdicts = ['harmonized', 'refused', 'has GHM', 'refused', 'does not load']
+    assert [config.verdict for config in scanned] == verdicts
+    assert scanned[0].swaps == [
+        ('RetinaHead', 'loss_bbox', 'GHM-R'), ('RetinaHead', 'loss_cls', 'GHM-C'),
+    ]  # fmt: skip
+    result = dict(
+        mmdet='mmdet 3', torch='2', configs=[vars(s) for s in scanned],
+        steps={'RetinaHead': 1.5, 'ATSSHead': 'ValueError: no'},
+    )  # fmt: skip
+    text = document([result])
+    assert '| mmdet 3 | 5 | 1 | 1 | 2 | 1 |  | 1 of 2 |' in text
+    assert '| `RetinaHead` | 1 | `loss_cls` | `loss_bbox` | yes |' in text
+    assert '| 1 | `common` | no model in it |' in text
+    assert (
+        '| no training step of `ATSSHead`, mmdet 3 | ValueError: no | 1 '
+        '| `atss/atss_r50_fpn_1x_coco.py` |'
+    ) in text
+
+
+@pytest.mark.slow
+def test_every_config(tmp_path: Path) -> None:
+    """Harmonized or refused with a reason; what is written differs in losses and clipping only."""
+    scanned: list[Scanned] = []
+    for name in installed_configs():
+        scanned.append(scan(name, tmp_path / 'written.py'))
+        if scanned[-1].verdict == 'harmonized':
+            written = Config.fromfile(tmp_path / 'written.py')
+            assert_only_losses_and_clipping_differ(Config.fromfile(CONFIGS / name), written)
+    assert len(scanned) > 800
+    assert sum(config.verdict == 'harmonized' for config in scanned) >= 700
+    assert all(config.why for config in scanned if config.verdict in ('refused', 'does not load'))
+    swapped = {head for config in scanned for head, *_ in config.swaps}
+    assert swapped == REPRESENTATIVES.keys()

@@ -1,0 +1,59 @@
+"""Put GHM-C and GHM-R in the place of the losses of an MMDetection config.
+
+Writes a short config that inherits from the original, and prints a line for each loss found:
+replaced or kept, and why.
+
+Examples:
+    python tools/harmonize.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --dry-run
+    python tools/harmonize.py configs/mine.py --out configs/mine_ghm.py --warmup 500
+    python tools/harmonize.py configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ghm_mmdet.swap import harmonized_text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='path, or name as mmdet::retinanet/...')
+    parser.add_argument('--out', type=Path, help='where to write the config; default: print it')
+    parser.add_argument('--dry-run', action='store_true', help='print, write nothing')
+    both = argparse.BooleanOptionalAction
+    parser.add_argument('--cls', action=both, default=True, help='classification losses')
+    parser.add_argument('--reg', action=both, default=True, help='regression losses')
+    parser.add_argument(
+        '--head',
+        metavar='PATTERN',
+        help="only heads of this type or place, as RPNHead or 'roi_head.*'; default: all",
+    )
+    parser.add_argument('--bins', type=int, help='M; default: 30 for GHM-C, 10 for GHM-R')
+    parser.add_argument(
+        '--momentum', type=float, help='alpha; default: 0.75 for GHM-C, 0.7 for GHM-R'
+    )
+    parser.add_argument('--formula', choices=['official', 'paper'], default='official')
+    parser.add_argument(
+        '--batch-density', action='store_true', help='density over all FPN levels (RetinaHead)'
+    )
+    parser.add_argument(
+        '--warmup', type=int, metavar='ITERS', help='let the losses replaced lead at first'
+    )
+    options = vars(parser.parse_args())
+    config, out, dry_run = (options.pop(name) for name in ('config', 'out', 'dry_run'))
+    try:
+        plan, text = harmonized_text(config, out or Path('harmonized.py'), **options)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, ImportError) as error:
+        sys.exit(f'{config}: {error}')
+    print(plan if out and not dry_run else text)
+    if out and not dry_run:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)
+        print(f'written to {out}')
+
+
+if __name__ == '__main__':
+    main()
