@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.apis import DetInferencer, init_detector
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from .training import GHM_CONFIG, demo_config, train
 
 FOCAL_CONFIG = GHM_CONFIG.with_name('retinanet_r18_fpn_fl-sl1_demo.py')
+BCCD_CONFIG = GHM_CONFIG.parents[1] / 'bccd/retinanet_r18_fpn_fl-sl1_bccd.py'
 BUFFERS = {'edges', 'acc_sum'}
 
 
@@ -56,6 +58,23 @@ def test_inferencer_writes_pictures(checkpoint: Path, demo_data: Path, tmp_path:
     inferencer(str(image), out_dir=str(tmp_path), no_save_pred=False)
     assert (tmp_path / 'vis' / image.name).stat().st_size > 0
     assert (tmp_path / 'preds' / f'{image.stem}.json').exists()
+
+
+@pytest.mark.parametrize('path', [FOCAL_CONFIG, BCCD_CONFIG], ids=lambda path: path.stem)
+def test_ground_truth_is_in_the_frame_of_the_original_image(path: Path, demo_data: Path) -> None:
+    """In which `mim test --show-dir` draws it, beside predictions that are scaled back."""
+    settings = Config.fromfile(path).test_dataloader.dataset
+    demo = Config.fromfile(FOCAL_CONFIG).test_dataloader.dataset
+    settings.update({key: demo[key] for key in ('ann_file', 'data_prefix', 'metainfo')})
+    settings.data_root = str(demo_data)
+    for transform in settings.pipeline:
+        if transform.type == 'Resize':
+            transform.scale = (80, 80)
+    data = DATASETS.build(settings)
+    sample = data[0]['data_samples']
+    assert sample.img_shape == (80, 80)
+    annotated = [instance['bbox'] for instance in data.get_data_info(0)['instances']]
+    assert torch.equal(sample.gt_instances.bboxes.tensor, torch.tensor(annotated))
 
 
 def test_checkpoint_differs_from_focal_losses_by_the_buffers(checkpoint: Path) -> None:
