@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmdet.apis import DetInferencer, init_detector
 from mmdet.registry import DATASETS
+from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import Tensor, nn
 
@@ -63,6 +64,7 @@ def test_inferencer_writes_pictures(checkpoint: Path, demo_data: Path, tmp_path:
 @pytest.mark.parametrize('path', [FOCAL_CONFIG, BCCD_CONFIG], ids=lambda path: path.stem)
 def test_ground_truth_is_in_the_frame_of_the_original_image(path: Path, demo_data: Path) -> None:
     """In which `mim test --show-dir` draws it, beside predictions that are scaled back."""
+    register_all_modules()
     settings = Config.fromfile(path).test_dataloader.dataset
     demo = Config.fromfile(FOCAL_CONFIG).test_dataloader.dataset
     settings.update({key: demo[key] for key in ('ann_file', 'data_prefix', 'metainfo')})
