@@ -19,7 +19,7 @@ DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 FOCAL := retinanet_r18_fpn_fl-sl1_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures compatibility test test-slow lint clean
+.PHONY: help env demo figures compatibility docs doctor test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -43,6 +43,17 @@ compatibility: env  ## harmonize every config of MMDetection, and write docs/com
 	$(PY) tools/compatibility.py run --json work_dirs/compatibility-$(STACK).json
 	$(PY) tools/compatibility.py report work_dirs/compatibility-o*.json --out docs/compatibility.md
 
+docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.ready: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+doctor: env  ## say what is installed, and what is missing
+	$(PY) -m ghm_mmdet.doctor
+
 test: env  ## run the tests
 	$(PY) -m pytest
 
@@ -53,5 +64,5 @@ lint: env  ## ruff: style and imports
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --exclude "*.md" .
 
-clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-openmmlab work_dirs/demo
+clean:  ## remove the environments, the site, and what the demo wrote
+	rm -rf .venv .venv-openmmlab .venv-docs site work_dirs/demo

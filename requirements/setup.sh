@@ -15,7 +15,7 @@ case $stack in
     *) echo "STACK must be onedl or openmmlab, got '$stack'" >&2; exit 2 ;;
 esac
 
-wanted=$(cat requirements/*.txt requirements/setup.sh setup.py ghm_mmdet.pth | cksum)
+wanted=$(cd requirements && cat torch.txt build.txt "$stack.txt" test.txt setup.sh ../setup.py ../ghm_mmdet.pth | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi

@@ -124,6 +124,12 @@ print(head.num_classes, head.loss_cls.type)
     assert run(wheel_python, '-c', code, cwd=tmp_path).split() == ['3', 'ghm_mmdet.GHMC']
 
 
+def test_wheel_satisfies_the_doctor(wheel_python: Path, tmp_path: Path) -> None:
+    printed = run(wheel_python, '-m', 'ghm_mmdet.doctor', cwd=tmp_path)
+    assert "_base_ = 'ghm_mmdet::...' is known" in printed
+    assert 'A training can start.' in printed
+
+
 def test_wheel_has_every_config(wheel_python: Path, tmp_path: Path) -> None:
     """As bases, by name, those for test-dev too, which no metafile lists."""
     names = sorted(path.stem for path in ROOT.glob('configs/ghm/*.py'))

@@ -5,10 +5,15 @@
 #
 # GPUS are those of this machine. Several machines: the same line on each, with NNODES, its own
 # NODE_RANK (0, 1, ...), and MASTER_ADDR and PORT of the machine with rank 0.
+#
+# Example:
+#   tools/dist_train.sh configs/ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py 8 --resume
 set -euo pipefail
 
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; }
+case ${1:-} in -h | --help) usage; exit ;; esac
 if [ $# -lt 2 ]; then
-    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
+    usage >&2
     exit 2
 fi
 CONFIG=$1

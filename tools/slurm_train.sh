@@ -5,10 +5,16 @@
 #       tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
 #
 # GPUS are those of all nodes; Slurm takes GPUS / GPUS_PER_NODE nodes.
+#
+# Example:
+#   GPUS=16 tools/slurm_train.sh gpu ghm \
+#       configs/ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py work_dirs/ghm
 set -euo pipefail
 
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; }
+case ${1:-} in -h | --help) usage; exit ;; esac
 if [ $# -lt 4 ]; then
-    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
+    usage >&2
     exit 2
 fi
 PARTITION=$1

@@ -285,7 +285,7 @@ def document(results: list[dict[str, Any]]) -> str:
 INTRODUCTION = """\
 # Compatibility with MMDetection's configs
 
-What [`harmonize`](../README.md#swap-the-loss-in-your-config) does to every config that MMDetection
+What [`harmonize`](swap.md#a-config-with-other-losses) does to every config that MMDetection
 ships. This page is written by
 
 ```shell

@@ -19,7 +19,7 @@ def mmdet_distribution() -> str:
         return name
     raise ModuleNotFoundError(
         f'MMDetection is not installed: none of {", ".join(MMDET_DISTRIBUTIONS)} was found; '
-        'see "Which stack to install" in README.md'
+        'run python -m ghm_mmdet.doctor'
     )
 
 

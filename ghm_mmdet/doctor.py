@@ -1,0 +1,335 @@
+"""What is installed, which code computes the losses, and what is missing.
+
+Exit status: 0 if a training can start, else 1.
+
+Example:
+    python -m ghm_mmdet.doctor
+"""
+
+import argparse
+import contextlib
+import inspect
+import io
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+from . import __version__
+
+#: The distributions of each stack by the module they bring, as in requirements/.
+STACKS = {
+    'onedl': {
+        'mmcv': 'onedl-mmcv==2.3.6',
+        'mmengine': 'onedl-mmengine==0.10.12',
+        'mmdet': 'onedl-mmdetection==3.5.1',
+        'mim': 'onedl-mim==0.5.1',
+    },
+    'openmmlab': {
+        'mmcv': 'mmcv==2.1.0',
+        'mmengine': 'mmengine==0.10.7',
+        'mmdet': 'mmdet==3.3.0',
+        'mim': 'openmim==0.3.9',
+    },
+}
+#: Builds of mmcv and MMEngine with less in them.
+LITE = {'mmcv': ['mmcv-lite'], 'mmengine': ['mmengine-lite']}
+
+#: mmcv leaves its operators out silently where a build tool is missing.
+BUILD_MMCV = (
+    'pip install "setuptools>=77.0.3,<81" wheel ninja psutil numpy && '
+    'MMCV_WITH_OPS=1 pip install --no-build-isolation'
+)
+PACKAGE_RESOURCES = (
+    'setuptools lacks pkg_resources from 81 or later on: pip install "setuptools<81"'
+)
+REBUILD = '--no-cache-dir --force-reinstall --no-deps'
+WEIGHTS_ONLY_VARIABLE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+
+
+@dataclass
+class Finding:
+    """A line of the report.
+
+    Attributes:
+        name: What was looked at.
+        found: What was found.
+        advice: What to do; None if all is well.
+        stops: Whether no training can start.
+    """
+
+    name: str
+    found: str
+    advice: str | None = None
+    stops: bool = False
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        prog='python -m ghm_mmdet.doctor',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
+    findings = examine()
+    print(report(findings))
+    sys.exit(any(finding.stops for finding in findings))
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings as text, a line each, with the advice below what is missing or wrong."""
+    lines = []
+    for finding in findings:
+        lines.append(f'{finding.name:<12}{finding.found}')
+        if finding.advice:
+            lines.append(f'{"!!" if finding.stops else " !":<4}{finding.advice}')
+    stopping = sum(finding.stops for finding in findings)
+    end = f'No training can start: {stopping} to mend, marked !!' if stopping else None
+    return '\n'.join([*lines, '', end or 'A training can start.'])
+
+
+def examine() -> list[Finding]:
+    """All findings. What rests on a package that is missing or broken is not examined."""
+    with quiet():
+        stack = stack_of_mmdet()
+        findings = [_this_package(), _python(), _module('torch', 'pip install torch')]
+        has_torch = findings[-1].advice is None
+        if has_torch:
+            findings.append(_guarded('CUDA', _cuda))
+        findings += [examine_package(name, stack) for name in STACKS[stack]]
+        findings.append(_stack(stack))
+        if has_torch:
+            findings.append(_guarded('kernels', _kernels))
+        if not any(finding.stops for finding in findings):
+            findings.append(_guarded('bases', _bases))  # before _scope, which adds the prefix
+            findings.append(_guarded('scope', _scope))
+            findings.append(_guarded('setuptools', _package_resources))
+            findings.append(_guarded('checkpoints', _checkpoints))
+    return findings
+
+
+def _guarded(name: str, examination: Callable[[], Finding]) -> Finding:
+    """The finding; an examination that fails is one, too."""
+    findings: list[Finding] = []
+    error = failure(lambda: findings.append(examination()))
+    if error:
+        return Finding(name, error, 'this check failed itself; a training may start or not')
+    return findings[0]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings and remarks that packages print while they are imported."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+
+
+def stack_of_mmdet() -> str:
+    """The stack whose MMDetection is installed; the default stack where there is none."""
+    installed = _distributions('mmdet')
+    return 'openmmlab' if 'mmdet' in installed and len(installed) == 1 else 'onedl'
+
+
+def _distributions(module: str) -> list[str]:
+    """The installed distributions that bring a module."""
+    names = [_name(requirement[module]) for requirement in STACKS.values()]
+    return [name for name in [*names, *LITE.get(module, [])] if _version(name)]
+
+
+def _name(requirement: str) -> str:
+    return requirement.split('==')[0]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return distribution(name).version
+    except PackageNotFoundError:
+        return None
+
+
+def failure(attempt: Callable[[], object]) -> str | None:
+    """The error of an attempt in one line, or None if it succeeds."""
+    try:
+        attempt()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        lines = str(error).strip().splitlines()
+        return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
+    return None
+
+
+def _this_package() -> Finding:
+    return Finding('ghm_mmdet', f'{__version__}, {Path(__file__).parent}')
+
+
+def _python() -> Finding:
+    return Finding('python', f'{sys.version.split()[0]}, {sys.executable}')
+
+
+def _module(name: str, install: str) -> Finding:
+    """A module that must import."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        return Finding(name, 'missing', install, stops=True)
+    error = failure(lambda: import_module(name))
+    if error:
+        return Finding(name, error, _cure_of_import(name, error, install), stops=True)
+    return Finding(name, getattr(sys.modules[name], '__version__', spec.origin))
+
+
+def _cure_of_import(name: str, error: str, install: str) -> str:
+    missing = re.search("No module named '([a-z_]+)", error)
+    culprit = missing[1] if missing else name
+    if culprit == 'pkg_resources':
+        return PACKAGE_RESOURCES
+    if culprit != name and culprit in ('torch', *STACKS['onedl']):
+        return f'it needs {culprit}: see there'
+    return f'it is installed, but its import fails; install it again: {install}'
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        return Finding('CUDA', f'{torch.version.cuda}, {torch.cuda.device_count()} x {name}')
+    if torch.version.cuda is None:
+        return Finding('CUDA', 'this torch is built without it: trainings run on the CPU')
+    return Finding(
+        'CUDA',
+        f'torch is built for {torch.version.cuda}, but finds no device: trainings run on the CPU',
+        'for a GPU look at `nvidia-smi`, and whether its driver is as new as this CUDA',
+    )
+
+
+def examine_package(module: str, stack: str) -> Finding:
+    """One of mmcv, mmengine, mmdet and mim."""
+    requirement = STACKS[stack][module]
+    installed = _distributions(module)
+    names = ', '.join(f'{name} {_version(name)}' for name in installed)
+    if len(installed) > 1:
+        advice = (
+            'they overwrite one another: pip uninstall -y '
+            f'{" ".join(installed)} && pip install {requirement}'
+        )
+        return Finding(module, names, advice, stops=True)
+    install = BUILD_MMCV if module == 'mmcv' else 'pip install'
+    finding = _module(module, f'{install} {requirement}')
+    if finding.advice is None:
+        finding.found = names or f'{finding.found}, of no known distribution'
+        if module == 'mmcv':
+            _examine_operators(finding, requirement)
+    if module == 'mim' and finding.advice:
+        # MMDetection's own tools/train.py trains without it.
+        finding.stops = False
+    return finding
+
+
+def _examine_operators(finding: Finding, requirement: str) -> None:
+    error = failure(lambda: import_module('mmcv.ops'))
+    if error is None:
+        finding.found += ', with compiled operators'
+        return
+    finding.found += f', without compiled operators ({error})'
+    lite = 'pip uninstall -y mmcv-lite; ' if _version('mmcv-lite') else ''
+    finding.advice = f'build them: {lite}{BUILD_MMCV} {REBUILD} {requirement}'
+    finding.stops = True
+
+
+def _stack(stack: str) -> Finding:
+    installed = [name for module in STACKS[stack] for name in _distributions(module)]
+    if not _distributions('mmdet'):
+        return Finding('stack', 'none: MMDetection is not installed')
+    mine = {_name(requirement) for requirement in STACKS[stack].values()}
+    others = [name for name in installed if name not in mine and not name.endswith('-lite')]
+    if others:
+        advice = f'not tested; for {stack} alone: pip install {" ".join(STACKS[stack].values())}'
+        return Finding('stack', f'{stack}, mixed with {", ".join(others)}', advice)
+    return Finding('stack', f'{stack}; with MIM: mim train {_name(STACKS[stack]["mmdet"])} CONFIG')
+
+
+def _kernels() -> Finding:
+    """Choose the kernels and compute a loss with them."""
+    import torch
+
+    from .functional import ghm_c_loss
+    from .kernels import VARIABLE, choose_kernels
+
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    forced = f' ({VARIABLE}={os.environ[VARIABLE]})' if os.environ.get(VARIABLE) else ''
+    labels = torch.tensor([0, 1, 2, 2], device=device)
+    error = failure(lambda: ghm_c_loss(torch.zeros(4, 2, device=device), labels).item())
+    if error:
+        advice = f'unset {VARIABLE}' if forced else f'{VARIABLE}=torch in the environment'
+        return Finding('kernels', error, f'try {advice}', stops=True)
+    return Finding('kernels', f'{choose_kernels(device)} on {device}{forced}')
+
+
+def _scope() -> Finding:
+    def build() -> None:
+        registry = import_module('mmdet.registry')
+        registry.MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True))
+
+    error = failure(build)
+    if error:
+        return Finding('scope', error, 'install ghm_mmdet again: pip install .', stops=True)
+    return Finding('scope', "type='ghm_mmdet.GHMC' builds")
+
+
+def _bases() -> Finding:
+    """Whether configs can inherit by `_base_ = 'ghm_mmdet::...'`, thanks to ghm_mmdet.pth."""
+    base = "_base_ = 'ghm_mmdet::...'"
+    if 'ghm_mmdet' not in import_module('mmengine.config.utils').MODULE2PACKAGE:
+        return Finding(
+            'bases',
+            f'{base} is unknown to MMEngine, all else works',
+            'ghm_mmdet.pth is not in site-packages: install ghm_mmdet by pip install .',
+        )
+    if not (Path(__file__).parent / '.mim').is_dir():
+        return Finding('bases', f'by their paths in the clone; {base} is for installed wheels')
+    return Finding('bases', f'{base} is known')
+
+
+def _package_resources() -> Finding:
+    """mmengine 0.10.7 imports pkg_resources at run time, to look packages up."""
+    source = inspect.getsource(import_module('mmengine.utils.package_utils'))
+    found = f'setuptools {_version("setuptools") or "missing"}'
+    if 'pkg_resources' in source and find_spec('pkg_resources') is None:
+        advice = (
+            'mmengine needs pkg_resources, which 81 and later lack: pip install "setuptools<81"'
+        )
+        return Finding('setuptools', found, advice, stops=True)
+    return Finding('setuptools', found)
+
+
+def _checkpoints() -> Finding:
+    """Load what MMEngine saves: a checkpoint holds more than tensors."""
+    import torch
+    from mmengine.logging import HistoryBuffer
+    from mmengine.runner.checkpoint import load_from_local
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, 'checkpoint.pth'))
+        torch.save(dict(message_hub=HistoryBuffer()), path)
+        error = failure(lambda: load_from_local(path, 'cpu'))
+    if error:
+        return Finding(
+            'checkpoints',
+            'MMEngine cannot load its own with this torch, neither to resume nor to test',
+            f'{WEIGHTS_ONLY_VARIABLE}=1 in the environment, for checkpoints that you trust',
+        )
+    forced = f' ({WEIGHTS_ONLY_VARIABLE} is set)' if os.environ.get(WEIGHTS_ONLY_VARIABLE) else ''
+    return Finding('checkpoints', f'MMEngine loads its own{forced}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,184 @@
+"""python -m ghm_mmdet.doctor: what it finds where packages are missing, broken or mixed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ghm_mmdet import doctor
+from ghm_mmdet.analysis.runs import mmdet_distribution
+
+ROOT = Path(__file__).parent.parent
+STACK = 'openmmlab' if mmdet_distribution() == 'mmdet' else 'onedl'
+PACKAGES = tuple(doctor.STACKS['onedl'])
+
+# Hides the modules and their distributions, then runs the doctor as `python -m` does.
+HIDING = """
+import importlib.metadata as metadata, runpy, sys
+hidden, distributions = sys.argv[1].split(','), sys.argv[2].split(',')
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        if name in hidden or name.split('.')[0] in hidden:
+            return None
+        return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = [
+    finder if type(finder).__module__ == 'ghm_mmdet.scope' else Hiding(finder)
+    for finder in sys.meta_path
+]
+find = metadata.distribution
+def distribution(name):
+    if name in distributions:
+        raise metadata.PackageNotFoundError(name)
+    return find(name)
+metadata.distribution = distribution
+sys.argv = ['doctor']
+runpy.run_module('ghm_mmdet.doctor', run_name='__main__')
+"""
+DISTRIBUTIONS = [
+    requirement.split('==')[0] for stack in doctor.STACKS.values() for requirement in stack.values()
+]
+
+
+def examine(
+    *modules: str, distributions: list[str] = [], path: Path | None = None
+) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Exit status, what was found, and the advice, by name, with the given modules hidden."""
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, filter(None, [path, ROOT])))}
+    done = subprocess.run(
+        [sys.executable, '-c', HIDING, ','.join(modules), ','.join(distributions)],
+        capture_output=True, text=True, cwd=path or ROOT, env=env,
+    )  # fmt: skip
+    assert 'Traceback' not in done.stdout + done.stderr
+    assert done.stderr == ''
+    found, advice, name = {}, {}, ''
+    for line in done.stdout.split('\n\n')[0].splitlines():
+        if line.lstrip().startswith('!'):
+            advice[name] = line
+        else:
+            name = line.split()[0]
+            found[name] = line.removeprefix(name).strip()
+    ends = done.stdout.strip().splitlines()[-1]
+    assert ends.startswith('No training can start' if done.returncode else 'A training can start')
+    return done.returncode, found, advice
+
+
+def test_here_a_training_can_start() -> None:
+    status, found, advice = examine('nothing')
+    assert status == 0
+    assert set(advice) <= {'checkpoints'}
+    assert found['torch'] == torch.__version__
+    for module in PACKAGES:
+        assert found[module].startswith(doctor.STACKS[STACK][module].replace('==', ' '))
+    assert 'with compiled operators' in found['mmcv']
+    assert found['stack'] == f'{STACK}; with MIM: mim train {mmdet_distribution()} CONFIG'
+    assert found['kernels'].startswith('triton' if torch.cuda.is_available() else 'torch')
+    assert found['scope'] == "type='ghm_mmdet.GHMC' builds"
+
+
+def test_torch_alone() -> None:
+    others = ('numpy', 'cv2', 'matplotlib', 'pycocotools', 'triton', 'pkg_resources', 'yaml')
+    status, found, advice = examine(*PACKAGES, *others, distributions=DISTRIBUTIONS)
+    assert status == 1
+    assert found['kernels'].startswith('torch on')
+    assert [found[module] for module in PACKAGES] == ['missing'] * 4
+    for module in ('mmengine', 'mmdet', 'mim'):
+        assert f'pip install {doctor.STACKS["onedl"][module]}' in advice[module]
+    assert 'MMCV_WITH_OPS=1' in advice['mmcv']
+    assert advice['mim'].startswith(' ! ')  # it is not what stops a training
+
+
+def test_nothing_at_all() -> None:
+    status, found, advice = examine('torch', *PACKAGES, distributions=DISTRIBUTIONS)
+    assert status == 1
+    assert found['torch'] == 'missing'
+    assert 'pip install torch' in advice['torch']
+    assert 'kernels' not in found
+
+
+def test_mmcv_without_operators() -> None:
+    status, found, advice = examine('mmcv._ext')
+    assert status == 1
+    assert (
+        "without compiled operators (ModuleNotFoundError: No module named 'mmcv._ext')"
+        in (found['mmcv'])
+    )
+    assert '--no-build-isolation' in advice['mmcv']
+    assert 'scope' not in found  # it would fail for the same reason
+
+
+def test_package_that_fails_on_import(tmp_path: Path) -> None:
+    """Of a kind that no one foresees, with an error of several lines."""
+    (tmp_path / 'mmdet').mkdir()
+    (tmp_path / 'mmdet/__init__.py').write_text(
+        "print('noise')\nraise AssertionError('MMCV==9 is used\\nbut incompatible')\n"
+    )
+    status, found, advice = examine('nothing', path=tmp_path)
+    assert status == 1
+    assert found['mmdet'] == 'AssertionError: MMCV==9 is used'
+    assert doctor.STACKS[STACK]['mmdet'] in advice['mmdet']
+
+
+@pytest.mark.skipif(STACK != 'openmmlab', reason='the default stack does not need it')
+def test_setuptools_without_pkg_resources() -> None:
+    status, _, advice = examine('pkg_resources')
+    assert status == 1
+    assert any('"setuptools<81"' in line for line in advice.values())
+
+
+def test_checkpoints_of_mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(doctor.WEIGHTS_ONLY_VARIABLE, raising=False)
+    advice = doctor._checkpoints().advice
+    assert (advice is not None) == (STACK == 'openmmlab')
+    monkeypatch.setenv(doctor.WEIGHTS_ONLY_VARIABLE, '1')
+    assert doctor._checkpoints().advice is None
+
+
+@pytest.mark.parametrize('value', ['cuda', 'triton'])
+def test_kernels_that_cannot_run(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv('GHM_MMDET_KERNELS', value)
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    if value == 'triton' and torch.cuda.is_available():
+        pytest.skip('they can')
+    finding = doctor._kernels()
+    assert finding.stops
+    assert finding.found.startswith('ValueError: GHM_MMDET_KERNELS')
+    assert 'unset GHM_MMDET_KERNELS' in finding.advice
+
+
+@pytest.mark.parametrize(
+    ('installed', 'name', 'words'),
+    [
+        (['onedl-mmcv', 'mmcv'], 'mmcv', ['overwrite one another', 'uninstall -y onedl-mmcv mmcv']),
+        (['mmdet', 'mmengine', 'onedl-mmcv'], 'stack', ['openmmlab alone', 'mmcv==2.1.0']),
+        (['onedl-mmdetection', 'mmengine'], 'stack', ['onedl alone', 'onedl-mmengine==0.10.12']),
+    ],
+)
+def test_mixed_distributions(
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], name: str, words: list[str]
+) -> None:
+    monkeypatch.setattr(doctor, '_version', lambda name: '1.0' if name in installed else None)
+    stack = doctor.stack_of_mmdet()
+    finding = doctor._stack(stack) if name == 'stack' else doctor.examine_package(name, stack)
+    assert [word for word in words if word not in finding.advice] == []
+
+
+def test_a_check_that_fails_itself_is_a_finding() -> None:
+    finding = doctor._guarded('scope', lambda: 1 / 0)
+    assert finding.found == 'ZeroDivisionError: division by zero'
+    assert finding.advice
+
+
+@pytest.mark.parametrize('stack', doctor.STACKS)
+def test_advice_is_what_requirements_say(stack: str) -> None:
+    pinned = re.findall(r'^[\w-]+==.+$', (ROOT / f'requirements/{stack}.txt').read_text(), re.M)
+    assert list(doctor.STACKS[stack].values()) == pinned
+    build = (ROOT / 'requirements/build.txt').read_text()
+    assert re.search('^setuptools(.+)$', build, re.M)[1] in doctor.BUILD_MMCV
