@@ -307,11 +307,16 @@ def worker(rank: int, folder: str) -> None:
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=WORLD_SIZE
     )
-    detector = Detector(FocalLoss(use_sigmoid=True), GHMR())
-    model = nn.parallel.DistributedDataParallel(detector)
-    for iteration, _ in stub_training(model, Path(folder, str(rank)), INTERVAL):
-        model([make_level(50 + 20 * rank, 10 * iteration + rank)]).backward()
+    train_distributed(rank, Path(folder, str(rank)))
     dist.destroy_process_group()
+
+
+def train_distributed(rank: int, folder: Path) -> None:
+    # A function, so that the model is gone before the process group: DDP's reducer, if it is the
+    # last to hold the group, joins the group's threads with the GIL, which they may wait for.
+    model = nn.parallel.DistributedDataParallel(Detector(FocalLoss(use_sigmoid=True), GHMR()))
+    for iteration, _ in stub_training(model, folder, INTERVAL):
+        model([make_level(50 + 20 * rank, 10 * iteration + rank)]).backward()
 
 
 def test_two_processes_are_summed_up(tmp_path: Path) -> None:
