@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from .training import ROOT, demo_config, train
@@ -16,6 +17,7 @@ EPOCHS = 2
 CUT_AT = 6  # an iteration within the second epoch
 
 
+@HOOKS.register_module()
 class KillHook(Hook):
     """Ends this process the hard way."""
 
@@ -39,7 +41,7 @@ def run(data: Path, work_dir: Path, cut: bool, resume: bool = False) -> None:
     config.train_dataloader.dataset.pipeline[2].prob = 0.0
     config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
     if cut:
-        config.custom_hooks.append(dict(type=KillHook))
+        config.custom_hooks.append(dict(type='KillHook'))
     train(config)
 
 
