@@ -1,6 +1,6 @@
 # BCCD (blood cells) at 320 x 240 pixels, 3 classes, as tools/convert_bccd.py writes it. BCCD_ROOT
 # in the environment names another folder, with a slash at its end.
-dataset_type = 'CocoDataset'
+_base_ = './demo_detection.py'
 data_root = '{{$BCCD_ROOT:data/bccd/}}'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 
@@ -23,10 +23,7 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=4,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type=dataset_type,
         data_root=data_root,
         metainfo=metainfo,
         ann_file='trainval.json',
@@ -36,20 +33,14 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=4,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type=dataset_type,
         data_root=data_root,
         metainfo=metainfo,
         ann_file='test.json',
         data_prefix=dict(img='images/'),
-        test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='ghm_mmdet.CocoIoUMetric', ann_file=data_root + 'test.json', metric='bbox'
-)
+val_evaluator = dict(type='ghm_mmdet.CocoIoUMetric', ann_file=data_root + 'test.json')
 test_evaluator = val_evaluator

@@ -1,4 +1,5 @@
-# ResNet-18 of half width that learns from random weights: batch normalization that learns.
+# ResNet-18 of half width that learns from random weights: batch normalization that learns. An FPN
+# of 64 channels on strides 8, 16 and 32.
 demo_preprocessor = dict(
     type='DetDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -14,4 +15,11 @@ demo_backbone = dict(
     frozen_stages=-1,
     norm_eval=False,
     init_cfg=None,
+)
+demo_fpn = dict(
+    type='FPN',
+    in_channels=[32, 64, 128, 256],
+    out_channels=64,
+    start_level=1,
+    num_outs=3,
 )

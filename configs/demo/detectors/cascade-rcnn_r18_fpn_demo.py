@@ -21,7 +21,7 @@ _sampler = dict(
 )
 model = dict(
     backbone={{_base_.demo_backbone}},
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, start_level=1, num_outs=3),
+    neck={{_base_.demo_fpn}},
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,

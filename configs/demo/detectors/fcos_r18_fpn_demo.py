@@ -7,13 +7,7 @@ model = dict(
     type='FCOS',
     data_preprocessor={{_base_.demo_preprocessor}},
     backbone={{_base_.demo_backbone}},
-    neck=dict(
-        type='FPN',
-        in_channels=[32, 64, 128, 256],
-        out_channels=64,
-        start_level=1,
-        num_outs=3,
-    ),
+    neck={{_base_.demo_fpn}},
     bbox_head=dict(
         type='FCOSHead',
         num_classes=3,
