@@ -1,7 +1,6 @@
 """The losses on real images: RetinaNet-R18 on BCCD, from random weights and from a warm start."""
 
 import os
-import shlex
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .paper_tables import METRICS
-from .runs import last_metrics, mim_command
+from .runs import last_metrics, mim_command, shell_line
 
 EPOCHS = {'random weights': 12, 'warm start': 6}
 COLUMNS = ('AP50', 'AP60', 'AP70', 'AP75', 'AP80', 'AP90', 'APs', 'APm', 'APl')
@@ -106,11 +105,10 @@ class Study:
 
 def plan_bccd(study: Study) -> str:
     """The commands as shell lines."""
-    variables = ''.join(f'{k}={shlex.quote(v)} ' for k, v in study.environment.items())
     return '\n'.join(
-        variables + shlex.join(['mim', *command[command.index('mim') + 1 :]])
+        shell_line(study.command(variant, seed), study.environment)
         for seed in range(study.seeds)
-        for command in (study.command(variant, seed) for variant in VARIANTS)
+        for variant in VARIANTS
     )
 
 

@@ -1,12 +1,11 @@
 """What cures GHM's cold start: variants of the demo's training, and their table."""
 
 import os
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .runs import last_metrics, mim
+from .runs import ap_cells, last_metrics, mim
 
 FOCAL = 'configs/demo/retinanet_r18_fpn_fl-sl1_demo.py'
 GHM = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
@@ -122,10 +121,7 @@ def study_table(work_dir: str | Path, seeds: int = 2) -> str:
         '|---|---|' + '---|' * (seeds + 1),
     ]
     for variant in VARIANTS:
-        results = [last_metrics(Path(work_dir, f'{variant.name}-seed{s}')) for s in range(seeds)]
-        aps = [None if r is None else r['bbox_mAP'] for r in results]
-        cells = ['' if ap is None else f'{ap:.3f}' for ap in aps]
-        mean = '' if None in aps else f'{statistics.mean(aps):.3f}'
+        cells = ap_cells(Path(work_dir, f'{variant.name}-seed{s}') for s in range(seeds))
         options = ' '.join(f'`{option}`' for option in variant.options)
-        lines.append(f'| {variant.what} | {options} | {" | ".join(cells)} | {mean} |')
+        lines.append(f'| {variant.what} | {options} | {" | ".join(cells)} |')
     return '\n'.join(lines)

@@ -1,13 +1,12 @@
 """Six detectors with their own losses and harmonized, side by side on the demo's data."""
 
 import os
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..swap import harmonized_text, losses_found
-from .runs import last_metrics, mim
+from .runs import ap_cells, last_metrics, mim
 
 CONFIGS = 'configs/demo/detectors'
 LOSSES = ('original', 'harmonized')
@@ -131,18 +130,14 @@ def study_table(work_dir: str | Path, seeds: int = 1) -> str:
         '|---|---|---|---|---|',
     ]
     for detector in DETECTORS:
-        cells = [_mean_ap(work_dir, detector, losses, seeds) for losses in LOSSES]
+        cells = [
+            ap_cells(run_folder(work_dir, detector, losses, s) for s in range(seeds))[-1]
+            for losses in LOSSES
+        ]
         cells.append('<br>'.join(_replaced(detector)))
         iterations = detector.epochs * EPOCH
         lines.append(f'| {detector.what} | {iterations} | {" | ".join(cells)} |')
     return '\n'.join(lines)
-
-
-def _mean_ap(work_dir: str | Path, detector: Detector, losses: str, seeds: int) -> str:
-    results = [last_metrics(run_folder(work_dir, detector, losses, s)) for s in range(seeds)]
-    if not all(results):
-        return ''
-    return f'{statistics.mean(result["bbox_mAP"] for result in results):.3f}'
 
 
 def _replaced(detector: Detector) -> list[str]:

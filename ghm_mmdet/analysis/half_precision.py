@@ -8,7 +8,7 @@ round the sum to float16; the same comes from float32 convolutions of rounded nu
 from functools import partial
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 
@@ -43,21 +43,13 @@ def _rounded(x: Tensor) -> Tensor:
     return x.half().float()
 
 
-class ScaledOptimWrapper(OptimWrapper):
-    """Scale the loss, and skip steps whose gradients are not finite, as `AmpOptimWrapper` does
-    with `loss_scale='dynamic'`."""
+class ScaledOptimWrapper(AmpOptimWrapper):
+    """`AmpOptimWrapper` with `loss_scale='dynamic'`, without CUDA and without autocast."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
+        # AmpOptimWrapper's own refuses to be built where there is no CUDA device.
+        OptimWrapper.__init__(self, *args, **kwargs)
         self.loss_scaler = torch.amp.GradScaler('cpu')
+        self._scale_update_param = None
 
-    def backward(self, loss: Tensor, **kwargs: object) -> None:
-        self.loss_scaler.scale(loss).backward(**kwargs)
-        self._inner_count += 1
-
-    def step(self, **kwargs: object) -> None:
-        if self.clip_grad_kwargs:
-            self.loss_scaler.unscale_(self.optimizer)
-            self._clip_grad()
-        self.loss_scaler.step(self.optimizer, **kwargs)
-        self.loss_scaler.update()
+    optim_context = OptimWrapper.optim_context

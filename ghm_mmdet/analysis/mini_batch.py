@@ -23,7 +23,7 @@ from .readings import (
     harmonizing_of_regions,
     readings_table,
 )
-from .runs import last_metrics
+from .runs import ap_cells, last_metrics
 
 BATCH = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'
 #: Levels of the demo's FPN: `RetinaHead` adds up as many means, `GHMRetinaHead` has one.
@@ -235,10 +235,7 @@ def study_table(work_dir: str | Path, seeds: int = 2) -> str:
         '|---|---|' + '---|' * len(heads),
     ]
     for variant in VARIANTS:
-        results = [last_metrics(run_folder(work_dir, variant, s)) for s in range(seeds)]
-        aps = [None if r is None else r['bbox_mAP'] for r in results]
-        cells = ['' if ap is None else f'{ap:.3f}' for ap in aps]
-        cells.append('' if None in aps else f'{statistics.mean(aps):.3f}')
+        cells = ap_cells(run_folder(work_dir, variant, s) for s in range(seeds))
         cells += _explaining_cells(work_dir, variant, seeds)
         lines.append(f'| {variant.start} | {variant.what} | {" | ".join(cells)} |')
     return '\n'.join(lines)

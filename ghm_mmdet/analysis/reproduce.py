@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shlex
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -15,7 +14,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from .paper_tables import Table
-from .runs import last_metrics, mim_command
+from .runs import last_metrics, mim_command, shell_line
 
 PACKAGE = Path(__file__).parent.parent
 #: What says how a run was started, not what was trained.
@@ -161,7 +160,7 @@ def plan(tables: Iterable[Table], settings: Settings) -> str:
         grid = table.number == GRID_TABLE
         if grid:
             lines.append('# All trainings, one after the other.')
-            lines.append(_shell(_grid_search(table, settings), settings))
+            lines.append(shell_line(_grid_search(table, settings), settings.environment))
         for row in table.rows:
             if row.run in planned:
                 lines.append(f'# {row.method}: {row.run}, see above')
@@ -169,7 +168,7 @@ def plan(tables: Iterable[Table], settings: Settings) -> str:
             planned.add(row.run)
             lines.append(f'# {row.method}')
             commands = _commands(Run(row.run, settings), trained_by_grid_search=grid)
-            lines += [_shell(command, settings) for command in commands]
+            lines += [shell_line(command, settings.environment) for command in commands]
     return '\n'.join(lines).strip()
 
 
@@ -196,11 +195,6 @@ def _grid_search(table: Table, settings: Settings) -> list[str]:
 
 def _grid_folder(settings: Settings) -> Path:
     return settings.work_dir / 'retinanet_r50_fpn_ghmc-noema'
-
-
-def _shell(command: list[str], settings: Settings) -> str:
-    variables = ''.join(f'{k}={shlex.quote(v)} ' for k, v in settings.environment.items())
-    return variables + shlex.join(['mim', *command[command.index('mim') + 1 :]])
 
 
 def run_missing(tables: Iterable[Table], settings: Settings) -> list[str]:
@@ -309,7 +303,7 @@ def is_trained(run: Run, checkpoint: Path) -> bool:
 
 
 def _execute(run: Run, command: list[str]) -> None:
-    print(f'{run.name}: {_shell(command, run.settings)}', flush=True)
+    print(f'{run.name}: {shell_line(command, run.settings.environment)}', flush=True)
     subprocess.run(command, check=True, env={**os.environ, **run.settings.environment})
 
 
