@@ -64,12 +64,35 @@ def check_same_shape(name: str, value: object, like_name: str, like: Tensor) -> 
         )
 
 
-def check_settings(bins: object, density: object, formula: object, reduction: object) -> None:
+def check_settings(
+    bins: object,
+    density: object,
+    formula: object,
+    reduction: object,
+    reductions: Sequence[str] = REDUCTIONS,
+) -> None:
     """Check the settings that GHM-C and GHM-R share."""
     check_count('bins', bins)
     check_choice('density', density, DENSITIES)
     check_choice('formula', formula, FORMULAS)
-    check_choice('reduction', reduction, REDUCTIONS)
+    check_choice('reduction', reduction, reductions)
+
+
+def check_use_sigmoid(value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
+
+
+def check_says_use_sigmoid(loss: str, settings: dict[str, object]) -> None:
+    """Whether the config of a classification loss says `use_sigmoid`."""
+    if 'use_sigmoid' not in settings:
+        raise ValueError(
+            f'use_sigmoid is missing from the config of {loss}: write use_sigmoid=True. '
+            "MMDetection's heads read it from the config and take a missing key as False: the "
+            'head would become a softmax head with one more channel for the background, which '
+            'the loss would train as one of the classes. use_sigmoid=False is the softmax form, '
+            'for heads that train softmax cross entropy'
+        )
 
 
 def is_label_dtype(dtype: torch.dtype) -> bool:

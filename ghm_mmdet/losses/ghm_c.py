@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..functional import ghm_c_loss, softmax_ghm_c_loss
-from ..functional.checks import REDUCTIONS, check_choice
+from ..functional.checks import REDUCTIONS, check_says_use_sigmoid, check_use_sigmoid
 from ..functional.examples import quality_target, sum_of_targets
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
@@ -23,8 +23,8 @@ class GHMC(GradientHarmonizingLoss):
     L1 norm, of the gradient of `-log p_y` with respect to the logits. With two classes that
     is Eq. 3 of the difference of the logits.
 
-    In a config, always write `use_sigmoid=True`: MMDetection's heads read it from the config,
-    not from the loss, and build a softmax head with one more channel where it is missing.
+    In a config, always write `use_sigmoid`: MMDetection's heads read it from the config, not
+    from the loss, and build a softmax head with one more channel where it is missing.
 
     Args:
         bins: M, the number of unit regions. Default: 10; the paper's best is 30.
@@ -67,15 +67,12 @@ class GHMC(GradientHarmonizingLoss):
         class_weight: Sequence[float] | Tensor | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        if not isinstance(use_sigmoid, bool):
-            raise TypeError(f'use_sigmoid must be True or False, got {use_sigmoid!r}')
-        reductions = (*REDUCTIONS, 'positives') if use_sigmoid else REDUCTIONS
-        check_choice('reduction', reduction, reductions)
+        check_use_sigmoid(use_sigmoid)
         super().__init__(
-            bins, momentum, loss_weight, 'mean', density, formula, sync, max_beta,
+            bins, momentum, loss_weight, reduction, density, formula, sync, max_beta,
             last_edge=1 + 1e-6,
+            reductions=(*REDUCTIONS, 'positives') if use_sigmoid else REDUCTIONS,
         )  # fmt: skip
-        self.reduction = reduction
         if use_sigmoid:
             for name, value in (('class_weight', class_weight), ('ignore_index', ignore_index)):
                 if value is not None:
@@ -151,12 +148,5 @@ class GHMC(GradientHarmonizingLoss):
 @MODELS.register_module(name='GHMC')
 def build_ghm_c(**settings: object) -> GHMC:
     """Build `GHMC` from a config, which must say `use_sigmoid=True` or `False`."""
-    if 'use_sigmoid' not in settings:
-        raise ValueError(
-            'use_sigmoid is missing from the config of ghm_mmdet.GHMC: write use_sigmoid=True. '
-            "MMDetection's heads read it from the config and take a missing key as False: the "
-            'head would become a softmax head with one more channel for the background, which '
-            'GHM-C would train as one of the classes. use_sigmoid=False is the softmax form, '
-            'for heads that train softmax cross entropy'
-        )
+    check_says_use_sigmoid('ghm_mmdet.GHMC', settings)
     return GHMC(**settings)

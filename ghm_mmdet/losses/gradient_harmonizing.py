@@ -1,6 +1,6 @@
 """What GHM-C and GHM-R share: the settings, the moving average, the sum over processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -44,9 +44,10 @@ class GradientHarmonizingLoss(nn.Module):
         sync: bool,
         max_beta: float | None,
         last_edge: float,
+        reductions: Sequence[str] = REDUCTIONS,
     ) -> None:
         super().__init__()
-        check_settings(bins, density, formula, reduction)
+        check_settings(bins, density, formula, reduction, reductions)
         check_momentum('momentum', momentum)
         check_real('loss_weight', loss_weight)
         if max_beta is not None:

@@ -13,6 +13,8 @@ from ..functional.checks import (
     check_positive,
     check_real,
     check_same_shape,
+    check_says_use_sigmoid,
+    check_use_sigmoid,
 )
 from ..functional.examples import dense_target
 from ..registry import MODELS
@@ -62,8 +64,7 @@ class OHEMLoss(nn.Module):
         check_positive('neg_pos_ratio', neg_pos_ratio)
         check_real('loss_weight', loss_weight)
         check_choice('reduction', reduction, REDUCTIONS)
-        if not isinstance(use_sigmoid, bool):
-            raise TypeError(f'use_sigmoid must be True or False, got {use_sigmoid!r}')
+        check_use_sigmoid(use_sigmoid)
         self.neg_pos_ratio = neg_pos_ratio
         self.use_sigmoid = use_sigmoid
         self.loss_weight = loss_weight
@@ -153,9 +154,5 @@ def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio:
 @MODELS.register_module(name='OHEMLoss')
 def build_ohem_loss(**settings: object) -> OHEMLoss:
     """Build `OHEMLoss` from a config, which must say `use_sigmoid`."""
-    if 'use_sigmoid' not in settings:
-        raise ValueError(
-            'use_sigmoid is missing from the config of ghm_mmdet.OHEMLoss: write use_sigmoid=True. '
-            "MMDetection's heads read it from the config and take a missing key as False"
-        )
+    check_says_use_sigmoid('ghm_mmdet.OHEMLoss', settings)
     return OHEMLoss(**settings)
