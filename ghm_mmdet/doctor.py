@@ -47,9 +47,7 @@ BUILD_MMCV = (
     'pip install "setuptools>=77.0.3,<81" wheel ninja psutil numpy && '
     'MMCV_WITH_OPS=1 pip install --no-build-isolation'
 )
-PACKAGE_RESOURCES = (
-    'setuptools lacks pkg_resources from 81 or later on: pip install "setuptools<81"'
-)
+PACKAGE_RESOURCES = 'setuptools 81 and later lack pkg_resources: pip install "setuptools<81"'
 REBUILD = '--no-cache-dir --force-reinstall --no-deps'
 WEIGHTS_ONLY_VARIABLE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
@@ -304,10 +302,7 @@ def _package_resources() -> Finding:
     source = inspect.getsource(import_module('mmengine.utils.package_utils'))
     found = f'setuptools {_version("setuptools") or "missing"}'
     if 'pkg_resources' in source and find_spec('pkg_resources') is None:
-        advice = (
-            'mmengine needs pkg_resources, which 81 and later lack: pip install "setuptools<81"'
-        )
-        return Finding('setuptools', found, advice, stops=True)
+        return Finding('setuptools', found, PACKAGE_RESOURCES, stops=True)
     return Finding('setuptools', found)
 
 
