@@ -75,6 +75,26 @@ def paper_region_loss(
     return total, s
 
 
+def floored_region_loss(
+    loss: np.ndarray,
+    g: np.ndarray,
+    bins: int,
+    min_count: float,
+    momentum: float,
+    average: np.ndarray,
+) -> tuple[float, np.ndarray]:
+    """`Σ L_i / (max(S_ind(g_i), min_count) n)`, and the new S; an empty region keeps its S."""
+    counts = region_counts(g, bins, np.ones(g.shape, bool))
+    s = average.copy()
+    for j in range(bins):
+        if counts[j] > 0:
+            s[j] = momentum * average[j] + (1 - momentum) * counts[j]
+    total = 0.0
+    for index, value in np.ndenumerate(g):
+        total += loss[index] / (max(s[region_of(value, bins)], min_count) * (counts > 0).sum())
+    return total, s
+
+
 def exact_loss(loss: np.ndarray, g: np.ndarray, valid: np.ndarray, bins: int) -> float:
     """Eq. 8: `Σ L_i / GD(g_i)`."""
     density = exact_density(g, 1 / bins, valid)

@@ -18,7 +18,7 @@ from ghm_mmdet.functional import (
 from ghm_mmdet.registry import MODELS
 
 DENSITIES = ['region', 'exact']
-FORMULAS = ['official', 'paper']
+FORMULAS = ['official', 'paper', 'floored']
 
 
 def loss_and_gradient(loss: nn.Module, pred: Tensor, *args: object, **kw: object) -> tuple:
@@ -60,20 +60,28 @@ def test_no_valid_example_leaves_the_average_of_official() -> None:
 
 
 def test_one_example(ghm_c: GHMC) -> None:
-    """One example: GD = 1/l, so the loss is CE·l: l = 1 or 1/M as the reading says."""
+    """One example: GD = 1/l, so the loss is CE·l: l = 1 or 1/M as the reading says.
+
+    'floored' takes it for one of 30.
+    """
     x = torch.tensor([[0.3]])
     value, _ = loss_and_gradient(ghm_c, x, torch.tensor([0]), torch.ones(1))
-    length = 1.0 if ghm_c.formula == 'official' and ghm_c.density == 'region' else 0.1
+    length = 0.1 if ghm_c.formula == 'paper' or ghm_c.density == 'exact' else 1.0
+    length /= 30 if ghm_c.formula == 'floored' else 1
     expected = length * nn.functional.softplus(-x).squeeze()
     torch.testing.assert_close(value, expected)
 
 
 def test_all_examples_in_one_region(ghm_c: GHMC) -> None:
-    """All alike: the mean of cross entropy, times the length of their region or window."""
+    """All alike: the mean of cross entropy, times the length of their region or window.
+
+    'floored' takes them for so many of 30.
+    """
     x = torch.full((5, 2), 0.1)
     labels = torch.full((5,), 2)
     value, _ = loss_and_gradient(ghm_c, x, labels, torch.ones(5))
-    length = 1.0 if ghm_c.formula == 'official' and ghm_c.density == 'region' else 0.1
+    length = 0.1 if ghm_c.formula == 'paper' or ghm_c.density == 'exact' else 1.0
+    length *= x.numel() / 30 if ghm_c.formula == 'floored' else 1
     torch.testing.assert_close(value, length * nn.functional.softplus(x).mean())
 
 
@@ -182,7 +190,7 @@ def test_max_beta_bounds_the_weight() -> None:
         (dict(loss_weight=None), TypeError, 'loss_weight must be a number, got None'),
         (dict(reduction='avg'), ValueError, "reduction must be one of .*'mean'.* got 'avg'"),
         (dict(density='kde'), ValueError, "density must be one of 'region', 'exact', got 'kde'"),
-        (dict(formula='mine'), ValueError, "formula must be one of 'official', 'paper', got"),
+        (dict(formula='mine'), ValueError, "formula must be one of 'official', 'paper', 'floored', got"),
         (dict(max_beta=0), ValueError, 'max_beta must be > 0, got 0'),
         (dict(density='exact', momentum=0.75), ValueError, "density='exact'.* momentum=0.75"),
         (dict(density='exact', sync=True), ValueError, "density='exact'.* sync=True"),

@@ -26,21 +26,24 @@ def cells(line: str) -> list[str]:
 
 
 def test_example_has_the_weights_of_each_reading() -> None:
-    """β by hand: N / (S n) and N / (S M)."""
+    """β by hand: N / (S n), N / (S M) and N / (max(S, 30) n)."""
     table = [cells(line) for line in readings_table(RECORD, 'cls', 20).splitlines()[2:]]
     assert [row[4] for row in table] == [
         f'{100 / (50 * 3):.3g} / {10 / (20 * 3):.3g} / 0',
         f'{100 / (60 * 3):.3g} / {10 / (8 * 3):.3g} / 0',
         f'{100 / (60 * 4):.3g} / {10 / (8 * 4):.3g} / 0',
+        f'{100 / (60 * 3):.3g} / {10 / (30 * 3):.3g} / 0',
+        f'{110 / (68 * 4):.3g}',
         f'{110 / (68 * 4):.3g}',
         f'{110 / (68 * 4):.3g}',
     ]
-    assert [row[2] for row in table] == ['100 / 10 / 0'] * 3 + ['110'] * 2
+    assert [row[2] for row in table] == ['100 / 10 / 0'] * 4 + ['110'] * 3
     middles = np.array([1, 3, 5, 7]) / 8
     # Without memory every region that is not empty has the same say: g_j / n.
     per_level = middles[[0, 2, 3]].mean() + middles[[0, 1, 3]].mean()
     assert table[1][6] == f'{per_level:.2f}'
-    assert table[3][6] == f'{middles.mean():.2f}'
+    assert table[4][6] == f'{middles.mean():.2f}'
+    assert table[6][5] == f'{110 / (30 * 4):.3g}'
 
 
 def test_example_of_an_iteration_that_was_not_recorded() -> None:

@@ -80,7 +80,7 @@ def test_moving_average_of_the_paper(momentum: float) -> None:
             np.testing.assert_allclose(loss.acc_sum, average, **CLOSE)
 
 
-@pytest.mark.parametrize('formula', ['official', 'paper'])
+@pytest.mark.parametrize('formula', ['official', 'paper', 'floored'])
 @pytest.mark.parametrize('density', ['region', 'exact'])
 def test_two_classes_are_the_sigmoid_of_the_difference(density: str, formula: str) -> None:
     x, _, weight = tensors(*random_rows(3))

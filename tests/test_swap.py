@@ -247,7 +247,7 @@ def test_warmup_is_led_by_the_losses_replaced() -> None:
     [
         (dict(bins=0), ValueError, 'bins must be >= 1, got 0'),
         (dict(momentum=1), ValueError, r'momentum must be in \[0, 1\), got 1'),
-        (dict(formula='mine'), ValueError, "formula must be one of 'official', 'paper'"),
+        (dict(formula='mine'), ValueError, "formula must be one of 'official', 'paper', 'floored'"),
         (dict(head='SSD*'), ValueError, r"head='SSD\*' matches none of the heads: model.bbox_head"),
         (dict(cls=False, reg=False), ValueError, 'cls and reg are both False'),
         (dict(cls='yes'), TypeError, "cls must be a bool, got 'yes'"),

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ghm_mmdet.functional.checks import FORMULAS
 from ghm_mmdet.swap import harmonized_text
 
 
@@ -35,7 +36,9 @@ def main() -> None:
     parser.add_argument(
         '--momentum', type=float, help='alpha; default: 0.75 for GHM-C, 0.7 for GHM-R'
     )
-    parser.add_argument('--formula', choices=['official', 'paper'], default='official')
+    parser.add_argument(
+        '--formula', choices=FORMULAS, default='official', help='default: %(default)s'
+    )
     parser.add_argument(
         '--batch-density', action='store_true', help='density over all FPN levels (RetinaHead)'
     )

@@ -50,6 +50,7 @@ LOSSES = (
     ('GHM-C + GHM-R', 'ghmc-ghmr'),
     ('GHM-C + GHM-R, whole batch', 'ghmc-ghmr-batch'),
     ("GHM-C + GHM-R, formula='paper'", 'ghmc-ghmr-paper'),
+    ("GHM-C + GHM-R, formula='floored'", 'ghmc-ghmr-floored'),
 )
 VARIANTS = (
     *(Variant('random weights', what, losses) for what, losses in LOSSES),

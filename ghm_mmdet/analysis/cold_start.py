@@ -57,6 +57,21 @@ VARIANTS = (
         _warmup(200) + _cls(formula='paper') + _reg(formula='paper'),
     ),
     Variant(
+        'floored',
+        "formula='floored'",
+        GHM,
+        NO_WARMUP + _cls(formula='floored') + _reg(formula='floored'),
+    ),
+    *(
+        Variant(
+            f'warmup-{iters}-floored',
+            f"warm-up of {iters} iterations, formula='floored'",
+            GHM,
+            _warmup(iters) + _cls(formula='floored') + _reg(formula='floored'),
+        )
+        for iters in (100, 200, 400)
+    ),
+    Variant(
         'warmup-200-slow',
         'warm-up of 200 iterations, momentum 0.99',
         GHM,

@@ -75,6 +75,8 @@ VARIANTS = (
     *_official('warm start'),
     Variant('warm start', 'per level, paper', GHM, 'paper'),
     Variant('warm start', 'batch, paper', BATCH, 'paper'),
+    Variant('warm start', 'per level, floored', GHM, 'floored'),
+    Variant('warm start', 'batch, floored', BATCH, 'floored'),
 )
 FOCAL_FIRST, PER_LEVEL, WHOLE = VARIANTS[:3]
 

@@ -47,8 +47,10 @@ def readings_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> 
          list(zip(counts, average, number, strict=True))),
         ('per level', 'official', 'official', levels),
         ('per level', 'paper', 'paper', levels),
+        ('per level', 'floored', 'floored', levels),
         ('whole batch', 'official', 'official', whole),
         ('whole batch', 'paper', 'paper', whole),
+        ('whole batch', 'floored', 'floored', whole),
     ]  # fmt: skip
     lines = [
         '| density | formula | N | n | β of the region with most examples | largest β '

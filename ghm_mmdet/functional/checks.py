@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 DENSITIES = ('region', 'exact')
-FORMULAS = ('official', 'paper')
+FORMULAS = ('official', 'paper', 'floored')
 REDUCTIONS = ('none', 'mean', 'sum')
 
 

@@ -15,6 +15,7 @@ from .gradient_density import cell_gradient_density, fine_cells, prefers_fine_ce
 from .harmonizing import (
     Statistics,
     bounded,
+    exact_harmonizing_parameter,
     no_less_than_one,
     region_harmonizing_parameter,
 )
@@ -81,7 +82,7 @@ def harmonized_loss(
     if fine:
         num_examples = no_less_than_one(num_examples)
         gd = cell_gradient_density(counts, half, 1 / bins).to(num_examples.dtype)
-        beta = torch.where(gd > 0, num_examples / gd.where(gd > 0, 1), 0)
+        beta = exact_harmonizing_parameter(gd, num_examples, 1 / bins, formula)
     else:
         counts, average, num_examples = statistics(
             counts.to(num_examples.dtype), num_examples, finite=finite

@@ -63,7 +63,7 @@ def moving_average(
         average: S of the call before, shape (M,), floating point.
         counts: R of this call, shape (M,).
         momentum: α in [0, 1).
-        formula: 'paper' applies Eq. 12 to every region; 'official' leaves S as it is where
+        formula: 'paper' applies Eq. 12 to every region; the others leave S as it is where
             R is 0, as the released code does.
 
     Returns:

@@ -8,6 +8,11 @@ from torch import Tensor
 
 from .gradient_density import assign_regions, count_regions, exact_gradient_density
 
+#: What a unit region counts as at least with `formula='floored'`. The number of examples that
+#: fall into a region scatters by its square root: a count of 30 is known to 18 %, one of 1 to
+#: nothing better than itself.
+MIN_COUNT = 30
+
 
 class Statistics(Protocol):
     """What turns the counts of a call into those that the density uses.
@@ -42,25 +47,42 @@ def region_harmonizing_parameter(
     """β of each unit region.
 
     'paper': `β = N / (S·M)` (Eqs. 10 and 13). 'official': `β = N / (S·n)` with the number n
-    of non-empty regions in the place of M, as in the released code.
+    of non-empty regions in the place of M, as in the released code. 'floored':
+    `β = N / (max(S, MIN_COUNT)·n)`, so that a few examples alone in their region do not weigh
+    as much as all the others of another.
 
     Args:
         counts: R, shape (M,).
         average: S, shape (M,); R itself where there is no moving average.
         num_examples: N, a scalar tensor.
-        formula: 'official' or 'paper'.
+        formula: 'official', 'paper' or 'floored'.
 
     Returns:
         Shape (M,); 0 for a region that is empty in this call.
     """
     filled = counts > 0
-    divisor = filled.sum().clamp(min=1) if formula == 'official' else counts.numel()
+    divisor = counts.numel() if formula == 'paper' else filled.sum().clamp(min=1)
     # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving average:
     # the same rounding here makes training runs equal bit for bit.
     of_counts = average is counts
     average = average.where(filled, 1)
+    if formula == 'floored':
+        average = average.clamp(min=MIN_COUNT)
     quotient = num_examples / average if of_counts else num_examples * average.reciprocal()
     return torch.where(filled, quotient / divisor, 0)
+
+
+def exact_harmonizing_parameter(
+    gd: Tensor, num_examples: Tensor, epsilon: float, formula: str
+) -> Tensor:
+    """Eq. 7: `β = N / GD`, 0 where the density is 0, that is for what is not counted.
+
+    With 'floored' GD is at least that of `MIN_COUNT` examples in a window of ε.
+    """
+    counted = gd > 0
+    if formula == 'floored':
+        gd = gd.clamp(min=MIN_COUNT / epsilon)
+    return torch.where(counted, num_examples / gd.where(counted, 1), 0)
 
 
 def bounded(beta: Tensor, max_beta: float | None) -> Tensor:
@@ -81,7 +103,8 @@ def harmonizing_parameter(
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7: `β_i = N / GD(g_i)` of every example.
 
-    With `density='exact'` both formulas are Eq. 7 with the density of Eqs. 4-6 and ε = 1/M.
+    With `density='exact'` 'official' and 'paper' are Eq. 7 with the density of Eqs. 4-6 and
+    ε = 1/M.
 
     Args:
         g: Gradient norms in [0, 1], any shape, float32 or float64.
@@ -89,7 +112,7 @@ def harmonizing_parameter(
         num_examples: N, a scalar tensor of the dtype of `g`.
         bins: M.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
-        formula: 'official' or 'paper', see `region_harmonizing_parameter`.
+        formula: 'official', 'paper' or 'floored', see `region_harmonizing_parameter`.
         max_beta: Upper bound of β; None leaves it unbounded, as the paper does.
         statistics: Gives R, S and N from the R and N of this call; only for 'region'.
 
@@ -99,8 +122,7 @@ def harmonizing_parameter(
     if density == 'exact':
         num_examples = no_less_than_one(num_examples)
         gd = exact_gradient_density(g, 1 / bins, valid)
-        counted = valid & (gd > 0)
-        beta = torch.where(counted, num_examples / gd.where(counted, 1), 0)
+        beta = exact_harmonizing_parameter(gd.where(valid, 0), num_examples, 1 / bins, formula)
         return bounded(beta, max_beta), num_examples
     regions = assign_regions(g, bins, valid)
     counts, average, num_examples = statistics(

@@ -71,7 +71,8 @@ def ghm_c_loss(
             Default: None, all are valid.
         bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
-        formula: 'official' (`β = N / (S·n)`, n regions not empty) or 'paper' (`N / (S·M)`).
+        formula: 'official' (`β = N / (S·n)`, n regions not empty), 'paper' (`N / (S·M)`) or
+            'floored' (`N / (max(S, 30)·n)`).
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.
         max_beta: Upper bound of β. Default: None, no bound.
@@ -195,8 +196,8 @@ def ghm_r_loss(
 ) -> Tensor:
     """GHM-R: `(1/N) Σ β_i ASL1(d_i)` (Eq. 19), `d = pred - target`.
 
-    An example is one coordinate offset. N counts the valid ones; with `formula='official'` it
-    is the sum of the weights, as in the released code, which is the same for weights 0 and 1.
+    An example is one coordinate offset. N counts the valid ones; unless `formula='paper'`
+    it is the sum of the weights, as in the released code, the same for weights 0 and 1.
 
     Args:
         pred: Encoded box offsets, shape (..., 4) or any other, floating point.
@@ -220,7 +221,7 @@ def ghm_r_loss(
     check_same_shape('target', target, 'pred', pred)
     check_weight(pred, weight)
     dtype = torch.promote_types(pred.dtype, torch.float32)
-    count = sum_of_weights if formula == 'official' else number_of_valid
+    count = number_of_valid if formula == 'paper' else sum_of_weights
     num_examples = count(pred, weight).to(dtype)
     kernels = fast_path(pred, target, bins, density, reduction)
     if kernels is not None:

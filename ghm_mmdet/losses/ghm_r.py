@@ -22,8 +22,8 @@ class GHMR(GradientHarmonizingLoss):
             released code's is 0.7.
         loss_weight: Factor of the loss. Default: 1.0; the released code's is 10.
         reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
-        density, formula, sync, max_beta: As for `GHMC`. With `formula='official'` N is the
-            sum of the weights, as in the released code; it shows in 'none' and 'sum' only.
+        density, formula, sync, max_beta: As for `GHMC`. Unless `formula='paper'` N is
+            the sum of the weights, as in the released code; it shows in 'none' and 'sum' only.
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.

@@ -47,7 +47,7 @@ def harmonize(
             pattern of `fnmatch`. Default: None, all.
         bins: M. Default: None, 30 for GHM-C and 10 for GHM-R.
         momentum: α of the moving average. Default: None, 0.75 for GHM-C and 0.7 for GHM-R.
-        formula: 'official' or 'paper', see `GHMC`. Default: 'official'.
+        formula: 'official', 'paper' or 'floored', see `GHMC`. Default: 'official'.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
         warmup: Let the losses replaced lead for this many iterations, by `GHMWarmupHook`:

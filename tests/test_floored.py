@@ -1,0 +1,116 @@
+"""`formula='floored'`: a region counts as at least `MIN_COUNT` examples."""
+
+import numpy as np
+import pytest
+import torch
+
+from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.functional import ghm_c_loss
+from ghm_mmdet.functional.gradient_density import prefers_fine_cells
+from ghm_mmdet.functional.harmonizing import MIN_COUNT
+
+from . import reference
+
+BINS = 10
+CLOSE = dict(rtol=1e-9)
+
+
+def logits_and_labels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Few hard examples among many easy ones: regions on both sides of the floor."""
+    return rng.normal(-3, 1.5, (300, 3)), rng.integers(0, 40, 300)
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.75])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_ghm_c(momentum: float, dtype: torch.dtype) -> None:
+    rng, average = np.random.default_rng(0), np.zeros(BINS)
+    loss = GHMC(BINS, momentum, formula='floored').to(dtype)
+    for _ in range(3):
+        x, labels = logits_and_labels(rng)
+        x = torch.tensor(x, dtype=dtype)
+        p_star = reference.one_hot(labels, 3)
+        g = np.abs(reference.sigmoid(x.double().numpy()) - p_star)
+        counts = reference.region_counts(g, BINS, g >= 0)
+        assert counts.min() < MIN_COUNT < counts.max()
+        expected, average = reference.floored_region_loss(
+            reference.cross_entropy(x.double().numpy(), p_star), g, BINS, 30, momentum, average
+        )
+        found = loss(x, torch.tensor(labels))
+        np.testing.assert_allclose(found, expected, rtol=1e-9 if dtype == torch.float64 else 2e-5)
+        if momentum:
+            np.testing.assert_allclose(loss.acc_sum, average, rtol=1e-6)
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.7])
+def test_ghm_r(momentum: float) -> None:
+    rng, average, mu = np.random.default_rng(0), np.zeros(BINS), 0.02
+    loss = GHMR(mu, BINS, momentum, formula='floored').double()
+    for _ in range(3):
+        d = rng.normal(0, 0.1, (60, 4))
+        gr = np.abs(reference.asl1_gradient(d, mu))
+        expected, average = reference.floored_region_loss(
+            reference.asl1(d, mu), gr, BINS, 30, momentum, average
+        )
+        found = loss(torch.tensor(d), torch.zeros(60, 4, dtype=torch.float64))
+        np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+def test_softmax() -> None:
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(0, 2, (300, 4)), rng.integers(0, 4, 300)
+    cross_entropy = reference.softmax_cross_entropy(x, labels)
+    expected, _ = reference.floored_region_loss(
+        cross_entropy, 1 - np.exp(-cross_entropy), BINS, 30, 0, np.zeros(BINS)
+    )
+    loss = GHMC(BINS, use_sigmoid=False, formula='floored')
+    np.testing.assert_allclose(loss(torch.tensor(x), torch.tensor(labels)), expected, **CLOSE)
+
+
+def test_exact_density() -> None:
+    """GD is at least that of 30 examples in a window of ε = 1/M."""
+    x, labels = logits_and_labels(np.random.default_rng(0))
+    p_star = reference.one_hot(labels, 3)
+    g = np.abs(reference.sigmoid(x) - p_star)
+    density = reference.exact_density(g, 1 / BINS, g >= 0)
+    floor = MIN_COUNT * BINS
+    assert density.min() < floor < density.max()
+    expected = (reference.cross_entropy(x, p_star) / np.maximum(density, floor)).sum()
+    settings = dict(bins=BINS, density='exact', formula='floored')
+    found = ghm_c_loss(torch.tensor(x), torch.tensor(labels), **settings)
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+def test_exact_density_of_fine_cells() -> None:
+    """Of many examples in float32 the density comes from a histogram; in float64 it is sorted."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(45_000, 3, generator=generator, dtype=torch.float64) - 9
+    labels = torch.full((45_000,), 3)
+    labels[:5] = 0
+    settings = dict(bins=BINS, density='exact', formula='floored')
+    assert prefers_fine_cells(x.float(), 1 / BINS)
+    sorted_ = ghm_c_loss(x, labels, **settings)
+    unfloored = ghm_c_loss(x, labels, bins=BINS, density='exact')
+    assert sorted_ < 0.9 * unfloored
+    np.testing.assert_allclose(ghm_c_loss(x.float(), labels, **settings), sorted_, rtol=1e-2)
+
+
+def test_a_lone_example_is_no_longer_worth_all_the_others() -> None:
+    """With 999 easy examples and one hard one β is 500 with 'official', here 1000 / (30 · 2)."""
+    pred = torch.tensor([-3.0] * 999 + [3.0])[:, None]
+    target = torch.zeros_like(pred)
+    cross_entropy = torch.nn.functional.softplus(pred)
+    beta = ghm_c_loss(pred, target, bins=BINS, formula='floored', reduction='none') / cross_entropy
+    assert beta[-1].item() == pytest.approx(1000 / 60, rel=1e-5)
+    assert beta[0].item() == pytest.approx(1000 / (999 * 2), rel=1e-5)
+
+
+def test_it_is_official_where_every_region_is_full() -> None:
+    """The floor is the only difference: same value, same buffers."""
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.uniform(-4, 4, (2000, 3)), dtype=torch.float32)
+    labels = torch.tensor(rng.integers(0, 4, 2000))
+    losses = [GHMC(BINS, 0.75, formula=formula) for formula in ('official', 'floored')]
+    values = [loss(x, labels) for loss in losses]
+    assert losses[0].acc_sum.min() > MIN_COUNT
+    assert torch.equal(*values)
+    assert torch.equal(losses[0].acc_sum, losses[1].acc_sum)
