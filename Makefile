@@ -17,7 +17,7 @@ PY := $(VENV)/bin/python
 MIM := $(PY) -m mim
 DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
-FOCAL := retinanet_r18_fpn_fl-sl1_demo
+DEMO_RUNS := $(GHM) retinanet_r18_fpn_ghmc-ghmr-floored_demo retinanet_r18_fpn_fl-sl1_demo
 .SHELLFLAGS := -eu -c
 .PHONY: help env demo figures compatibility docs doctor test test-slow lint clean
 
@@ -29,10 +29,10 @@ env:  ## build the virtual environment, if it is not there
 
 demo: env  ## train RetinaNet with GHM and with focal loss on generated images, with pictures
 	$(PY) tools/make_demo_data.py --out $(DEMO)/data
-	$(MIM) train $(MMDET) configs/demo/$(GHM).py --gpus 0 --work-dir $(DEMO)/$(GHM)
-	$(MIM) test $(MMDET) configs/demo/$(GHM).py --gpus 0 --checkpoint $(DEMO)/$(GHM)/epoch_10.pth --work-dir $(DEMO)/$(GHM)/test
-	$(MIM) train $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --work-dir $(DEMO)/$(FOCAL)
-	$(MIM) test $(MMDET) configs/demo/$(FOCAL).py --gpus 0 --checkpoint $(DEMO)/$(FOCAL)/epoch_10.pth --work-dir $(DEMO)/$(FOCAL)/test
+	for run in $(DEMO_RUNS); do \
+	  $(MIM) train $(MMDET) configs/demo/$$run.py --gpus 0 --work-dir $(DEMO)/$$run; \
+	  $(MIM) test $(MMDET) configs/demo/$$run.py --gpus 0 --checkpoint $(DEMO)/$$run/epoch_10.pth --work-dir $(DEMO)/$$run/test; \
+	done
 	$(PY) tools/demo_page.py --work-dir $(DEMO)
 
 figures: env  ## draw the paper's figures from the demo's training with GHM

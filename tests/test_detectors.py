@@ -78,6 +78,10 @@ def test_written_config_is_the_harmonized_one(
     assert hook.iters == faster.warmup == 300
     assert hook.losses['rpn_head.loss_cls'].type == 'mmdet.CrossEntropyLoss'
     assert hook.losses['roi_head.bbox_head.loss_bbox'].type == 'mmdet.L1Loss'
+    assert 'formula' not in head.loss_cls
+    write_harmonized(faster, tmp_path / 'floored.py', 'floored')
+    head = Config.fromfile(tmp_path / 'floored.py').model.roi_head.bbox_head
+    assert head.loss_cls.formula == head.loss_bbox.formula == 'floored'
 
 
 def test_table_has_the_measured_and_leaves_the_rest_empty(
@@ -89,4 +93,4 @@ def test_table_has_the_measured_and_leaves_the_rest_empty(
         run.mkdir(parents=True)
         (run / '20260101.json').write_text(json.dumps({'coco/bbox_mAP': ap}) + '\n')
     row = study_table(tmp_path, seeds=2).splitlines()[4]
-    assert row == ('| ATSS | 300 | 0.375 |  | `bbox_head.loss_cls`: FocalLoss → ghm_mmdet.GHMC |')
+    assert row == ('| ATSS | 300 | 0.375 |  |  | `bbox_head.loss_cls`: FocalLoss → ghm_mmdet.GHMC |')

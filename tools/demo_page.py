@@ -9,8 +9,11 @@ import argparse
 from ghm_mmdet.analysis.demo_page import write_demo_page
 
 GHM = 'retinanet_r18_fpn_ghmc-ghmr_demo'
-FOCAL = 'retinanet_r18_fpn_fl-sl1_demo'
-RUNS = {'GHM-C + GHM-R, after a focal warm-up': GHM, 'focal loss + smooth L1': FOCAL}
+RUNS = {
+    'GHM-C + GHM-R, after a focal warm-up': GHM,
+    "the same, formula='floored'": 'retinanet_r18_fpn_ghmc-ghmr-floored_demo',
+    'focal loss + smooth L1': 'retinanet_r18_fpn_fl-sl1_demo',
+}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from ..hooks.gradient_density import BLUE
-from .figures import ORANGE
+from .figures import GREEN, ORANGE
 from .gradient_norms import GradientNormRecord, call_losses, recorded
 from .runs import last_metrics, training_curve
 
@@ -136,7 +136,7 @@ def _enlarged(sample: DetDataSample, scale: int) -> DetDataSample:
 
 
 def _draw_loss_curve(axes: Axes, runs: dict[str, Path]) -> None:
-    for (name, run), colour in zip(runs.items(), (ORANGE, BLUE), strict=False):
+    for (name, run), colour in zip(runs.items(), (ORANGE, GREEN, BLUE), strict=False):
         curve = training_curve(run)
         steps = [record['step'] for record in curve]
         axes.plot(steps, [record['loss'] for record in curve], color=colour, label=name)

@@ -9,7 +9,7 @@ from ..swap import harmonized_text, losses_found
 from .runs import ap_cells, last_metrics, mim
 
 CONFIGS = 'configs/demo/detectors'
-LOSSES = ('original', 'harmonized')
+LOSSES = ('original', 'harmonized', 'floored')
 #: Iterations of an epoch: 800 images, 8 at a time.
 EPOCH = 100
 
@@ -63,9 +63,10 @@ def run_folder(work_dir: str | Path, detector: Detector, losses: str, seed: int)
     return Path(work_dir, f'{detector.name}-{losses}-seed{seed}')
 
 
-def write_harmonized(detector: Detector, out: Path) -> None:
+def write_harmonized(detector: Detector, out: Path, formula: str = 'official') -> None:
     """Write the config with GHM losses, after a warm-up with the losses they replace."""
-    out.write_text(harmonized_text(detector.config, out, warmup=detector.warmup)[1])
+    options = dict(warmup=detector.warmup, formula=formula)
+    out.write_text(harmonized_text(detector.config, out, **options)[1])
 
 
 def run_study(
@@ -80,7 +81,8 @@ def run_study(
     Args:
         work_dir: Folder that receives `<detector>-<losses>-seed<seed>/`.
         names: Names of the detectors. Default: None, all.
-        losses: 'original', 'harmonized'. Default: None, both.
+        losses: 'original'; 'harmonized'; 'floored', which is harmonized with that formula.
+            Default: None, all.
         seeds: Seeds 0, 1, ... Default: 1.
         jobs: Runs at a time; the cores are shared evenly. Default: 1.
     """
@@ -111,9 +113,9 @@ def _train(detector: Detector, losses: str, seed: int, folder: Path, **popen: ob
     config = Path(detector.config)
     options = [f'randomness.seed={seed}', *detector.options]
     evaluate_later = losses == 'original' and detector.inference
-    if losses == 'harmonized':
-        config = folder.with_name(f'{detector.name}-harmonized.py')
-        write_harmonized(detector, config)
+    if losses != 'original':
+        config = folder.with_name(f'{detector.name}-{losses}.py')
+        write_harmonized(detector, config, 'official' if losses == 'harmonized' else losses)
     elif evaluate_later:
         options += NO_VALIDATION
     mim('train', config, '--work-dir', str(folder), '--cfg-options', *options, **popen)
@@ -126,8 +128,8 @@ def _train(detector: Detector, losses: str, seed: int, folder: Path, **popen: ob
 def study_table(work_dir: str | Path, seeds: int = 1) -> str:
     """The results as a Markdown table: mean AP over the seeds, empty where not run."""
     lines = [
-        '| detector | iterations | original losses | harmonized | replaced |',
-        '|---|---|---|---|---|',
+        "| detector | iterations | original losses | harmonized | formula='floored' | replaced |",
+        '|---|---|---|---|---|---|',
     ]
     for detector in DETECTORS:
         cells = [
