@@ -146,7 +146,7 @@ def _draw_loss_curve(axes: Axes, runs: dict[str, Path]) -> None:
         yscale='log',
         title='Training loss, each on its own scale',
     )
-    axes.legend()
+    axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.16), fontsize='small')
 
 
 def _draw_both_gradient_norms(axes: Sequence[Axes], records: dict[str, GradientNormRecord]) -> None:
