@@ -5,7 +5,8 @@ replaced or kept, and why.
 
 Examples:
     python tools/harmonize.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --dry-run
-    python tools/harmonize.py configs/mine.py --out configs/mine_ghm.py --warmup 500
+    python tools/harmonize.py configs/mine.py --out configs/mine_ghm.py
+    python tools/harmonize.py configs/mine.py --out configs/small.py --formula floored --warmup 500
     python tools/harmonize.py configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
 """
 
@@ -37,7 +38,10 @@ def main() -> None:
         '--momentum', type=float, help='alpha; default: 0.75 for GHM-C, 0.7 for GHM-R'
     )
     parser.add_argument(
-        '--formula', choices=FORMULAS, default='official', help='default: %(default)s'
+        '--formula',
+        choices=FORMULAS,
+        default='official',
+        help='floored: for small data sets; default: %(default)s',
     )
     parser.add_argument(
         '--batch-density', action='store_true', help='density over all FPN levels (RetinaHead)'
