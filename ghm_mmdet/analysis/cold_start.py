@@ -29,6 +29,10 @@ def _reg(**settings: object) -> tuple[str, ...]:
     return tuple(f'model.bbox_head.loss_bbox.{k}={v}' for k, v in settings.items())
 
 
+def _both(**settings: object) -> tuple[str, ...]:
+    return _cls(**settings) + _reg(**settings)
+
+
 def _warmup(iters: int) -> tuple[str, ...]:
     return (f'custom_hooks.0.iters={iters}',)
 
@@ -42,32 +46,32 @@ VARIANTS = (
     Variant('warmup-100', 'warm-up of 100 iterations', GHM, _warmup(100)),
     Variant('warmup-200', 'warm-up of 200 iterations', GHM, _warmup(200)),
     Variant('warmup-400', 'warm-up of 400 iterations', GHM, _warmup(400)),
-    Variant('bound-50', 'β at most 50', GHM, NO_WARMUP + _cls(max_beta=50) + _reg(max_beta=50)),
-    Variant('bound-10', 'β at most 10', GHM, NO_WARMUP + _cls(max_beta=10) + _reg(max_beta=10)),
+    Variant('bound-50', 'β at most 50', GHM, NO_WARMUP + _both(max_beta=50)),
+    Variant('bound-10', 'β at most 10', GHM, NO_WARMUP + _both(max_beta=10)),
     Variant(
         'warmup-200-bound-10',
         'warm-up of 200 iterations, β at most 10',
         GHM,
-        _warmup(200) + _cls(max_beta=10) + _reg(max_beta=10),
+        _warmup(200) + _both(max_beta=10),
     ),
     Variant(
         'warmup-200-paper',
         "warm-up of 200 iterations, formula='paper'",
         GHM,
-        _warmup(200) + _cls(formula='paper') + _reg(formula='paper'),
+        _warmup(200) + _both(formula='paper'),
     ),
     Variant(
         'floored',
         "formula='floored'",
         GHM,
-        NO_WARMUP + _cls(formula='floored') + _reg(formula='floored'),
+        NO_WARMUP + _both(formula='floored'),
     ),
     *(
         Variant(
             f'warmup-{iters}-floored',
             f"warm-up of {iters} iterations, formula='floored'",
             GHM,
-            _warmup(iters) + _cls(formula='floored') + _reg(formula='floored'),
+            _warmup(iters) + _both(formula='floored'),
         )
         for iters in (100, 200, 400)
     ),
@@ -75,7 +79,7 @@ VARIANTS = (
         'warmup-200-slow',
         'warm-up of 200 iterations, momentum 0.99',
         GHM,
-        _warmup(200) + _cls(momentum=0.99) + _reg(momentum=0.99),
+        _warmup(200) + _both(momentum=0.99),
     ),
     Variant(
         'warmup-400-bins-10',
@@ -87,7 +91,7 @@ VARIANTS = (
         'warmup-400-no-average',
         'warm-up of 400 iterations, no moving average',
         GHM,
-        _warmup(400) + _cls(momentum=0) + _reg(momentum=0),
+        _warmup(400) + _both(momentum=0),
     ),
 )
 
