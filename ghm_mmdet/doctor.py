@@ -260,7 +260,7 @@ def _kernels() -> Finding:
     import torch
 
     from .functional import ghm_c_loss
-    from .kernels import VARIABLE, choose_kernels
+    from .ops.choice import VARIABLE, choose_kernels
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     forced = f' ({VARIABLE}={os.environ[VARIABLE]})' if os.environ.get(VARIABLE) else ''

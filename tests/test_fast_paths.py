@@ -10,21 +10,21 @@ from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.analysis.loss_benchmark import peak_memory
 from ghm_mmdet.functional import (
     assign_regions,
-    blocked,
     exact_gradient_density,
     ghm_c_loss,
     ghm_r_loss,
     gradient_density,
 )
+from ghm_mmdet.ops import cpu_passes
 
 from . import reference
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a small test has several blocks, an incomplete one, and pairs of codes."""
-    monkeypatch.setattr(blocked, 'BLOCK_OF_THREAD', 1000)
-    monkeypatch.setattr(blocked, 'PAIRED_FROM', 0)
+    """So that a small test has several blocks, an incomplete one, and pairs of indices."""
+    monkeypatch.setattr(cpu_passes, 'BLOCK_OF_THREAD', 1000)
+    monkeypatch.setattr(cpu_passes, 'PAIRED_FROM', 0)
 
 
 def classification(rows: int, classes: int = 7, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,17 +85,17 @@ def test_ghm_r_equals_the_plain_formula(weight_of: str) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('bins', [*range(1, 60), 100, 127, 199, 255])
-def test_codes_are_the_regions(bins: int, dtype: torch.dtype) -> None:
+def test_bin_indices_are_the_regions(bins: int, dtype: torch.dtype) -> None:
     """At every edge and its two neighbours, at 0 and 1, and for NaN."""
     edges = torch.arange(bins + 1, dtype=dtype) / bins
     neighbours = [edges.nextafter(torch.full_like(edges, end)) for end in (0.0, 1.0)]
     g = torch.cat([edges, *neighbours, torch.tensor([float('nan')]), torch.rand(1000)]).to(dtype)
-    codes = torch.empty(g.shape, dtype=torch.uint8)
-    encoder = blocked._Encoder(bins, False, len(g), dtype)
-    for plain_product in {encoder.plain, False}:
-        encoder.plain = plain_product
-        encoder.encode(g, codes)
-        assert torch.equal(codes.long(), assign_regions(g, bins))
+    index = torch.empty(g.shape, dtype=torch.uint8)
+    bin_of = cpu_passes._BinOf(bins, True, len(g), dtype)
+    for by_product in {bin_of.by_product, False}:
+        bin_of.by_product = by_product
+        bin_of(g, index)
+        assert torch.equal(index.long(), assign_regions(g, bins))
 
 
 @pytest.mark.parametrize('loss', [GHMC(30), GHMC(10, 0.75), GHMR()])
@@ -117,7 +117,7 @@ def test_peak_memory() -> None:
     pred, labels, weight = classification(100_000, 20)
     pred.requires_grad_()
     peak = peak_memory(lambda: ghm_c_loss(pred, labels, weight).backward(), pred.device)
-    buffers = 6 * 4 * blocked.BLOCK_OF_THREAD * torch.get_num_threads()
+    buffers = 6 * 4 * cpu_passes.BLOCK_OF_THREAD * torch.get_num_threads()
     assert 4 * pred.numel() < peak < 5 * pred.numel() + 8 * len(labels) * 3 + buffers
 
 
@@ -174,8 +174,8 @@ def test_histogram_density_is_within_its_bound(epsilon: float, partly: bool) -> 
     spikes = np.repeat([0, 0.25, 0.25 + epsilon / 2, 0.5, 1], 40) % 1.001
     g = np.concatenate([rng.random(1500) ** 4, spikes, rng.random(300)]).astype(np.float32)
     valid = rng.random(g.shape) < 0.7 if partly else np.ones(g.shape, bool)
-    cells, half = gradient_density.fine_cells(epsilon)
-    assert cells <= gradient_density.MAX_CELLS
+    bins, half = gradient_density.fine_bins(epsilon)
+    assert bins <= gradient_density.MAX_FINE_BINS
     h = epsilon / (2 * half)
     found = exact_gradient_density(
         torch.from_numpy(g), epsilon, torch.from_numpy(valid), method='histogram'
@@ -258,15 +258,20 @@ def test_compile_of_a_head(backend: str) -> None:
         torch.testing.assert_close(mine, other)
 
 
-@pytest.mark.parametrize('loss', ['ghm_c', 'ghm_r'])
-def test_operators_are_registered_rightly(loss: str) -> None:
+@pytest.mark.parametrize('of', ['cross_entropy', 'asl1'])
+def test_operators_are_registered_rightly(of: str) -> None:
     pred, labels, weight = classification(30)
-    target, mu = (labels, 0.0) if loss == 'ghm_c' else (torch.zeros_like(pred), 0.02)
-    first = (pred, target, weight, 10, mu, False, 'torch')
-    torch.library.opcheck(torch.ops.ghm_mmdet.count_examples.default, first)
-    _, codes, _ = torch.ops.ghm_mmdet.count_examples(*first)
-    second = (pred.requires_grad_(), target, weight, codes, torch.rand(10), mu, False, 'torch')
+    ops = torch.ops.ghm_mmdet
+    if of == 'asl1':
+        examples, mu, edges = (torch.zeros_like(pred), weight), (0.02,), ()
+        count, weighted = ops.count_asl1.default, ops.weighted_asl1.default
+    else:
+        examples, mu, edges = (labels, weight), (), (True,)
+        count, weighted = ops.count_cross_entropy.default, ops.weighted_cross_entropy.default
+    first = (pred, *examples, *mu, 10, True)
+    torch.library.opcheck(count, first)
+    _, index, _ = count(*first)
+    second = (pred.requires_grad_(), *examples, *mu, index, torch.rand(10), *edges, True)
     # Not its AOT check, which looks at the gradient after backward, which has scaled it in place.
     utils = ('test_schema', 'test_autograd_registration', 'test_faketensor')
-    operator = torch.ops.ghm_mmdet.sum_losses.default
-    torch.library.opcheck(operator, (*second, True), test_utils=utils)
+    torch.library.opcheck(weighted, second, test_utils=utils)

@@ -1,4 +1,4 @@
-"""`formula='floored'`: a region counts as at least `MIN_COUNT` examples."""
+"""`formula='floored'`: a region counts as at least 30 examples."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,13 @@ import torch
 
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.functional import ghm_c_loss
-from ghm_mmdet.functional.gradient_density import prefers_fine_cells
-from ghm_mmdet.functional.harmonizing import MIN_COUNT
+from ghm_mmdet.functional.gradient_density import prefers_fine_bins
+from ghm_mmdet.functional.harmonizing import FORMULAS
 
 from . import reference
 
 BINS = 10
+MIN_COUNT = FORMULAS['floored'].min_count
 CLOSE = dict(rtol=1e-9)
 
 
@@ -80,14 +81,14 @@ def test_exact_density() -> None:
     np.testing.assert_allclose(found, expected, **CLOSE)
 
 
-def test_exact_density_of_fine_cells() -> None:
+def test_exact_density_of_fine_bins() -> None:
     """Of many examples in float32 the density comes from a histogram; in float64 it is sorted."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(45_000, 3, generator=generator, dtype=torch.float64) - 9
     labels = torch.full((45_000,), 3)
     labels[:5] = 0
     settings = dict(bins=BINS, density='exact', formula='floored')
-    assert prefers_fine_cells(x.float(), 1 / BINS)
+    assert prefers_fine_bins(x.float(), 1 / BINS)
     sorted_ = ghm_c_loss(x, labels, **settings)
     unfloored = ghm_c_loss(x, labels, bins=BINS, density='exact')
     assert sorted_ < 0.9 * unfloored

@@ -14,8 +14,7 @@ pytest.importorskip('triton')
 
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
-from ghm_mmdet.functional.fused import fast_path
-from ghm_mmdet.kernels import choose_kernels
+from ghm_mmdet.ops import can_fuse, choose_kernels
 
 from . import reference, test_parity
 from .test_edge_cases import (  # noqa: F401
@@ -56,8 +55,8 @@ def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kernels_are_used() -> None:
     x = torch.randn(4, 3, device=DEVICE)
-    assert fast_path(x, x, 30, 'region', 'mean') == 'triton'
-    assert fast_path(x.double(), x, 30, 'region', 'mean') != 'triton'
+    assert choose_kernels(x.device.type) == 'triton' and can_fuse(x, x, 30, fine=False)
+    assert not can_fuse(x.double(), x, 30, fine=False)
 
 
 @pytest.mark.parametrize('seed', range(12))

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ghm_mmdet.functional.checks import FORMULAS
+from ghm_mmdet.functional.harmonizing import FORMULAS
 from ghm_mmdet.swap import harmonized_text
 
 

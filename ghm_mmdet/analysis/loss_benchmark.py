@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ..functional import ghm_c_loss, ghm_r_loss
-from ..kernels import VARIABLE
+from ..ops.choice import VARIABLE
 
 NUM_CLASSES = 80
 ANCHORS_PER_CELL = 9

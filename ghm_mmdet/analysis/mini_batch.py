@@ -97,7 +97,7 @@ class HarmonizingRecorder(Hook):
         for loss in runner.model.modules():
             if isinstance(loss, (GHMC, GHMR)):
                 name = 'cls' if isinstance(loss, GHMC) else 'reg'
-                loss._statistics = self._recorded(loss._statistics, name, runner)
+                loss.statistics = self._recorded(loss.statistics, name, runner)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..functional.harmonizing import region_harmonizing_parameter
+from ..functional import region_harmonizing_parameter
 from ..hooks.gradient_density import BLUE
 from .figures import DPI, GREEN, ORANGE, STYLE, plt
 

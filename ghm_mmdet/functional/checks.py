@@ -1,13 +1,12 @@
 """Checks of arguments: each error names the argument, its value and what is allowed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 DENSITIES = ('region', 'exact')
-FORMULAS = ('official', 'paper', 'floored')
 REDUCTIONS = ('none', 'mean', 'sum')
 
 
@@ -18,8 +17,8 @@ class ChoiceError(ValueError, AssertionError):
     """
 
 
-def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    if value not in tuple(allowed):
         raise ChoiceError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
 
 
@@ -64,27 +63,13 @@ def check_same_shape(name: str, value: object, like_name: str, like: Tensor) -> 
         )
 
 
-def check_settings(
-    bins: object,
-    density: object,
-    formula: object,
-    reduction: object,
-    reductions: Sequence[str] = REDUCTIONS,
-) -> None:
-    """Check the settings that GHM-C and GHM-R share."""
-    check_count('bins', bins)
-    check_choice('density', density, DENSITIES)
-    check_choice('formula', formula, FORMULAS)
-    check_choice('reduction', reduction, reductions)
-
-
 def check_use_sigmoid(value: object) -> None:
     if not isinstance(value, bool):
         raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
 
 
-def check_says_use_sigmoid(loss: str, settings: dict[str, object]) -> None:
-    """Whether the config of a classification loss says `use_sigmoid`."""
+def require_use_sigmoid(loss: str, settings: dict[str, object]) -> None:
+    """Refuse a config of a classification loss that leaves `use_sigmoid` out."""
     if 'use_sigmoid' not in settings:
         raise ValueError(
             f'use_sigmoid is missing from the config of {loss}: write use_sigmoid=True. '

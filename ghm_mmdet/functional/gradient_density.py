@@ -1,4 +1,4 @@
-"""Gradient density: how many examples have a similar gradient norm (Eqs. 4-6, 9, 12)."""
+"""Gradient density: how many examples have a similar gradient norm (Eqs. 4-6 and 9)."""
 
 import math
 
@@ -6,72 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.precision import at_least_float32
+from ..ops.regions import assign_regions, count_regions
 from .checks import check_choice, check_count, check_floating, check_positive, check_same_shape
-from .precision import at_least_float32
 
 DENSITY_METHODS = ('auto', 'sort', 'histogram')
 
-#: Cells of the fine histogram: as many as a signed 16-bit code can tell apart.
-MAX_CELLS = 2**15 - 1
+#: Bins of the fine histogram: as many as a signed 16-bit index can tell apart.
+MAX_FINE_BINS = 2**15 - 1
 #: q below which 'auto' sorts: a window is off by at most 1/q of its length.
-MIN_CELLS_OF_HALF_WINDOW = 64
+MIN_BINS_OF_HALF_WINDOW = 64
 #: Number of examples up to which 'auto' sorts.
 SORTED_AT_MOST = 1 << 17
-
-
-def assign_regions(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:
-    """The index function ind(g) of the unit regions `r_j = [(j-1)/M, j/M)`.
-
-    The index is counted from 0, the last region is closed at g = 1, and an example that is
-    not valid or whose g is NaN lies in no region, which index M stands for.
-
-    Args:
-        g: Gradient norms in [0, 1], any shape, float32 or float64.
-        bins: M, the number of unit regions.
-        valid: Bool, the shape of `g`; None takes every example.
-
-    Returns:
-        int64 of the shape of `g`, values in [0, M].
-    """
-    # The product g·M may round across an edge; the edges themselves, j/M as MMDetection
-    # computes them, decide.
-    j = (g * bins).floor()
-    j = j - (g < j / bins).to(j.dtype) + (g >= (j + 1) / bins).to(j.dtype)
-    inside = g == g if valid is None else valid & (g == g)
-    return torch.where(inside, j.clamp(0, bins - 1), bins).long()
-
-
-def count_regions(regions: Tensor, bins: int) -> Tensor:
-    """R_j: the number of examples in each unit region.
-
-    Args:
-        regions: From `assign_regions`, any shape.
-        bins: M.
-
-    Returns:
-        int64 of shape (M,).
-    """
-    return torch.bincount(regions.flatten(), minlength=bins + 1)[:bins]
-
-
-def moving_average(
-    average: Tensor, counts: Tensor, momentum: float, formula: str = 'official'
-) -> Tensor:
-    """Eq. 12: `S = αS + (1-α)R`.
-
-    Args:
-        average: S of the call before, shape (M,), floating point.
-        counts: R of this call, shape (M,).
-        momentum: α in [0, 1).
-        formula: 'paper' applies Eq. 12 to every region; the others leave S as it is where
-            R is 0, as the released code does.
-
-    Returns:
-        The new S, shape (M,).
-    """
-    share = ((1 - momentum) * counts.double()).to(average.dtype)
-    updated = momentum * average + share
-    return updated if formula == 'paper' else torch.where(counts > 0, updated, average)
 
 
 def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:
@@ -88,6 +34,11 @@ def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -
     Raises:
         TypeError: `g` is not a floating-point tensor, `bins` not an int.
         ValueError: `bins` < 1, or `valid` has another shape.
+
+    Example:
+        >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
+        >>> region_gradient_density(g, bins=10)
+        tensor([30., 30., 30., 10.])
     """
     check_floating('g', g)
     check_count('bins', bins)
@@ -108,7 +59,7 @@ def exact_gradient_density(
     clipped to [0, 1] (Eq. 6).
 
     'sort' counts exactly, in O(N log N). 'histogram' takes O(N): g stands for the centre of its
-    cell of width h = ε/2q, see `fine_cells`, and the result is that of windows whose half
+    bin of width h = ε/2q, see `fine_bins`, and the result is that of windows whose half
     length is between ε/2 - h and ε/2 + h (a hundredth of h more for the rounding of float32),
     divided by a length that is off by at most h/2. 2h/ε = 1/q is 0.2 % for ε = 1/30.
 
@@ -116,7 +67,7 @@ def exact_gradient_density(
         g: Gradient norms in [0, 1], any shape, floating point.
         epsilon: ε, the length of the window, in (0, 1]; 1/M for comparison with M regions.
         valid: Bool, the shape of `g`; the others are not counted. None counts all.
-        method: 'sort', 'histogram', or 'auto': the histogram where `prefers_fine_cells`.
+        method: 'sort', 'histogram', or 'auto': the histogram where `prefers_fine_bins`.
 
     Returns:
         The density, at least float32, the shape of `g`.
@@ -125,6 +76,10 @@ def exact_gradient_density(
         TypeError: `g` is not a floating-point tensor, `epsilon` not a number.
         ValueError: `epsilon` is not > 0, or too small for a histogram; `valid` has another
             shape; `method` is not among the allowed.
+
+    Example:
+        >>> exact_gradient_density(torch.tensor([0.05, 0.5, 0.52]), epsilon=0.1)
+        tensor([10., 20., 20.])
     """
     check_floating('g', g)
     check_positive('epsilon', epsilon)
@@ -132,7 +87,7 @@ def exact_gradient_density(
     if valid is not None:
         check_same_shape('valid', valid, 'g', g)
     g = at_least_float32(g)
-    if method == 'histogram' or (method == 'auto' and prefers_fine_cells(g, epsilon)):
+    if method == 'histogram' or (method == 'auto' and prefers_fine_bins(g, epsilon)):
         return _density_by_histogram(g, epsilon, valid)
     counted = g.flatten() if valid is None else g[valid.bool()]
     ordered = counted.sort().values
@@ -142,8 +97,8 @@ def exact_gradient_density(
     return inside / length
 
 
-def prefers_fine_cells(g: Tensor, epsilon: float) -> bool:
-    """Whether 'auto' takes the histogram: where sorting is slow and a cell is short beside ε.
+def prefers_fine_bins(g: Tensor, epsilon: float) -> bool:
+    """Whether 'auto' takes the histogram: where sorting is slow and a bin is short beside ε.
 
     Float64 is sorted always, for it is asked for where exactness counts, and so are CUDA
     tensors, which PyTorch sorts by radix, in linear time.
@@ -152,49 +107,51 @@ def prefers_fine_cells(g: Tensor, epsilon: float) -> bool:
         g.device.type == 'cpu'
         and g.dtype != torch.float64
         and g.numel() > SORTED_AT_MOST
-        and MAX_CELLS * epsilon / 2 >= MIN_CELLS_OF_HALF_WINDOW
+        and MAX_FINE_BINS * epsilon / 2 >= MIN_BINS_OF_HALF_WINDOW
     )
 
 
-def fine_cells(epsilon: float) -> tuple[int, int]:
-    """The number of cells of the fine histogram, and q, the cells of half a window ε/2."""
-    half = int(MAX_CELLS * min(epsilon, 1) / 2 + 1e-6)
+def fine_bins(epsilon: float) -> tuple[int, int]:
+    """The number of bins of the fine histogram, and q, the bins of half a window ε/2."""
+    half = int(MAX_FINE_BINS * min(epsilon, 1) / 2 + 1e-6)
     if half < 1:
-        raise ValueError(f'epsilon must be >= {2 / MAX_CELLS:.1e} for a histogram, got {epsilon!r}')
+        raise ValueError(
+            f'epsilon must be >= {2 / MAX_FINE_BINS:.1e} for a histogram, got {epsilon!r}'
+        )
     return math.ceil(2 * half / epsilon - 1e-6), half
 
 
-def cell_gradient_density(counts: Tensor, half: int, epsilon: float) -> Tensor:
-    """GD at the centre of each cell, from prefix sums over the histogram.
+def fine_gradient_density(counts: Tensor, half: int, epsilon: float) -> Tensor:
+    """GD at the centre of each fine bin, from prefix sums over the histogram.
 
-    Of the two cells in which the window ends, half is counted.
+    Of the two bins in which the window ends, half is counted.
 
     Args:
-        counts: Examples of each cell, shape (K,), integer.
-        half: q, the cells of half a window.
+        counts: Examples of each bin, shape (K,), integer.
+        half: q, the bins of half a window.
         epsilon: ε.
 
     Returns:
         Float64 of shape (K,).
     """
     sums = F.pad(counts.cumsum(0), (1, 0)).double()
-    cell = torch.arange(len(counts), device=counts.device)
+    j = torch.arange(len(counts), device=counts.device)
 
     def below(edge: Tensor) -> Tensor:
         return sums[edge.clamp(0, len(counts))]
 
-    outer = below(cell + half + 1) - below(cell - half)
-    inner = below(cell + half) - below(cell - half + 1)
-    center = (cell + 0.5) * (epsilon / (2 * half))
+    outer = below(j + half + 1) - below(j - half)
+    inner = below(j + half) - below(j - half + 1)
+    center = (j + 0.5) * (epsilon / (2 * half))
     length = (center + epsilon / 2).clamp(max=1) - (center - epsilon / 2).clamp(min=0)
     return (outer + inner) / 2 / length
 
 
 def _density_by_histogram(g: Tensor, epsilon: float, valid: Tensor | None) -> Tensor:
-    cells, half = fine_cells(epsilon)
-    codes = (g * (2 * half / epsilon)).clamp(max=cells - 1).nan_to_num(nan=cells).int()
-    counted = codes.flatten() if valid is None else codes.where(valid.bool(), cells).flatten()
-    counts = torch.bincount(counted, minlength=cells + 1)[:cells]
-    density = cell_gradient_density(counts, half, epsilon).to(g.dtype)
+    bins, half = fine_bins(epsilon)
+    index = (g * (2 * half / epsilon)).clamp(max=bins - 1).nan_to_num(nan=bins).int()
+    counted = index.flatten() if valid is None else index.where(valid.bool(), bins).flatten()
+    counts = torch.bincount(counted, minlength=bins + 1)[:bins]
+    density = fine_gradient_density(counts, half, epsilon).to(g.dtype)
     density = torch.cat([density, density.new_full((1,), math.nan)])
-    return density.index_select(0, codes.flatten()).view(g.shape)
+    return density.index_select(0, index.flatten()).view(g.shape)

@@ -1,39 +1,129 @@
-"""The harmonizing parameter β (Eqs. 7, 10 and 13)."""
+"""The harmonizing parameter β (Eqs. 7, 10 and 13), and the moving average (Eq. 12)."""
 
-from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .gradient_density import assign_regions, count_regions, exact_gradient_density
-
-#: What a unit region counts as at least with `formula='floored'`. The number of examples that
-#: fall into a region scatters by its square root: a count of 30 is known to 18 %, one of 1 to
-#: nothing better than itself.
-MIN_COUNT = 30
+from ..ops import assign_regions, count_regions
+from .gradient_density import exact_gradient_density
 
 
-class Statistics(Protocol):
-    """What turns the counts of a call into those that the density uses.
+@dataclass(frozen=True)
+class Formula:
+    """A reading of the paper's β = N / (S·M).
 
-    A loss module passes its moving average, and the sum over processes.
+    Attributes:
+        divisor: 'all', M as in Eqs. 10 and 13; or 'filled', the number n of the regions that
+            are not empty in the call, as in the released code.
+        empty_regions_decay: Whether Eq. 12 applies to a region that is empty in the call;
+            otherwise it keeps its S.
+        weights_are_counts: Whether N of GHM-R is the sum of the weights, as in the released
+            code, instead of the number of valid offsets. For weights 0 and 1 it is the same.
+        min_count: What a region counts as at least. The number of examples that fall into a
+            region scatters by its square root: a count of 30 is known to 18 %, one of 1 to
+            nothing better than itself.
     """
 
-    def __call__(
-        self, counts: Tensor, num_examples: Tensor, *, finite: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """R, S and N from the counts R (M,) and the number N of this call.
+    divisor: str = 'filled'
+    empty_regions_decay: bool = False
+    weights_are_counts: bool = True
+    min_count: int = 0
 
-        `finite` is a bool scalar: whether the loss is finite in every example of the call.
+
+FORMULAS = {
+    'official': Formula(),
+    'paper': Formula('all', empty_regions_decay=True, weights_are_counts=False),
+    'floored': Formula(min_count=30),
+}
+
+
+def moving_average(
+    average: Tensor, counts: Tensor, momentum: float, formula: str = 'official'
+) -> Tensor:
+    """Eq. 12: `S = αS + (1-α)R`.
+
+    Args:
+        average: S of the call before, shape (M,), floating point.
+        counts: R of this call, shape (M,).
+        momentum: α in [0, 1).
+        formula: 'paper' applies Eq. 12 to every region; the others leave S as it is where
+            R is 0, as the released code does.
+
+    Returns:
+        The new S, shape (M,).
+
+    Example:
+        >>> moving_average(torch.tensor([4.0, 8.0]), torch.tensor([0, 4]), momentum=0.75)
+        tensor([4., 7.])
+    """
+    share = ((1 - momentum) * counts.double()).to(average.dtype)
+    updated = momentum * average + share
+    decays = FORMULAS[formula].empty_regions_decay
+    return updated if decays else torch.where(counts > 0, updated, average)
+
+
+class RegionStatistics(NamedTuple):
+    """What β is computed from where the density is that of unit regions (Eq. 9).
+
+    Attributes:
+        counts: R, shape (M,).
+        average: S, shape (M,); None where there is no moving average, and S = R.
+        num_examples: N, a scalar.
+        num_processes: Over how many processes R and N were summed.
+    """
+
+    counts: Tensor
+    average: Tensor | None
+    num_examples: Tensor
+    num_processes: int = 1
+
+    def beta(self, formula: Formula) -> Tensor:
+        """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or n in the place of M; 0 for an empty region.
+
+        Shape (M,).
         """
+        n = no_less_than_one(self.num_examples)
+        filled = self.counts > 0
+        s = (self.counts if self.average is None else self.average).where(filled, 1)
+        if formula.min_count:
+            s = s.clamp(min=formula.min_count)
+        # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
+        # average: the same rounding here makes training runs equal bit for bit.
+        quotient = n / s if self.average is None else n * s.reciprocal()
+        divisor = len(s) if formula.divisor == 'all' else filled.sum().clamp(min=1)
+        return torch.where(filled, quotient / divisor, 0)
 
 
-def counts_of_this_call(
-    counts: Tensor, num_examples: Tensor, *, finite: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The statistics without a memory: S = R."""
-    return counts, counts, num_examples
+class ExactStatistics(NamedTuple):
+    """What β is computed from where the density is exact (Eqs. 4-6).
+
+    Attributes:
+        density: GD of each example, or of each bin of the fine histogram; 0 where nothing is
+            counted.
+        num_examples: N, a scalar.
+        epsilon: ε.
+    """
+
+    density: Tensor
+    num_examples: Tensor
+    epsilon: float
+    num_processes: int = 1
+
+    def beta(self, formula: Formula) -> Tensor:
+        """Eq. 7: `β = N / GD`, the shape of the density.
+
+        GD is at least that of `min_count` examples in a window of ε.
+        """
+        gd, counted = self.density, self.density > 0
+        if formula.min_count:
+            gd = gd.clamp(min=formula.min_count / self.epsilon)
+        beta = no_less_than_one(self.num_examples) / gd.where(counted, 1)
+        return torch.where(counted, beta, 0)
+
+
+Statistics = RegionStatistics | ExactStatistics
 
 
 def no_less_than_one(num_examples: Tensor) -> Tensor:
@@ -41,53 +131,41 @@ def no_less_than_one(num_examples: Tensor) -> Tensor:
     return num_examples.clamp(min=1)
 
 
-def region_harmonizing_parameter(
-    counts: Tensor, average: Tensor, num_examples: Tensor, formula: str
-) -> Tensor:
-    """β of each unit region.
+def bounded_beta(statistics: Statistics, formula: str, max_beta: float | None) -> Tensor:
+    """β of each region, example or bin, at most `max_beta` where that is not None."""
+    beta = statistics.beta(FORMULAS[formula])
+    if max_beta is not None:
+        beta = beta.clamp(max=max_beta)
+    return beta.to(statistics.num_examples.dtype)
 
-    'paper': `β = N / (S·M)` (Eqs. 10 and 13). 'official': `β = N / (S·n)` with the number n
-    of non-empty regions in the place of M, as in the released code. 'floored':
-    `β = N / (max(S, MIN_COUNT)·n)`, so that a few examples alone in their region do not weigh
-    as much as all the others of another.
+
+def statistics_of(
+    g: Tensor, valid: Tensor, num_examples: Tensor, bins: int, density: str
+) -> tuple[Statistics, Tensor | None]:
+    """Count gradient norms, or find their exact density.
 
     Args:
-        counts: R, shape (M,).
-        average: S, shape (M,); R itself where there is no moving average.
-        num_examples: N, a scalar tensor.
-        formula: 'official', 'paper' or 'floored'.
+        g: Gradient norms in [0, 1], any shape, float32 or float64.
+        valid: Bool, the shape of `g`.
+        num_examples: N, a scalar of the dtype of `g`.
+        bins: M.
+        density: 'region' or 'exact'.
 
     Returns:
-        Shape (M,); 0 for a region that is empty in this call.
+        The statistics, and the region of each example for `beta_of_examples`; None where the
+        density is that of each example.
     """
-    filled = counts > 0
-    divisor = counts.numel() if formula == 'paper' else filled.sum().clamp(min=1)
-    # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving average:
-    # the same rounding here makes training runs equal bit for bit.
-    of_counts = average is counts
-    average = average.where(filled, 1)
-    if formula == 'floored':
-        average = average.clamp(min=MIN_COUNT)
-    quotient = num_examples / average if of_counts else num_examples * average.reciprocal()
-    return torch.where(filled, quotient / divisor, 0)
+    if density == 'exact':
+        gd = exact_gradient_density(g, 1 / bins, valid).where(valid, 0)
+        return ExactStatistics(gd, num_examples, 1 / bins), None
+    regions = assign_regions(g, bins, valid)
+    counts = count_regions(regions, bins).to(g.dtype)
+    return RegionStatistics(counts, None, num_examples), regions
 
 
-def exact_harmonizing_parameter(
-    gd: Tensor, num_examples: Tensor, epsilon: float, formula: str
-) -> Tensor:
-    """Eq. 7: `β = N / GD`, 0 where the density is 0, that is for what is not counted.
-
-    With 'floored' GD is at least that of `MIN_COUNT` examples in a window of ε.
-    """
-    counted = gd > 0
-    if formula == 'floored':
-        gd = gd.clamp(min=MIN_COUNT / epsilon)
-    return torch.where(counted, num_examples / gd.where(counted, 1), 0)
-
-
-def bounded(beta: Tensor, max_beta: float | None) -> Tensor:
-    """β, or `min(β, max_beta)` where there is a bound."""
-    return beta if max_beta is None else beta.clamp(max=max_beta)
+def beta_of_examples(beta: Tensor, regions: Tensor | None) -> Tensor:
+    """β of each example: that of its region, 0 outside; `regions` from `statistics_of`."""
+    return beta if regions is None else torch.cat([beta, beta.new_zeros(1)])[regions]
 
 
 def harmonizing_parameter(
@@ -99,7 +177,6 @@ def harmonizing_parameter(
     density: str = 'region',
     formula: str = 'official',
     max_beta: float | None = None,
-    statistics: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = counts_of_this_call,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7: `β_i = N / GD(g_i)` of every example.
 
@@ -111,24 +188,46 @@ def harmonizing_parameter(
         valid: Bool, the shape of `g`.
         num_examples: N, a scalar tensor of the dtype of `g`.
         bins: M.
-        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
-        formula: 'official', 'paper' or 'floored', see `region_harmonizing_parameter`.
-        max_beta: Upper bound of β; None leaves it unbounded, as the paper does.
-        statistics: Gives R, S and N from the R and N of this call; only for 'region'.
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6). Default: 'region'.
+        formula: 'official', 'paper' or 'floored', see `ghm_c_loss`. Default: 'official'.
+        max_beta: Upper bound of β. Default: None, no bound, as in the paper.
 
     Returns:
         β, the shape of `g`, 0 where not valid; and N, at least 1.
+
+    Example:
+        >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
+        >>> beta, n = harmonizing_parameter(g, g >= 0, torch.tensor(4.0), bins=10)
+        >>> beta
+        tensor([0.6667, 0.6667, 0.6667, 2.0000])
     """
-    if density == 'exact':
-        num_examples = no_less_than_one(num_examples)
-        gd = exact_gradient_density(g, 1 / bins, valid)
-        beta = exact_harmonizing_parameter(gd.where(valid, 0), num_examples, 1 / bins, formula)
-        return bounded(beta, max_beta), num_examples
-    regions = assign_regions(g, bins, valid)
-    counts, average, num_examples = statistics(
-        count_regions(regions, bins).to(g.dtype), num_examples
-    )
-    num_examples = no_less_than_one(num_examples)
-    of_region = region_harmonizing_parameter(counts, average, num_examples, formula)
-    of_region = bounded(of_region, max_beta).to(g.dtype)
-    return torch.cat([of_region, of_region.new_zeros(1)])[regions], num_examples
+    statistics, regions = statistics_of(g, valid, num_examples, bins, density)
+    beta = bounded_beta(statistics, formula, max_beta)
+    return beta_of_examples(beta, regions), no_less_than_one(num_examples)
+
+
+def region_harmonizing_parameter(
+    counts: Tensor, average: Tensor | None, num_examples: Tensor, formula: str
+) -> Tensor:
+    """β of each unit region.
+
+    'paper': `β = N / (S·M)` (Eqs. 10 and 13). 'official': `β = N / (S·n)` with the number n
+    of non-empty regions in the place of M, as in the released code. 'floored':
+    `β = N / (max(S, 30)·n)`, so that a few examples alone in their region do not weigh as much
+    as all the others of another.
+
+    Args:
+        counts: R, shape (M,).
+        average: S, shape (M,); None where there is no moving average, and S = R.
+        num_examples: N, a scalar tensor.
+        formula: 'official', 'paper' or 'floored'.
+
+    Returns:
+        Shape (M,); 0 for a region that is empty in this call.
+
+    Example:
+        >>> counts = torch.tensor([3.0, 0.0, 1.0])
+        >>> region_harmonizing_parameter(counts, None, torch.tensor(4.0), 'official')
+        tensor([0.6667, 0.0000, 2.0000])
+    """
+    return RegionStatistics(counts, average, num_examples).beta(FORMULAS[formula])

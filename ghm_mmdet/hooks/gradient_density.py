@@ -20,7 +20,7 @@ from ..functional import (
 )
 from ..functional.checks import check_same_shape
 from ..functional.examples import dense_target, valid_examples
-from ..functional.precision import at_least_float32
+from ..ops.precision import at_least_float32
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..functional import ghm_c_loss, softmax_ghm_c_loss
-from ..functional.checks import REDUCTIONS, check_says_use_sigmoid, check_use_sigmoid
-from ..functional.examples import quality_target, sum_of_targets
+from ..functional.checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
+from ..functional.examples import (
+    SigmoidExamples,
+    SoftmaxExamples,
+    quality_target,
+    sum_of_targets,
+)
+from ..functional.settings import Settings
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
 
@@ -69,11 +74,11 @@ class GHMC(GradientHarmonizingLoss):
         ignore_index: int | None = None,
     ) -> None:
         check_use_sigmoid(use_sigmoid)
-        super().__init__(
-            bins, momentum, loss_weight, reduction, density, formula, sync, max_beta,
-            last_edge=1 + 1e-6,
-            reductions=(*REDUCTIONS, 'positives') if use_sigmoid else REDUCTIONS,
-        )  # fmt: skip
+        reductions = (*REDUCTIONS, 'positives') if use_sigmoid else REDUCTIONS
+        check_choice('reduction', reduction, reductions)
+        reduction_of_examples = 'mean' if reduction == 'positives' else reduction
+        settings = Settings(bins, density, formula, reduction_of_examples, loss_weight, max_beta)
+        super().__init__(settings, momentum, sync, last_edge=1 + 1e-6)
         if use_sigmoid:
             for name, value in (('class_weight', class_weight), ('ignore_index', ignore_index)):
                 if value is not None:
@@ -82,6 +87,7 @@ class GHMC(GradientHarmonizingLoss):
                         'softmax form (use_sigmoid=False) takes it'
                     )
         self.use_sigmoid = use_sigmoid
+        self.times_positives = reduction == 'positives'
         self.class_weight = class_weight
         self.ignore_index = ignore_index
 
@@ -118,36 +124,28 @@ class GHMC(GradientHarmonizingLoss):
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`, or
                 `softmax_ghm_c_loss` where `use_sigmoid=False`.
         """
+        settings = self.reduced_by(reduction_override)
         weight = label_weight if weight is None else weight
-        reduction = self._reduction(reduction_override)
-        if self.use_sigmoid:
-            return self._sigmoid_form(pred, target, weight, reduction)
-        settings = dict(reduction=reduction, **self._settings())
-        ignore_index = -100 if self.ignore_index is None else self.ignore_index
-        return softmax_ghm_c_loss(
-            pred, target, weight,
-            class_weight=self.class_weight, ignore_index=ignore_index, **settings,
-        )  # fmt: skip
-
-    def _sigmoid_form(
-        self,
-        pred: Tensor,
-        target: Tensor | tuple[Tensor, Tensor],
-        weight: Tensor | None,
-        reduction: str,
-    ) -> Tensor:
+        if not self.use_sigmoid:
+            ignore_index = -100 if self.ignore_index is None else self.ignore_index
+            rows = SoftmaxExamples(pred, target, weight, self.class_weight, ignore_index)
+            return self.harmonized(rows, settings)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)
         if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
             weight = weight.squeeze(-1)
-        if reduction != 'positives':
-            return ghm_c_loss(pred, target, weight, reduction=reduction, **self._settings())
-        loss = ghm_c_loss(pred, target, weight, reduction='mean', **self._settings())
-        return loss * sum_of_targets(pred, target, weight).clamp(min=1)
+        loss = self.harmonized(SigmoidExamples(pred, target, weight), settings)
+        if self.times_positives and reduction_override is None:
+            loss = loss * sum_of_targets(pred, target, weight).clamp(min=1)
+        return loss
+
+    @property
+    def reduction(self) -> str:
+        return 'positives' if self.times_positives else super().reduction
 
 
 @MODELS.register_module(name='GHMC')
 def build_ghm_c(**settings: object) -> GHMC:
     """Build `GHMC` from a config, which must say `use_sigmoid=True` or `False`."""
-    check_says_use_sigmoid('ghm_mmdet.GHMC', settings)
+    require_use_sigmoid('ghm_mmdet.GHMC', settings)
     return GHMC(**settings)

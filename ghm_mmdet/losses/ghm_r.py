@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from ..functional import ghm_r_loss
 from ..functional.checks import check_positive
+from ..functional.examples import OffsetExamples
+from ..functional.settings import Settings
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
 
@@ -42,10 +43,8 @@ class GHMR(GradientHarmonizingLoss):
         sync: bool = False,
         max_beta: float | None = None,
     ) -> None:
-        super().__init__(
-            bins, momentum, loss_weight, reduction, density, formula, sync, max_beta,
-            last_edge=1e3,
-        )  # fmt: skip
+        settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+        super().__init__(settings, momentum, sync, last_edge=1e3)
         check_positive('mu', mu)
         self.mu = mu
 
@@ -74,7 +73,5 @@ class GHMR(GradientHarmonizingLoss):
         Raises:
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_r_loss`.
         """
-        reduction = self._reduction(reduction_override)
-        return ghm_r_loss(
-            pred, target, label_weight, mu=self.mu, reduction=reduction, **self._settings()
-        )
+        settings = self.reduced_by(reduction_override)
+        return self.harmonized(OffsetExamples(pred, target, label_weight, self.mu), settings)

@@ -1,6 +1,6 @@
 """What GHM-C and GHM-R share: the settings, the moving average, the sum over processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -8,14 +8,11 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..functional import moving_average
-from ..functional.checks import (
-    REDUCTIONS,
-    check_choice,
-    check_momentum,
-    check_positive,
-    check_real,
-    check_settings,
-)
+from ..functional.checks import REDUCTIONS, check_choice, check_momentum
+from ..functional.examples import Examples
+from ..functional.harmonizing import RegionStatistics, Statistics
+from ..functional.passes import Counted, count, weigh
+from ..functional.settings import Settings
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -24,6 +21,9 @@ class GradientHarmonizingLoss(nn.Module):
     """The statistics of a gradient harmonizing loss.
 
     Attributes:
+        settings: The checked settings; `bins`, `loss_weight` and so on read from them.
+        momentum: α of Eq. 12.
+        sync: Whether the counts are summed over all processes.
         edges: Buffer of shape (M + 1,), the edges of the unit regions. It is kept, with the
             values of MMDetection's class, so that checkpoints load both ways; ind(g) is
             computed from M.
@@ -33,43 +33,46 @@ class GradientHarmonizingLoss(nn.Module):
     edges: Tensor
     acc_sum: Tensor
 
-    def __init__(
-        self,
-        bins: int,
-        momentum: float,
-        loss_weight: float,
-        reduction: str,
-        density: str,
-        formula: str,
-        sync: bool,
-        max_beta: float | None,
-        last_edge: float,
-        reductions: Sequence[str] = REDUCTIONS,
-    ) -> None:
+    def __init__(self, settings: Settings, momentum: float, sync: bool, last_edge: float) -> None:
         super().__init__()
-        check_settings(bins, density, formula, reduction, reductions)
         check_momentum('momentum', momentum)
-        check_real('loss_weight', loss_weight)
-        if max_beta is not None:
-            check_positive('max_beta', max_beta)
-        if density == 'exact' and (momentum > 0 or sync):
+        if settings.density == 'exact' and (momentum > 0 or sync):
             raise ValueError(
                 "density='exact' has no unit regions to average or to sum over processes: "
                 f'it takes momentum=0 and sync=False, got momentum={momentum} and sync={sync}'
             )
-        self.bins = bins
+        self.settings = settings
         self.momentum = momentum
-        self.loss_weight = loss_weight
-        self.reduction = reduction
-        self.density = density
-        self.formula = formula
         self.sync = sync
-        self.max_beta = max_beta
-        edges = torch.arange(bins + 1).float() / bins
+        edges = torch.arange(settings.bins + 1).float() / settings.bins
         edges[-1] = last_edge
         self.register_buffer('edges', edges)
         if momentum > 0:
-            self.register_buffer('acc_sum', torch.zeros(bins))
+            self.register_buffer('acc_sum', torch.zeros(settings.bins))
+
+    @property
+    def bins(self) -> int:
+        return self.settings.bins
+
+    @property
+    def density(self) -> str:
+        return self.settings.density
+
+    @property
+    def formula(self) -> str:
+        return self.settings.formula
+
+    @property
+    def reduction(self) -> str:
+        return self.settings.reduction
+
+    @property
+    def loss_weight(self) -> float:
+        return self.settings.loss_weight
+
+    @property
+    def max_beta(self) -> float | None:
+        return self.settings.max_beta
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """As `nn.Module`, but `half()` and `bfloat16()` leave the statistics in float32.
@@ -90,45 +93,43 @@ class GradientHarmonizingLoss(nn.Module):
         )  # fmt: skip
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
-    def _reduction(self, reduction_override: str | None) -> str:
+    def reduced_by(self, reduction_override: str | None) -> Settings:
+        """The settings of a call."""
         if reduction_override is None:
-            return self.reduction
+            return self.settings
         check_choice('reduction_override', reduction_override, REDUCTIONS)
-        return reduction_override
+        return self.settings.reduced_by(reduction_override)
 
-    def _settings(self) -> dict[str, object]:
-        """The keyword arguments that `ghm_c_loss` and `ghm_r_loss` share."""
-        return dict(
-            bins=self.bins,
-            density=self.density,
-            formula=self.formula,
-            loss_weight=self.loss_weight * self._world_size(),
-            max_beta=self.max_beta,
-            statistics=self._statistics,
-        )
-
-    def _world_size(self) -> int:
-        return dist.get_world_size() if self.sync and _is_distributed() else 1
+    def harmonized(self, examples: Examples, settings: Settings) -> Tensor:
+        """The loss: count, the statistics of this module, weigh."""
+        counted = count(examples, settings)
+        return weigh(examples, counted, self.statistics(counted), settings)
 
     @torch.no_grad()
-    def _statistics(
-        self, counts: Tensor, num_examples: Tensor, *, finite: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def statistics(self, counted: Counted) -> Statistics:
         """R, S and N of the mini-batch: over all processes if `sync`, S with its memory.
 
         A mini-batch whose loss is not finite does not enter the memory.
         """
-        if self._world_size() > 1:
-            infinite = (~finite).to(counts.dtype)
-            sums = torch.cat([counts, num_examples.reshape(1), infinite.reshape(1)])
-            dist.all_reduce(sums)
-            counts, num_examples, finite = sums[:-2], sums[-2], sums[-1] == 0
+        statistics, finite = counted.statistics, counted.finite
+        if not isinstance(statistics, RegionStatistics):
+            return statistics
+        if self.sync and _num_processes() > 1:
+            statistics, finite = _summed(statistics, finite)
         if self.momentum == 0:
-            return counts, counts, num_examples
-        average = moving_average(self.acc_sum, counts, self.momentum, self.formula)
+            return statistics
+        average = moving_average(self.acc_sum, statistics.counts, self.momentum, self.formula)
         self.acc_sum.copy_(torch.where(finite, average, self.acc_sum))
-        return counts, average, num_examples
+        return statistics._replace(average=average)
 
 
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def _summed(statistics: RegionStatistics, finite: Tensor) -> tuple[RegionStatistics, Tensor]:
+    """The statistics over all processes, and whether the loss is finite in all of them."""
+    counts, _, num_examples, _ = statistics
+    sums = torch.cat([counts, num_examples.reshape(1), (~finite).to(counts.dtype).reshape(1)])
+    dist.all_reduce(sums)
+    return RegionStatistics(sums[:-2], None, sums[-2], _num_processes()), sums[-1] == 0
+
+
+def _num_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

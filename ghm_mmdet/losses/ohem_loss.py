@@ -13,8 +13,8 @@ from ..functional.checks import (
     check_positive,
     check_real,
     check_same_shape,
-    check_says_use_sigmoid,
     check_use_sigmoid,
+    require_use_sigmoid,
 )
 from ..functional.examples import dense_target
 from ..registry import MODELS
@@ -154,5 +154,5 @@ def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio:
 @MODELS.register_module(name='OHEMLoss')
 def build_ohem_loss(**settings: object) -> OHEMLoss:
     """Build `OHEMLoss` from a config, which must say `use_sigmoid`."""
-    check_says_use_sigmoid('ghm_mmdet.OHEMLoss', settings)
+    require_use_sigmoid('ghm_mmdet.OHEMLoss', settings)
     return OHEMLoss(**settings)

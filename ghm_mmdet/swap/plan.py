@@ -7,7 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..functional.checks import FORMULAS, check_choice, check_count, check_momentum
+from ..functional.checks import check_choice, check_count, check_momentum
+from ..functional.harmonizing import FORMULAS
 from ..losses.settings import GHM_C, GHM_R
 from . import heads as known
 from .heads import LOGITS, OFFSETS, Call

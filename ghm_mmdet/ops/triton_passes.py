@@ -1,14 +1,18 @@
-"""Triton kernels of the region density loss: count, sum, gradient.
+"""The passes over CUDA tensors, as Triton kernels: count, then loss and gradient.
 
-Each kernel reads the logits (or offsets) once, in float32 registers, and recomputes the region
-of each example: that costs less than a byte an element written and read again. Nothing waits
-for the host, so a CUDA graph can capture the loss.
+Each kernel reads the logits (or offsets) once, in float32 registers, and the second assigns the
+regions again: that costs less than a byte an element written and read. Nothing waits for the
+host, so a CUDA graph can capture the loss.
 """
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .operators import Counted, Weighted
 
 BLOCK = 4096
 NUM_WARPS = 8
@@ -49,7 +53,7 @@ def _offsets(WIDE: tl.constexpr, BLOCK: tl.constexpr):  # noqa: ANN202
 @triton.jit
 def _example(  # noqa: ANN202
     pred, target, weight, offsets, size, width, mu, mu_squared,  # noqa: ANN001
-    BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, REGRESSION: tl.constexpr,
+    BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, ASL1: tl.constexpr,
 ):  # fmt: skip
     """Of each example: its signed gradient, its loss, its region in [0, BINS], and x - p*.
 
@@ -63,7 +67,7 @@ def _example(  # noqa: ANN202
     if WEIGHT == WEIGHT_OF_EXAMPLE:
         valid = inside & (tl.load(weight + offsets, mask=inside, other=0) > 0)
     # Most boxes are background: their offsets are not even read.
-    read = valid if REGRESSION else inside
+    read = valid if ASL1 else inside
     x = tl.load(pred + offsets, mask=read, other=0).to(tl.float32)
     if LABELS:
         label = tl.load(target + row, mask=inside, other=-1)
@@ -71,7 +75,7 @@ def _example(  # noqa: ANN202
     else:
         p_star = tl.load(target + offsets, mask=read, other=0).to(tl.float32)
     d = x - p_star
-    if REGRESSION:
+    if ASL1:
         root = tl.sqrt_rn(d * d + mu_squared)
         slope = tl.div_rn(d, root)
         loss = root - mu
@@ -93,65 +97,86 @@ def _example(  # noqa: ANN202
 @triton.jit
 def _count_kernel(
     counts, infinite, pred, target, weight, size, width, mu, mu_squared,  # noqa: ANN001
-    BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, REGRESSION: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK: tl.constexpr, CELLS: tl.constexpr,
+    BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, ASL1: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr, HISTOGRAM: tl.constexpr,
 ) -> None:  # fmt: skip
     offsets = _offsets(WIDE, BLOCK)
     _, _, region, d = _example(
         pred, target, weight, offsets, size, width, mu, mu_squared,
-        BINS, LABELS, WEIGHT, REGRESSION,
+        BINS, LABELS, WEIGHT, ASL1,
     )  # fmt: skip
-    cells = tl.arange(0, CELLS)
-    histogram = tl.histogram(region, CELLS)
-    tl.atomic_add(counts + cells, histogram.to(tl.int64), mask=cells < BINS)
+    j = tl.arange(0, HISTOGRAM)
+    histogram = tl.histogram(region, HISTOGRAM)
+    tl.atomic_add(counts + j, histogram.to(tl.int64), mask=j < BINS)
     found = tl.max(tl.where(tl.abs(d) < float('inf'), 0, 1))
     tl.atomic_max(infinite, found, mask=found > 0)
 
 
 @triton.jit
-def _sum_kernel(
-    sums, beta, pred, target, weight, size, width, mu, mu_squared,  # noqa: ANN001
-    BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, REGRESSION: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+def _loss_kernel(
+    sums, gradient, beta, pred, target, weight, size, width, mu, mu_squared,  # noqa: ANN001
+    BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, ASL1: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr, GRADIENT: tl.constexpr,
 ) -> None:  # fmt: skip
     offsets = _offsets(WIDE, BLOCK)
-    _, loss, region, _ = _example(
+    slope, loss, region, _ = _example(
         pred, target, weight, offsets, size, width, mu, mu_squared,
-        BINS, LABELS, WEIGHT, REGRESSION,
+        BINS, LABELS, WEIGHT, ASL1,
     )  # fmt: skip
-    tl.store(sums + tl.program_id(0), tl.sum(tl.load(beta + region) * loss))
+    # No weight is loaded for an example that lies in no region.
+    beta_i = tl.load(beta + region, mask=region < BINS, other=0)
+    tl.store(sums + tl.program_id(0), tl.sum(beta_i * loss))
+    if GRADIENT:
+        tl.store(gradient + offsets, beta_i * slope, mask=offsets < size)
 
 
-@triton.jit
-def _gradient_kernel(
-    gradient, scale, beta, pred, target, weight, size, width, mu, mu_squared,  # noqa: ANN001
-    BINS: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr, REGRESSION: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
-    offsets = _offsets(WIDE, BLOCK)
-    slope, _, region, _ = _example(
-        pred, target, weight, offsets, size, width, mu, mu_squared,
-        BINS, LABELS, WEIGHT, REGRESSION,
-    )  # fmt: skip
-    scaled = slope * (tl.load(beta + region) * tl.load(scale))
-    tl.store(gradient + offsets, scaled.to(gradient.dtype.element_ty), mask=offsets < size)
+def count_cross_entropy(
+    pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, exact_edges: bool
+) -> Counted:
+    """See `operators.count_cross_entropy`."""
+    return _count(_Examples(pred, target, weight), bins)
 
 
-class _Launch:
-    """The arguments that the three kernels share.
+def count_asl1(
+    pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, exact_edges: bool
+) -> Counted:
+    """See `operators.count_asl1`."""
+    return _count(_Examples(pred, target, weight, mu), bins)
 
-    Args:
-        pred: Logits or offsets, any shape, float32, float16 or bfloat16.
-        target: int labels of the shape of `pred` without its last dimension, or the shape of
-            `pred`.
-        weight: Either shape, or None.
-        bins: M.
-        mu: μ of ASL1; 0 for the cross entropy of logits.
-    """
+
+def weighted_cross_entropy(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    bin_index: Tensor,
+    beta: Tensor,
+    exact_edges: bool,
+    with_gradient: bool,
+) -> Weighted:
+    """See `operators.weighted_cross_entropy`."""
+    return _weighted(_Examples(pred, target, weight), beta, with_gradient)
+
+
+def weighted_asl1(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mu: float,
+    bin_index: Tensor,
+    beta: Tensor,
+    with_gradient: bool,
+) -> Weighted:
+    """See `operators.weighted_asl1`."""
+    return _weighted(_Examples(pred, target, weight, mu), beta, with_gradient)
+
+
+class _Examples:
+    """The arguments that the kernels share; `mu` is None for cross entropy."""
 
     def __init__(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, mu: float
+        self, pred: Tensor, target: Tensor, weight: Tensor | None, mu: float | None = None
     ) -> None:
+        mu_or_zero = mu or 0.0
         self.pred = pred.contiguous()
         self.grid = (triton.cdiv(pred.numel(), BLOCK),)
         self.arguments = (
@@ -160,65 +185,37 @@ class _Launch:
             self.pred if weight is None else weight.contiguous(),
             pred.numel(),
             pred.shape[-1] if pred.dim() else 1,
-            mu,
-            mu * mu,
+            mu_or_zero,
+            mu_or_zero * mu_or_zero,
         )
         of_row = weight is not None and weight.shape != pred.shape
         self.constants = dict(
-            BINS=bins,
             LABELS=target.shape != pred.shape,
             WEIGHT=0 if weight is None else 1 if of_row else 2,
-            REGRESSION=mu > 0,
+            ASL1=mu is not None,
             WIDE=pred.numel() + BLOCK >= 2**31,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
         )
 
-    def run(self, kernel: triton.JITFunction, *first: Tensor, **constants: int) -> None:
+    def run(self, kernel: Any, *first: Tensor, **constants: Any) -> None:
         with torch.cuda.device_of(self.pred):
             kernel[self.grid](*first, *self.arguments, **self.constants, **constants)
 
 
-def count_examples(
-    pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, mu: float
-) -> tuple[Tensor, Tensor]:
-    """R_j, int64 of shape (M,), and whether all that was read is finite, a bool scalar.
-
-    Args:
-        pred, target, weight, bins, mu: As `_Launch`.
-    """
+def _count(examples: _Examples, bins: int) -> Counted:
+    pred = examples.pred
     counts = torch.zeros(bins, dtype=torch.int64, device=pred.device)
     infinite = torch.zeros((), dtype=torch.int32, device=pred.device)
-    cells = max(32, triton.next_power_of_2(bins + 1))
-    _Launch(pred, target, weight, bins, mu).run(_count_kernel, counts, infinite, CELLS=cells)
-    return counts, infinite == 0
+    histogram = max(32, triton.next_power_of_2(bins + 1))
+    examples.run(_count_kernel, counts, infinite, BINS=bins, HISTOGRAM=histogram)
+    return counts, pred.new_empty(0, dtype=torch.uint8), infinite == 0
 
 
-def sum_losses(
-    pred: Tensor, target: Tensor, weight: Tensor | None, beta: Tensor, mu: float
-) -> Tensor:
-    """Σ β_i L_i, a float32 scalar: sums of blocks in float32, their sum in float64.
-
-    Args:
-        pred, target, weight, mu: As `_Launch`.
-        beta: β of each region, shape (M,).
-    """
-    launch = _Launch(pred, target, weight, len(beta), mu)
-    sums = torch.empty(launch.grid, device=pred.device)
-    launch.run(_sum_kernel, sums, _with_zero(beta))
-    return sums.sum(dtype=torch.float64).float()
-
-
-def gradient_of_losses(
-    scale: Tensor, pred: Tensor, target: Tensor, weight: Tensor | None, beta: Tensor, mu: float
-) -> Tensor:
-    """`scale · ∂(Σ β_i L_i)/∂pred`, the shape and dtype of `pred`; arguments as `sum_losses`."""
-    launch = _Launch(pred, target, weight, len(beta), mu)
-    gradient = torch.empty_like(launch.pred)
-    launch.run(_gradient_kernel, gradient, scale.float(), _with_zero(beta))
-    return gradient
-
-
-def _with_zero(beta: Tensor) -> Tensor:
-    """β of the regions, and 0 for the examples that lie in none."""
-    return torch.cat([beta.float(), beta.new_zeros(1, dtype=torch.float32)])
+def _weighted(examples: _Examples, beta: Tensor, with_gradient: bool) -> Weighted:
+    """Blocks are summed in float32, their sums in float64; the gradient is float32."""
+    pred = examples.pred
+    sums = torch.empty(examples.grid, device=pred.device)
+    gradient = torch.empty(pred.shape if with_gradient else 0, device=pred.device)
+    examples.run(_loss_kernel, sums, gradient, beta, BINS=len(beta), GRADIENT=with_gradient)
+    return sums.sum(dtype=torch.float64).float(), gradient

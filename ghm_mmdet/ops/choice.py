@@ -1,13 +1,16 @@
-"""Device code behind `ghm_mmdet.functional`, and the choice between it and PyTorch.
-
-Nothing but `ghm_mmdet.functional` imports this package, and Triton is imported on first use.
-"""
+"""The one choice between the passes: the operators' or the plain formula, PyTorch or Triton."""
 
 import os
 from importlib.util import find_spec
 
+import torch
+from torch import Tensor
+
 VARIABLE = 'GHM_MMDET_KERNELS'
 KERNELS = ('torch', 'triton')
+
+#: M must fit into one byte, together with the index of an example that lies in no region.
+MAX_REGIONS = 255
 
 
 def choose_kernels(device_type: str) -> str:
@@ -37,6 +40,26 @@ def choose_kernels(device_type: str) -> str:
                 'TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests'
             )
     return forced
+
+
+def can_fuse(pred: Tensor, target: Tensor, bins: int, *, fine: bool) -> bool:
+    """Whether the operators compute the loss of these tensors; else the plain formula does.
+
+    Args:
+        pred, target: As `count_cross_entropy` or `count_asl1` takes them.
+        bins: M.
+        fine: Whether the examples are counted in the fine histogram of the exact density.
+    """
+    kernels = _choose_kernels(pred.device.type)
+    if pred.numel() == 0 or bins > MAX_REGIONS or target.requires_grad:
+        return False
+    if kernels == 'triton':
+        return pred.dtype != torch.float64 and not fine
+    return pred.device.type == 'cpu'
+
+
+# Compiled code keeps the choice that was made when it was traced.
+_choose_kernels = torch.compiler.assume_constant_result(choose_kernels)
 
 
 def _has_triton() -> bool:

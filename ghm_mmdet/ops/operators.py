@@ -1,0 +1,215 @@
+"""The two passes as operators of PyTorch, which `torch.compile` takes as they are.
+
+Every operator has an implementation for CPU tensors (`cpu_passes`) and one for CUDA tensors
+(`triton_passes`). The index of each example's bin, which the first pass hands to the second,
+is empty where the second pass assigns the bins itself.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .choice import choose_kernels
+from .precision import compute_dtype
+
+Counted = tuple[Tensor, Tensor, Tensor]
+Weighted = tuple[Tensor, Tensor]
+
+
+def _passes(device_type: str) -> ModuleType:
+    """The implementation for a device: Triton's interpreter, too, runs on CPU tensors."""
+    name = 'triton_passes' if choose_kernels(device_type) == 'triton' else 'cpu_passes'
+    return import_module(f'.{name}', __package__)
+
+
+@torch.library.custom_op('ghm_mmdet::count_cross_entropy', mutates_args=(), device_types='cpu')
+def count_cross_entropy(
+    pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, exact_edges: bool
+) -> Counted:
+    """Count the examples of binary cross entropy by their gradient norm (Eq. 3).
+
+    Args:
+        pred: Logits, any shape, floating point.
+        target: int labels of the shape of `pred` without its last dimension, or targets of the
+            shape of `pred`.
+        weight: Either shape, or None; an example is valid where it is > 0.
+        bins: The number of bins of equal width, below 2**15.
+        exact_edges: Decide by the edges j/M themselves, as `assign_regions`. False takes the
+            rounded product g·M, which is enough for the fine bins of the exact density.
+
+    Returns:
+        The number of examples in each bin, int64 of shape (bins,); the bin of each, for
+        `weighted_cross_entropy`; and whether logits and targets are finite, a bool scalar.
+    """
+    return _passes('cpu').count_cross_entropy(pred, target, weight, bins, exact_edges)
+
+
+@torch.library.custom_op('ghm_mmdet::count_asl1', mutates_args=(), device_types='cpu')
+def count_asl1(
+    pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, exact_edges: bool
+) -> Counted:
+    """Count the examples of ASL1 by their gradient norm (Eq. 18).
+
+    Args:
+        pred: Encoded offsets, any shape, floating point.
+        target: The shape of `pred`.
+        weight: The shape of `pred`, or that without its last dimension, or None.
+        mu: μ of ASL1.
+        bins, exact_edges: As `count_cross_entropy`.
+
+    Returns:
+        As `count_cross_entropy`; finite are the valid offsets.
+    """
+    return _passes('cpu').count_asl1(pred, target, weight, mu, bins, exact_edges)
+
+
+@torch.library.custom_op('ghm_mmdet::weighted_cross_entropy', mutates_args=(), device_types='cpu')
+def weighted_cross_entropy(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    bin_index: Tensor,
+    beta: Tensor,
+    exact_edges: bool,
+    with_gradient: bool,
+) -> Weighted:
+    """`Σ β_i L_i` of binary cross entropy, and its gradient with β as a constant.
+
+    Args:
+        pred, target, weight, exact_edges: As `count_cross_entropy`.
+        bin_index: From `count_cross_entropy`.
+        beta: β of each bin, shape (bins,).
+        with_gradient: False leaves the gradient out.
+
+    Returns:
+        A scalar, and `β_i ∂L_i/∂pred_i` of the shape of `pred`, or an empty tensor; at least
+        float32.
+    """
+    return _passes('cpu').weighted_cross_entropy(
+        pred, target, weight, bin_index, beta, exact_edges, with_gradient
+    )
+
+
+@torch.library.custom_op('ghm_mmdet::weighted_asl1', mutates_args=(), device_types='cpu')
+def weighted_asl1(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mu: float,
+    bin_index: Tensor,
+    beta: Tensor,
+    with_gradient: bool,
+) -> Weighted:
+    """`Σ β_i ASL1(d_i)` and its gradient; as `weighted_cross_entropy`."""
+    return _passes('cpu').weighted_asl1(pred, target, weight, mu, bin_index, beta, with_gradient)
+
+
+@torch.library.custom_op('ghm_mmdet::scale_gradient', mutates_args=())
+def scale_gradient(scale: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """`scale · gradient`; an operator so that a second derivative is refused, not wrong."""
+    return (gradient * scale).to(dtype)
+
+
+@count_cross_entropy.register_kernel('cuda')
+def _(*args: Any) -> Counted:
+    return _passes('cuda').count_cross_entropy(*args)
+
+
+@count_asl1.register_kernel('cuda')
+def _(*args: Any) -> Counted:
+    return _passes('cuda').count_asl1(*args)
+
+
+@weighted_cross_entropy.register_kernel('cuda')
+def _(*args: Any) -> Weighted:
+    return _passes('cuda').weighted_cross_entropy(*args)
+
+
+@weighted_asl1.register_kernel('cuda')
+def _(*args: Any) -> Weighted:
+    return _passes('cuda').weighted_asl1(*args)
+
+
+@count_cross_entropy.register_fake
+def _(pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, exact_edges: bool) -> Counted:
+    return _fake_counts(pred, bins, pred.numel())
+
+
+@count_asl1.register_fake
+def _(
+    pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, exact_edges: bool
+) -> Counted:
+    on_cpu = choose_kernels(pred.device.type) == 'torch'
+    valid = torch.library.get_ctx().new_dynamic_size() if weight is not None and on_cpu else None
+    return _fake_counts(pred, bins, pred.numel() if valid is None else valid)
+
+
+def _fake_counts(pred: Tensor, bins: int, indices: int) -> Counted:
+    counts = pred.new_empty(bins, dtype=torch.int64)
+    finite = pred.new_empty((), dtype=torch.bool)
+    if choose_kernels(pred.device.type) == 'triton':
+        return counts, pred.new_empty(0, dtype=torch.uint8), finite
+    return counts, pred.new_empty(indices, dtype=index_dtype(bins)), finite
+
+
+def index_dtype(bins: int) -> torch.dtype:
+    """The smallest that holds 0 to `bins`."""
+    return torch.uint8 if bins < 256 else torch.int16
+
+
+@weighted_cross_entropy.register_fake
+def _(pred: Tensor, *args: Any) -> Weighted:
+    return _fake_weighted(pred, args[-1])
+
+
+@weighted_asl1.register_fake
+def _(pred: Tensor, *args: Any) -> Weighted:
+    return _fake_weighted(pred, args[-1])
+
+
+def _fake_weighted(pred: Tensor, with_gradient: bool) -> Weighted:
+    dtype = compute_dtype(pred)
+    shape = pred.shape if with_gradient else (0,)
+    return pred.new_empty((), dtype=dtype), pred.new_empty(shape, dtype=dtype)
+
+
+@scale_gradient.register_fake
+def _(scale: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(gradient, dtype=dtype)
+
+
+def _keep_gradient(ctx: Any, inputs: tuple, output: Weighted) -> None:
+    ctx.dtype = inputs[0].dtype
+    ctx.num_inputs = len(inputs)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
+
+
+def _scaled_gradient(ctx: Any, scale: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    others = (None,) * (ctx.num_inputs - 1)
+    if scale is None:
+        return None, *others
+    (gradient,) = ctx.saved_tensors
+    if gradient.dtype != ctx.dtype or not _is_last_use(gradient):
+        return torch.ops.ghm_mmdet.scale_gradient(scale, gradient, ctx.dtype), *others
+    gradient = gradient.detach()
+    # On CUDA the comparison would wait for the device.
+    if scale.device.type == 'cpu' and scale == 1:
+        return gradient, *others
+    return gradient.mul_(scale), *others
+
+
+def _is_last_use(saved: Tensor) -> bool:
+    """Whether a saved tensor is freed after this backward, and may be written to.
+
+    It is not with `retain_graph=True`, and where `torch.compile` traces with stand-ins.
+    """
+    keeps_graph = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return type(saved) is Tensor and keeps_graph is not None and not keeps_graph()
+
+
+for _operator in (weighted_cross_entropy, weighted_asl1):
+    _operator.register_autograd(_scaled_gradient, setup_context=_keep_gradient)
