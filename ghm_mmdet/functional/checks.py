@@ -1,7 +1,8 @@
 """Checks of arguments: each error names the argument, its value and what is allowed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,25 +23,25 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
         raise ChoiceError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
 
 
-def check_count(name: str, value: object) -> None:
+def check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f'{name} must be an int >= 1, got {value!r}')
     if value < 1:
         raise ValueError(f'{name} must be >= 1, got {value!r}')
 
 
-def check_real(name: str, value: object) -> None:
+def check_real(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f'{name} must be a number, got {value!r}')
 
 
-def check_positive(name: str, value: object) -> None:
+def check_positive(name: str, value: Any) -> None:
     check_real(name, value)
     if not value > 0:
         raise ValueError(f'{name} must be > 0, got {value!r}')
 
 
-def check_momentum(name: str, value: object) -> None:
+def check_momentum(name: str, value: Any) -> None:
     check_real(name, value)
     if not 0 <= value < 1:
         raise ValueError(f'{name} must be in [0, 1), got {value!r}')
@@ -68,7 +69,7 @@ def check_use_sigmoid(value: object) -> None:
         raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
 
 
-def require_use_sigmoid(loss: str, settings: dict[str, object]) -> None:
+def require_use_sigmoid(loss: str, settings: Mapping[str, object]) -> None:
     """Refuse a config of a classification loss that leaves `use_sigmoid` out."""
     if 'use_sigmoid' not in settings:
         raise ValueError(

@@ -97,9 +97,13 @@ class SigmoidExamples(FusedExamples):
 
     def count(self, bins: int, exact_edges: bool) -> ops.Counted:
         pred = self.pred.detach()
-        return ops.count_cross_entropy(pred, self.target, self.weight, bins, exact_edges)
+        counted: ops.Counted = ops.count_cross_entropy(
+            pred, self.target, self.weight, bins, exact_edges
+        )
+        return counted
 
     def weighted_sum(self, bin_index: Tensor, beta: Tensor, exact_edges: bool) -> Tensor:
+        total: Tensor
         total, _ = ops.weighted_cross_entropy(
             self.pred, self.target, self.weight, bin_index, beta, exact_edges, self.with_gradient
         )  # fmt: skip
@@ -140,9 +144,13 @@ class OffsetExamples(FusedExamples):
 
     def count(self, bins: int, exact_edges: bool) -> ops.Counted:
         pred = self.pred.detach()
-        return ops.count_asl1(pred, self.target, self.weight, self.mu, bins, exact_edges)
+        counted: ops.Counted = ops.count_asl1(
+            pred, self.target, self.weight, self.mu, bins, exact_edges
+        )
+        return counted
 
     def weighted_sum(self, bin_index: Tensor, beta: Tensor, exact_edges: bool) -> Tensor:
+        total: Tensor
         total, _ = ops.weighted_asl1(
             self.pred, self.target, self.weight, self.mu, bin_index, beta, self.with_gradient
         )  # fmt: skip
@@ -223,7 +231,7 @@ def check_target(logits: Tensor, target: object) -> None:
         )
 
 
-def check_softmax_target(logits: Tensor, target: object, weight: object) -> None:
+def check_softmax_target(logits: Tensor, target: Tensor, weight: Tensor | None) -> None:
     """Whether target and weight are those of the rows of `logits`, shape (N, C)."""
     if logits.dim() != 2:
         raise ValueError(f'pred must have the shape (N, C), got {tuple(logits.shape)}')

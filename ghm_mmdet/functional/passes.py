@@ -27,13 +27,14 @@ class Counted(NamedTuple):
     Attributes:
         statistics: Of this call; a loss module puts its moving average in.
         finite: Whether the loss is finite in every example, a bool scalar.
-        index: The region or fine bin of each example; None where the density is that of each.
+        bin_index: The region or fine bin of each example; None where the density is that of
+            each.
         loss: The loss of each example, with its graph; None where operators do both passes.
     """
 
     statistics: Statistics
     finite: Tensor
-    index: Tensor | None
+    bin_index: Tensor | None
     loss: Tensor | None
 
 
@@ -87,17 +88,17 @@ def weigh(
     # DDP averages the gradients of the processes; N is that of all of them.
     loss_weight = settings.loss_weight * statistics.num_processes
     if counted.loss is None:
-        assert isinstance(examples, FusedExamples) and counted.index is not None
+        assert isinstance(examples, FusedExamples) and counted.bin_index is not None
         # `loss_weight / N` goes into β, in the order in which autograd would apply it to the
         # plain formula: the gradient is the same bit for bit, and is not scaled afterwards.
         # A tensor over a tensor: a number over a tensor would be rounded twice.
         factor = torch.full_like(num_examples, loss_weight)
         factor = factor / num_examples if settings.reduction == 'mean' else factor
         exact_edges = settings.density == 'region'
-        total = examples.weighted_sum(counted.index, factor * beta, exact_edges)
+        total = examples.weighted_sum(counted.bin_index, factor * beta, exact_edges)
         # The passes leave out products with a target of 0, where cross entropy has 0 · (-inf).
         return total + torch.where(counted.finite, 0.0, torch.nan)
-    loss = beta_of_examples(beta, counted.index) * counted.loss
+    loss = beta_of_examples(beta, counted.bin_index) * counted.loss
     if settings.reduction != 'none':
         loss = loss.sum()
     return (loss / num_examples if settings.reduction == 'mean' else loss) * loss_weight

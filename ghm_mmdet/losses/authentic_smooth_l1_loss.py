@@ -67,4 +67,5 @@ class AuthenticSmoothL1Loss(nn.Module):
         check_floating('pred', pred)
         check_same_shape('target', target, 'pred', pred)
         loss = authentic_smooth_l1(pred - target, self.mu)
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        reduced: Tensor = weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.loss_weight * reduced

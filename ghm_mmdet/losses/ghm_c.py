@@ -1,6 +1,7 @@
 """GHM-C as a registered loss (Eqs. 3, 8-13)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -128,7 +129,7 @@ class GHMC(GradientHarmonizingLoss):
         weight = label_weight if weight is None else weight
         if not self.use_sigmoid:
             ignore_index = -100 if self.ignore_index is None else self.ignore_index
-            rows = SoftmaxExamples(pred, target, weight, self.class_weight, ignore_index)
+            rows = SoftmaxExamples(pred, target, weight, self.class_weight, ignore_index)  # type: ignore[arg-type]
             return self.harmonized(rows, settings)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)
@@ -145,7 +146,7 @@ class GHMC(GradientHarmonizingLoss):
 
 
 @MODELS.register_module(name='GHMC')
-def build_ghm_c(**settings: object) -> GHMC:
+def build_ghm_c(**settings: Any) -> GHMC:
     """Build `GHMC` from a config, which must say `use_sigmoid=True` or `False`."""
     require_use_sigmoid('ghm_mmdet.GHMC', settings)
     return GHMC(**settings)

@@ -84,7 +84,7 @@ class GradientHarmonizingLoss(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype in HALF_DTYPES else moved
 
-        return super()._apply(at_least_float32, recurse)
+        return super()._apply(at_least_float32, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def extra_repr(self) -> str:
         names = (

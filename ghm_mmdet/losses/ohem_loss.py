@@ -1,5 +1,7 @@
 """Online hard example mining for dense heads, as a registered loss."""
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -75,7 +77,7 @@ class OHEMLoss(nn.Module):
         pred: Tensor,
         target: Tensor,
         weight: Tensor | None = None,
-        avg_factor: float | None = None,
+        avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
         **kwargs: object,
     ) -> Tensor:
@@ -117,7 +119,8 @@ class OHEMLoss(nn.Module):
         factor = weight * mined
         if self.use_sigmoid:
             factor = factor.unsqueeze(-1)
-        return self.loss_weight * weight_reduce_loss(loss, factor, reduction, avg_factor)
+        reduced: Tensor = weight_reduce_loss(loss, factor, reduction, avg_factor)
+        return self.loss_weight * reduced
 
     def _entropy(self, pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The cross entropy of each logit, or of each anchor, and which anchors are positive."""
@@ -152,7 +155,7 @@ def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio:
 
 
 @MODELS.register_module(name='OHEMLoss')
-def build_ohem_loss(**settings: object) -> OHEMLoss:
+def build_ohem_loss(**settings: Any) -> OHEMLoss:
     """Build `OHEMLoss` from a config, which must say `use_sigmoid`."""
     require_use_sigmoid('ghm_mmdet.OHEMLoss', settings)
     return OHEMLoss(**settings)

@@ -1,12 +1,11 @@
 """The two passes as operators of PyTorch, which `torch.compile` takes as they are.
 
 Every operator has an implementation for CPU tensors (`cpu_passes`) and one for CUDA tensors
-(`triton_passes`). The index of each example's bin, which the first pass hands to the second,
-is empty where the second pass assigns the bins itself.
+(`triton_passes`, which Triton's interpreter runs on CPU tensors). The index of each example's
+bin, which the first pass hands to the second, is empty where the second assigns the bins itself.
 """
 
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,17 +14,19 @@ from torch import Tensor
 from .choice import choose_kernels
 from .precision import compute_dtype
 
+DEVICES = ('cpu', 'cuda')
+
 Counted = tuple[Tensor, Tensor, Tensor]
 Weighted = tuple[Tensor, Tensor]
 
 
-def _passes(device_type: str) -> ModuleType:
-    """The implementation for a device: Triton's interpreter, too, runs on CPU tensors."""
-    name = 'triton_passes' if choose_kernels(device_type) == 'triton' else 'cpu_passes'
+def _passes(pred: Tensor) -> Any:
+    """The implementation for a tensor."""
+    name = 'triton_passes' if choose_kernels(pred.device.type) == 'triton' else 'cpu_passes'
     return import_module(f'.{name}', __package__)
 
 
-@torch.library.custom_op('ghm_mmdet::count_cross_entropy', mutates_args=(), device_types='cpu')
+@torch.library.custom_op('ghm_mmdet::count_cross_entropy', mutates_args=(), device_types=DEVICES)
 def count_cross_entropy(
     pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, exact_edges: bool
 ) -> Counted:
@@ -44,10 +45,12 @@ def count_cross_entropy(
         The number of examples in each bin, int64 of shape (bins,); the bin of each, for
         `weighted_cross_entropy`; and whether logits and targets are finite, a bool scalar.
     """
-    return _passes('cpu').count_cross_entropy(pred, target, weight, bins, exact_edges)
+    passes = _passes(pred)
+    counted: Counted = passes.count_cross_entropy(pred, target, weight, bins, exact_edges)
+    return counted
 
 
-@torch.library.custom_op('ghm_mmdet::count_asl1', mutates_args=(), device_types='cpu')
+@torch.library.custom_op('ghm_mmdet::count_asl1', mutates_args=(), device_types=DEVICES)
 def count_asl1(
     pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, exact_edges: bool
 ) -> Counted:
@@ -63,10 +66,11 @@ def count_asl1(
     Returns:
         As `count_cross_entropy`; finite are the valid offsets.
     """
-    return _passes('cpu').count_asl1(pred, target, weight, mu, bins, exact_edges)
+    counted: Counted = _passes(pred).count_asl1(pred, target, weight, mu, bins, exact_edges)
+    return counted
 
 
-@torch.library.custom_op('ghm_mmdet::weighted_cross_entropy', mutates_args=(), device_types='cpu')
+@torch.library.custom_op('ghm_mmdet::weighted_cross_entropy', mutates_args=(), device_types=DEVICES)
 def weighted_cross_entropy(
     pred: Tensor,
     target: Tensor,
@@ -88,12 +92,13 @@ def weighted_cross_entropy(
         A scalar, and `β_i ∂L_i/∂pred_i` of the shape of `pred`, or an empty tensor; at least
         float32.
     """
-    return _passes('cpu').weighted_cross_entropy(
+    weighted: Weighted = _passes(pred).weighted_cross_entropy(
         pred, target, weight, bin_index, beta, exact_edges, with_gradient
     )
+    return weighted
 
 
-@torch.library.custom_op('ghm_mmdet::weighted_asl1', mutates_args=(), device_types='cpu')
+@torch.library.custom_op('ghm_mmdet::weighted_asl1', mutates_args=(), device_types=DEVICES)
 def weighted_asl1(
     pred: Tensor,
     target: Tensor,
@@ -104,33 +109,16 @@ def weighted_asl1(
     with_gradient: bool,
 ) -> Weighted:
     """`Σ β_i ASL1(d_i)` and its gradient; as `weighted_cross_entropy`."""
-    return _passes('cpu').weighted_asl1(pred, target, weight, mu, bin_index, beta, with_gradient)
+    weighted: Weighted = _passes(pred).weighted_asl1(
+        pred, target, weight, mu, bin_index, beta, with_gradient
+    )
+    return weighted
 
 
 @torch.library.custom_op('ghm_mmdet::scale_gradient', mutates_args=())
 def scale_gradient(scale: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """`scale · gradient`; an operator so that a second derivative is refused, not wrong."""
     return (gradient * scale).to(dtype)
-
-
-@count_cross_entropy.register_kernel('cuda')
-def _(*args: Any) -> Counted:
-    return _passes('cuda').count_cross_entropy(*args)
-
-
-@count_asl1.register_kernel('cuda')
-def _(*args: Any) -> Counted:
-    return _passes('cuda').count_asl1(*args)
-
-
-@weighted_cross_entropy.register_kernel('cuda')
-def _(*args: Any) -> Weighted:
-    return _passes('cuda').weighted_cross_entropy(*args)
-
-
-@weighted_asl1.register_kernel('cuda')
-def _(*args: Any) -> Weighted:
-    return _passes('cuda').weighted_asl1(*args)
 
 
 @count_cross_entropy.register_fake
@@ -147,7 +135,7 @@ def _(
     return _fake_counts(pred, bins, pred.numel() if valid is None else valid)
 
 
-def _fake_counts(pred: Tensor, bins: int, indices: int) -> Counted:
+def _fake_counts(pred: Tensor, bins: int, indices: int | torch.SymInt) -> Counted:
     counts = pred.new_empty(bins, dtype=torch.int64)
     finite = pred.new_empty((), dtype=torch.bool)
     if choose_kernels(pred.device.type) == 'triton':
@@ -181,7 +169,7 @@ def _(scale: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(gradient, dtype=dtype)
 
 
-def _keep_gradient(ctx: Any, inputs: tuple, output: Weighted) -> None:
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Weighted) -> None:
     ctx.dtype = inputs[0].dtype
     ctx.num_inputs = len(inputs)
     ctx.set_materialize_grads(False)
