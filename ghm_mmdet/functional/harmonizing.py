@@ -32,9 +32,14 @@ class Formula:
     min_count: int = 0
 
 
+#: The formulas by name; n is the number of regions that are not empty in the call.
 FORMULAS = {
+    # `β = N / (S·n)`: the released code's, and that of MMDetection's classes.
     'official': Formula(),
+    # `β = N / (S·M)`: Eqs. 9-13 to the letter.
     'paper': Formula('all', empty_regions_decay=True, weights_are_counts=False),
+    # `β = N / (max(S, 30)·n)`: a few examples alone in their region do not weigh as much as all
+    # the others of another; for small data sets.
     'floored': Formula(min_count=30),
 }
 
@@ -48,8 +53,8 @@ def moving_average(
         average: S of the call before, shape (M,), floating point.
         counts: R of this call, shape (M,).
         momentum: α in [0, 1).
-        formula: 'paper' applies Eq. 12 to every region; the others leave S as it is where
-            R is 0, as the released code does.
+        formula: A name in `FORMULAS`. 'paper' applies Eq. 12 to every region, 'official' leaves
+            S as it is where R is 0. Default: 'official'.
 
     Returns:
         The new S, shape (M,).
@@ -180,8 +185,7 @@ def harmonizing_parameter(
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7: `β_i = N / GD(g_i)` of every example.
 
-    With `density='exact'` 'official' and 'paper' are Eq. 7 with the density of Eqs. 4-6 and
-    ε = 1/M.
+    With `density='exact'` it is Eq. 7 with the density of Eqs. 4-6 and ε = 1/M.
 
     Args:
         g: Gradient norms in [0, 1], any shape, float32 or float64.
@@ -189,7 +193,7 @@ def harmonizing_parameter(
         num_examples: N, a scalar tensor of the dtype of `g`.
         bins: M.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6). Default: 'region'.
-        formula: 'official', 'paper' or 'floored', see `ghm_c_loss`. Default: 'official'.
+        formula: A name in `FORMULAS`. Default: 'official'.
         max_beta: Upper bound of β. Default: None, no bound, as in the paper.
 
     Returns:
@@ -209,18 +213,13 @@ def harmonizing_parameter(
 def region_harmonizing_parameter(
     counts: Tensor, average: Tensor | None, num_examples: Tensor, formula: str
 ) -> Tensor:
-    """β of each unit region.
-
-    'paper': `β = N / (S·M)` (Eqs. 10 and 13). 'official': `β = N / (S·n)` with the number n
-    of non-empty regions in the place of M, as in the released code. 'floored':
-    `β = N / (max(S, 30)·n)`, so that a few examples alone in their region do not weigh as much
-    as all the others of another.
+    """β of each unit region: `β = N / (S·M)` (Eqs. 10 and 13), or another of `FORMULAS`.
 
     Args:
         counts: R, shape (M,).
         average: S, shape (M,); None where there is no moving average, and S = R.
         num_examples: N, a scalar tensor.
-        formula: 'official', 'paper' or 'floored'.
+        formula: A name in `FORMULAS`.
 
     Returns:
         Shape (M,); 0 for a region that is empty in this call.

@@ -57,8 +57,8 @@ def ghm_c_loss(
             Default: None, all are valid.
         bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
-        formula: 'official' (`β = N / (S·n)`, n regions not empty), 'paper' (`N / (S·M)`) or
-            'floored' (`N / (max(S, 30)·n)`).
+        formula: A name in `functional.harmonizing.FORMULAS`. Default: 'official', the
+            released code's `β = N / (S·n)` with n regions that are not empty.
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.
         max_beta: Upper bound of β. Default: None, no bound.

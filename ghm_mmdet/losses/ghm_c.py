@@ -43,10 +43,9 @@ class GHMC(GradientHarmonizingLoss):
             1; only where `use_sigmoid=True`. It is for heads that divide the loss by the
             number of positives by themselves (YOLOX, RTMDet): what they get is the mean.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
-        formula: 'official', `β = N / (S·n)` with the n regions that are not empty, and S
-            left as it is where a region is empty; 'paper', `β = N / (S·M)` and Eq. 12 in
-            every region; or 'floored', 'official' with `β = N / (max(S, 30)·n)`, for small
-            data sets.
+        formula: A name in `functional.harmonizing.FORMULAS`. Default: 'official',
+            `β = N / (S·n)` with the n regions that are not empty, and S left as it is where a
+            region is empty.
         sync: Sum the counts over all processes, so that the density is that of the whole
             mini-batch. Default: False.
         max_beta: Upper bound of β. Default: None, no bound, as in the paper.
