@@ -79,7 +79,7 @@ def exact_gradient_density(
 
     Example:
         >>> exact_gradient_density(torch.tensor([0.05, 0.5, 0.52]), epsilon=0.1)
-        tensor([10., 20., 20.])
+        tensor([10.0000, 20.0000, 20.0000])
     """
     check_floating('g', g)
     check_positive('epsilon', epsilon)
