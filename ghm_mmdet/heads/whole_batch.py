@@ -1,0 +1,47 @@
+"""One call of each loss for the whole mini-batch, in the place of one per FPN level or image."""
+
+import torch
+from torch import Tensor, nn
+
+#: The positional arguments of a loss: predictions, targets and weights of each example.
+Examples = tuple[Tensor, Tensor, Tensor]
+
+
+class WholeBatchLosses:
+    """Mixin for a head of MMDetection that calls `loss_cls` and `loss_bbox` part by part.
+
+    The head behind it gets the parts of the mini-batch, FPN levels or images, from its targets
+    and calls its losses for each of them. Here it collects what the losses are to be called
+    with, and each is called once.
+    """
+
+    loss_cls: nn.Module
+    loss_bbox: nn.Module
+
+    def loss_by_feat(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
+        """The losses of the mini-batch; arguments as those of MMDetection's head.
+
+        Returns:
+            'loss_cls' and 'loss_bbox', a scalar each.
+        """
+        parts = super().loss_by_feat(*args, **kwargs)
+        return {
+            name: _loss_of_parts(getattr(self, name), examples) for name, examples in parts.items()
+        }
+
+    def loss_by_feat_single(
+        self, *part: Tensor, avg_factor: int
+    ) -> tuple[tuple[Examples, int], tuple[Examples, int]]:
+        # MMDetection's head calls it by this name for each part, and lists what it returns.
+        cls_examples, bbox_examples = self.examples_of_part(*part)
+        return (cls_examples, avg_factor), (bbox_examples, avg_factor)
+
+    def examples_of_part(self, *part: Tensor) -> tuple[Examples, Examples]:
+        """What `loss_cls` and `loss_bbox` are to be called with for one part."""
+        raise NotImplementedError
+
+
+def _loss_of_parts(loss: nn.Module, parts: list[tuple[Examples, int]]) -> Tensor:
+    """The loss over all parts together; `avg_factor` is that of the mini-batch in each."""
+    pred, target, weight = map(torch.cat, zip(*(examples for examples, _ in parts), strict=True))
+    return loss(pred, target, weight, avg_factor=parts[0][1])
