@@ -15,6 +15,8 @@ class WholeBatchLosses:
     with, and each is called once.
     """
 
+    #: The dimension of the examples along which the parts are joined.
+    joined_dim = 0
     loss_cls: nn.Module
     loss_bbox: nn.Module
 
@@ -24,24 +26,18 @@ class WholeBatchLosses:
         Returns:
             'loss_cls' and 'loss_bbox', a scalar each.
         """
-        parts = super().loss_by_feat(*args, **kwargs)
-        return {
-            name: _loss_of_parts(getattr(self, name), examples) for name, examples in parts.items()
-        }
+        losses = {}
+        for name, parts in super().loss_by_feat(*args, **kwargs).items():
+            *examples, avg_factor = zip(*parts, strict=True)
+            joined = (torch.cat(tensors, self.joined_dim) for tensors in examples)
+            losses[name] = getattr(self, name)(*joined, avg_factor=avg_factor[0])
+        return losses
 
-    def loss_by_feat_single(
-        self, *part: Tensor, avg_factor: int
-    ) -> tuple[tuple[Examples, int], tuple[Examples, int]]:
+    def loss_by_feat_single(self, *part: Tensor, avg_factor: int) -> tuple[tuple, tuple]:
         # MMDetection's head calls it by this name for each part, and lists what it returns.
         cls_examples, bbox_examples = self.examples_of_part(*part)
-        return (cls_examples, avg_factor), (bbox_examples, avg_factor)
+        return (*cls_examples, avg_factor), (*bbox_examples, avg_factor)
 
     def examples_of_part(self, *part: Tensor) -> tuple[Examples, Examples]:
         """What `loss_cls` and `loss_bbox` are to be called with for one part."""
         raise NotImplementedError
-
-
-def _loss_of_parts(loss: nn.Module, parts: list[tuple[Examples, int]]) -> Tensor:
-    """The loss over all parts together; `avg_factor` is that of the mini-batch in each."""
-    pred, target, weight = map(torch.cat, zip(*(examples for examples, _ in parts), strict=True))
-    return loss(pred, target, weight, avg_factor=parts[0][1])
