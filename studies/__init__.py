@@ -1,1 +1,1 @@
-"""What this repository measures: `python -m studies.<name> run`, then `report`. Not in the wheel."""
+"""What this repository measures: `python -m studies.<name> run`, then `report`."""
