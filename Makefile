@@ -28,20 +28,20 @@ env:  ## build the virtual environment, if it is not there
 	@requirements/setup.sh $(STACK) $(VENV)
 
 demo: env  ## train RetinaNet with GHM and with focal loss on generated images, with pictures
-	$(PY) tools/make_demo_data.py --out $(DEMO)/data
+	$(PY) -m studies.demo_data --out $(DEMO)/data
 	for run in $(DEMO_RUNS); do \
 	  $(MIM) train $(MMDET) configs/demo/$$run.py --gpus 0 --work-dir $(DEMO)/$$run; \
 	  $(MIM) test $(MMDET) configs/demo/$$run.py --gpus 0 --checkpoint $(DEMO)/$$run/epoch_10.pth --work-dir $(DEMO)/$$run/test; \
 	done
-	$(PY) tools/demo_page.py --work-dir $(DEMO)
+	$(PY) -m studies.demo_page --work-dir $(DEMO)
 
 figures: env  ## draw the paper's figures from the demo's training with GHM
 	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 
 compatibility: env  ## harmonize every config of MMDetection, and write docs/compatibility.md
-	$(PY) tools/compatibility.py run --json work_dirs/compatibility-$(STACK).json
-	$(PY) tools/compatibility.py report work_dirs/compatibility-o*.json --out docs/compatibility.md
+	$(PY) -m studies.compatibility run --json work_dirs/compatibility-$(STACK).json
+	$(PY) -m studies.compatibility report work_dirs/compatibility-o*.json --out docs/compatibility.md
 
 docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict

@@ -26,7 +26,7 @@ def metafiles_are_read_once() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of the demo's kind."""
-    from ghm_mmdet.analysis.demo_data import write_demo_data
+    from studies.demo_data import write_demo_data
 
     return write_demo_data(tmp_path_factory.mktemp('demo'), num_train=40, num_val=8)
 

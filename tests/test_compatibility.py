@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ghm_mmdet import GHMC, GHMRetinaHead, GHMWarmupHook, harmonize
-from ghm_mmdet.analysis.compatibility import (
+from studies.compatibility import (
     REPRESENTATIVES,
     Scanned,
     document,
@@ -19,7 +19,7 @@ from ghm_mmdet.analysis.compatibility import (
     scan,
     step,
 )
-from ghm_mmdet.analysis.tiny_step import (
+from studies.tiny_step import (
     CONFIGS,
     build,
     has_masks,

@@ -27,6 +27,13 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
 TOOLS = sorted(ROOT.glob('tools/*.py'))
 SCRIPTS = sorted(ROOT.glob('tools/*.sh'))
+#: What has a command line: the tools, and the modules that are run by `python -m`.
+PROGRAMS = [f'tools/{tool.name}' for tool in TOOLS] + [
+    f'-m {path.parent.name}.{path.stem}'
+    for folder in ('studies', 'benchmarks')
+    for path in sorted(ROOT.glob(f'{folder}/*.py'))
+    if "__name__ == '__main__'" in path.read_text()
+]
 
 #: Commands that are run as they stand; the others are parsed, and their options checked.
 CHEAP = {
@@ -189,12 +196,16 @@ def check(command: str) -> None:
         assert words[1] in targets
     elif words[0] == 'mim' and words[1] in ('train', 'test', 'run'):
         check_mim(words[1:])
-    elif words[0] == 'python' and words[1].startswith('tools/'):
+    elif words[0] == 'python' and (words[1].startswith('tools/') or _is_ours(words)):
         parse(words[1:])
     else:
         assert any(command.startswith(known) for known in NOT_RUN), (
             f'{command}: neither run nor checked; give it a rule here'
         )
+
+
+def _is_ours(words: list[str]) -> bool:
+    return words[1] == '-m' and words[2].startswith(('studies.', 'benchmarks.'))
 
 
 def check_mim(words: list[str]) -> None:
@@ -232,21 +243,29 @@ def parse(words: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed):
         patch.setattr(argparse.ArgumentParser, 'parse_args', parse_args)
+        start(words, patch)
+
+
+def start(words: list[str], patch: pytest.MonkeyPatch) -> None:
+    """Run a tool, or `-m` and a module, in this process."""
+    if words[0] == '-m':
+        patch.setattr(sys, 'argv', words[1:])
+        runpy.run_module(words[1], run_name='__main__', alter_sys=True)
+    else:
         patch.setattr(sys, 'argv', words)
         runpy.run_path(str(ROOT / words[0]), run_name='__main__')
 
 
-@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.stem)
+@pytest.mark.parametrize('program', PROGRAMS)
 def test_help_of_tools_has_examples(
-    tool: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    program: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And each example is understood by the tool."""
-    monkeypatch.setattr(sys, 'argv', [str(tool), '--help'])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(tool), run_name='__main__')
+        start([*program.split(), '--help'], monkeypatch)
     assert stop.value.code == 0
     text = capsys.readouterr().out.replace('\\\n', ' ')
-    examples = re.findall(rf'python (tools/{tool.name} .*)', text)
+    examples = re.findall(rf'python ({re.escape(program)} .*)', text)
     assert examples
     for example in examples:
         parse(shlex.split(example.rstrip('`')))

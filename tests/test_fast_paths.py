@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.losses import peak_memory
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.analysis.loss_benchmark import peak_memory
 from ghm_mmdet.functional import (
     assign_regions,
     exact_gradient_density,

@@ -1,6 +1,7 @@
 """The figures' curves against the equations and the losses, and what every figure must have."""
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
 
-from ghm_mmdet.analysis.figures import (
+from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
+from ghm_mmdet.visualization.figures import (
     authentic_smooth_l1_gradient,
     contributions,
     cross_entropy_gradient,
@@ -20,8 +21,7 @@ from ghm_mmdet.analysis.figures import (
     smooth_l1_gradient,
     write_figures,
 )
-from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
-from ghm_mmdet.hooks.gradient_density import GradientDensityRecord, in_regions
+from ghm_mmdet.visualization.record import GradientDensityRecord, in_regions
 
 from .reference import asl1_gradient, region_counts, sigmoid
 from .training import ROOT
@@ -107,7 +107,6 @@ def test_every_figure_has_labels_and_a_legend(record: GradientDensityRecord) -> 
             assert axes.get_xlabel() and axes.get_ylabel()
             texts = {text.get_text() for text in axes.get_legend().get_texts()}
             assert texts == expected.get(name, texts)
-        plt.close(figure)
     assert [axes.get_yscale() for axes in drawn['figure1'].axes] == ['log'] * 3
 
 
@@ -116,7 +115,20 @@ def test_drawn_density_is_the_records(record: GradientDensityRecord) -> None:
     values, edges, _ = drawn['figure2'].axes[0].patches[0].get_data()
     np.testing.assert_allclose(values, np.histogram(G, 20, (0, 1))[0] / len(G))
     np.testing.assert_allclose(edges, np.linspace(0, 1, 21))
-    plt.close('all')
+
+
+def test_backend_stays_the_users() -> None:
+    """In a process of its own: what is imported and drawn here leaves matplotlib's choice alone."""
+    code = """
+import matplotlib
+matplotlib.use('svg')
+from ghm_mmdet.visualization.figures import figures
+from ghm_mmdet.visualization.record import GradientDensityRecord
+figures(GradientDensityRecord.load('docs/records/demo.npz'))
+print(matplotlib.get_backend())
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().lower() == 'svg', done.stderr
 
 
 def test_rows_are_summed(record: GradientDensityRecord) -> None:
@@ -133,13 +145,11 @@ def test_figures_without_an_m_that_divides_are_an_error(record: GradientDensityR
         figures(record.until(0))
     with pytest.raises(ValueError, match="image_format must be one of 'png', 'svg', got 'bmp'"):
         write_figures(record, 'anywhere', 'bmp')
-    plt.close('all')
 
 
 def test_only_what_was_recorded_is_drawn(record: GradientDensityRecord) -> None:
     record.sums[:, 0] = 0
     assert list(figures(record)) == ['figure4', 'figure5']
-    plt.close('all')
 
 
 def test_command_draws_the_record_of_the_documentation(

@@ -22,8 +22,9 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
-from ghm_mmdet.analysis.gradient_norms import record_checkpoint
-from ghm_mmdet.hooks.gradient_density import GradientDensityRecord, GradientNormObserver
+from ghm_mmdet.visualization.checkpoint import record_checkpoint
+from ghm_mmdet.visualization.observer import GradientNormObserver
+from ghm_mmdet.visualization.record import GradientDensityRecord
 
 from .training import ROOT, demo_config, train
 

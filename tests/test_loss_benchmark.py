@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ghm_mmdet.analysis import loss_benchmark as bench
-from tools import benchmark_losses
+from benchmarks import losses as bench
 
 CPU = torch.device('cpu')
 
@@ -20,7 +19,7 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / 'losses.json'
     command = f'x --device cpu --logits 2e4 --rounds 2 --warm-up 0 --json {path}'
     monkeypatch.setattr('sys.argv', command.split())
-    benchmark_losses.main()
+    bench.main()
     result = json.loads(path.read_text())
     rows = result['classification, concatenated']['rows']
     names = [row['name'] for row in rows]

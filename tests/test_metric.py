@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ghm_mmdet import CocoIoUMetric
-from ghm_mmdet.analysis.demo_data import CLASSES
+from studies.demo_data import CLASSES
 
 STATS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 

@@ -13,7 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from ghm_mmdet import harmonize, losses_found
-from ghm_mmdet.losses.settings import GHM_C, GHM_R
+from ghm_mmdet.released import GHM_C, GHM_R
 from ghm_mmdet.swap import harmonized_text, load
 from ghm_mmdet.swap.writer import difference, literal
 

@@ -48,7 +48,7 @@ def test_built_in_losses_give_the_same_curve(
     np.testing.assert_allclose(ghm_curve, built_in, rtol=1e-6)
 
 
-def test_warmup_leads_with_focal_loss_and_hands_over(demo_data: Path, tmp_path: Path) -> None:
+def test_warmup_is_with_focal_loss_and_switches_to_ghm(demo_data: Path, tmp_path: Path) -> None:
     """The first iterations are those of focal loss + smooth L1, the rest GHM's."""
     warm = train(demo_config(demo_data, tmp_path / 'warm', 6, **{'custom_hooks.0.iters': 4}))
     focal_config = demo_config(demo_data, tmp_path / 'focal', 6, custom_hooks=[])
@@ -97,7 +97,7 @@ def test_warmup_without_ghm_is_an_error(demo_data: Path, tmp_path: Path) -> None
         GHMWarmupHook(iters=0)
 
 
-def test_warmup_leads_each_place_with_its_own_loss(demo_data: Path, tmp_path: Path) -> None:
+def test_warmup_losses_by_suffix_of_the_modules_name(demo_data: Path, tmp_path: Path) -> None:
     """`losses` of the hook: here cross entropy as YOLOX sums it, in the place of focal loss."""
     cross_entropy = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=0.5)
     options = {'custom_hooks.0.iters': 2, 'custom_hooks.0.losses': {'loss_cls': cross_entropy}}
@@ -109,15 +109,19 @@ def test_warmup_leads_each_place_with_its_own_loss(demo_data: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ('place', 'loss', 'message'),
+    ('suffix', 'loss', 'message'),
     [
         ('rpn_head.loss_cls', dict(type='FocalLoss'), "'rpn_head.loss_cls', .*bbox_head.loss_cls"),
-        ('bbox_head.loss_cls', dict(type='CrossEntropyLoss'), 'can not lead bbox_head.loss_cls'),
+        (
+            'bbox_head.loss_cls',
+            dict(type='CrossEntropyLoss'),
+            'can not be the warm-up loss of bbox_head.loss_cls',
+        ),
     ],
 )
 def test_warmup_refuses_losses_that_do_not_fit(
-    place: str, loss: dict, message: str, demo_data: Path, tmp_path: Path
+    suffix: str, loss: dict, message: str, demo_data: Path, tmp_path: Path
 ) -> None:
-    options = {'custom_hooks.0.losses': {place: loss}}
+    options = {'custom_hooks.0.losses': {suffix: loss}}
     with pytest.raises(ValueError, match=message):
         train(demo_config(demo_data, tmp_path, 2, **options))

@@ -47,7 +47,7 @@ def main() -> None:
         '--batch-density', action='store_true', help='density over all FPN levels (RetinaHead)'
     )
     parser.add_argument(
-        '--warmup', type=int, metavar='ITERS', help='let the losses replaced lead at first'
+        '--warmup', type=int, metavar='ITERS', help='train with the losses replaced at first'
     )
     options = vars(parser.parse_args())
     config, out, dry_run = (options.pop(name) for name in ('config', 'out', 'dry_run'))

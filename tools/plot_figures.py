@@ -9,8 +9,9 @@ Example:
 
 import argparse
 
-from ghm_mmdet.analysis.figures import FORMATS, write_figures
-from ghm_mmdet.hooks.gradient_density import GradientDensityRecord
+from ghm_mmdet.visualization.figures import write_figures
+from ghm_mmdet.visualization.record import GradientDensityRecord
+from ghm_mmdet.visualization.style import FORMATS
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import argparse
 
 from mmengine.config import Config, DictAction
 
-from ghm_mmdet.analysis.gradient_norms import record_checkpoint
+from ghm_mmdet.visualization.checkpoint import record_checkpoint
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-# Generated shapes (tools/make_demo_data.py): 160 x 160 pixels, 3 classes. DEMO_ROOT in the
+# Generated shapes (python -m studies.demo_data): 160 x 160 pixels, 3 classes. DEMO_ROOT in the
 # environment names another folder, with a slash at its end.
 dataset_type = 'CocoDataset'
 data_root = '{{$DEMO_ROOT:work_dirs/demo/data/}}'

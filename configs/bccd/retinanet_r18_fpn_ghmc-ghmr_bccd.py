@@ -1,3 +1,3 @@
-# GHM-C and GHM-R; focal loss and smooth L1 lead for the first half of the training.
+# GHM-C and GHM-R; focal loss and smooth L1 for the first half of the training.
 _base_ = './retinanet_r18_fpn_ghmc-sl1_bccd.py'
 model = dict(bbox_head=dict(loss_bbox={{_base_.ghm_r}}))

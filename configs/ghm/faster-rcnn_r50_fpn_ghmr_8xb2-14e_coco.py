@@ -2,18 +2,5 @@
 # RetinaNet's. The weight keeps RetinaNet's ratio to smooth L1: there 10 stands in the place of the
 # sum over 4 offsets, 4 times their mean; here that sum is divided by all samples, of which a
 # quarter are positive at most, so that it is once the mean.
-_base_ = './faster-rcnn_r50_fpn_sl1_8xb2-14e_coco.py'
-model = dict(
-    roi_head=dict(
-        bbox_head=dict(
-            loss_bbox=dict(
-                _delete_=True,
-                type='ghm_mmdet.GHMR',
-                mu=0.02,
-                bins=10,
-                momentum=0.7,
-                loss_weight=2.5,
-            )
-        )
-    )
-)
+_base_ = ['./faster-rcnn_r50_fpn_sl1_8xb2-14e_coco.py', '../_base_/ghm_losses.py']
+model = dict(roi_head=dict(bbox_head=dict(loss_bbox=dict(_base_.ghm_r, loss_weight=2.5))))

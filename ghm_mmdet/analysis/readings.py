@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 
-from ..functional import region_harmonizing_parameter
-from ..hooks.gradient_density import BLUE
-from .figures import DPI, GREEN, ORANGE, STYLE, plt
+from ..functional.harmonizing import region_harmonizing_parameter
+from ..visualization.style import BLUE, DPI, GREEN, ORANGE, STYLE
 
 #: Of each level, the finest first.
 LINES = ('-', '--', ':')

@@ -5,11 +5,11 @@ from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from ..registry import MODELS
-from .mini_batch import Examples, loss_of_mini_batch
+from .whole_batch import Examples, WholeBatchLosses
 
 
 @MODELS.register_module()
-class GHMRetinaHead(RetinaHead):
+class GHMRetinaHead(WholeBatchLosses, RetinaHead):
     """`RetinaHead` that calls each loss once, over all FPN levels.
 
     `RetinaHead` calls its losses once per FPN level. GHM then has a density of its own on
@@ -23,7 +23,7 @@ class GHMRetinaHead(RetinaHead):
     there is a single one.
     """
 
-    def loss_by_feat_single(
+    def examples_of_part(
         self,
         cls_score: Tensor,
         bbox_pred: Tensor,
@@ -32,9 +32,8 @@ class GHMRetinaHead(RetinaHead):
         label_weights: Tensor,
         bbox_targets: Tensor,
         bbox_weights: Tensor,
-        avg_factor: int,
-    ) -> tuple[tuple[Examples, int], tuple[Examples, int]]:
-        """What the losses are to be called with for one level, instead of their values.
+    ) -> tuple[Examples, Examples]:
+        """What the losses are called with for one FPN level.
 
         Args:
             cls_score: Shape (B, A·C, H, W).
@@ -42,11 +41,6 @@ class GHMRetinaHead(RetinaHead):
             anchors: Shape (B, H·W·A, 4).
             labels, label_weights: Shape (B, H·W·A).
             bbox_targets, bbox_weights: Shape (B, H·W·A, 4).
-            avg_factor: Number of positive anchors in the mini-batch.
-
-        Returns:
-            The examples of the classification loss and of the regression loss, each with
-            `avg_factor`.
         """
         cls_score = cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
         bbox_pred = bbox_pred.permute(0, 2, 3, 1).reshape(-1, self.bbox_coder.encode_size)
@@ -56,14 +50,4 @@ class GHMRetinaHead(RetinaHead):
         bbox_targets = bbox_targets.reshape(-1, bbox_targets.size(-1))
         bbox_weights = bbox_weights.reshape(-1, bbox_weights.size(-1))
         cls_examples = (cls_score, labels.reshape(-1), label_weights.reshape(-1))
-        bbox_examples = (bbox_pred, bbox_targets, bbox_weights)
-        return (cls_examples, avg_factor), (bbox_examples, avg_factor)
-
-    def loss_by_feat(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
-        """The losses of the mini-batch; arguments as `RetinaHead.loss_by_feat`.
-
-        Returns:
-            'loss_cls' and 'loss_bbox', a scalar each.
-        """
-        levels = super().loss_by_feat(*args, **kwargs)
-        return {name: loss_of_mini_batch(getattr(self, name), of) for name, of in levels.items()}
+        return cls_examples, (bbox_pred, bbox_targets, bbox_weights)

@@ -3,15 +3,15 @@
 from mmdet.models.dense_heads import SSDHead
 from torch import Tensor
 
-from ..losses.settings import GHM_C, GHM_R
 from ..registry import MODELS
-from .mini_batch import Examples, loss_of_mini_batch
+from ..released import GHM_C, GHM_R
+from .whole_batch import Examples, WholeBatchLosses
 
 SOFTMAX_GHM_C = {**GHM_C, 'use_sigmoid': False}
 
 
 @MODELS.register_module()
-class GHMSSDHead(SSDHead):
+class GHMSSDHead(WholeBatchLosses, SSDHead):
     """`SSDHead` with `loss_cls` and `loss_bbox`, each called once over the mini-batch.
 
     `SSDHead` itself computes softmax cross entropy, of the positives and of the three times as
@@ -27,9 +27,8 @@ class GHMSSDHead(SSDHead):
     Args:
         *args, **kwargs: As `SSDHead`.
         loss_cls: Config of a loss of softmax logits, shape (N, C + 1), background last.
-            Default: GHM-C with `use_sigmoid=False`, M = 30 and α = 0.75.
-        loss_bbox: Config of the regression loss. Default: GHM-R with μ = 0.02, M = 10,
-            α = 0.7 and weight 10.
+            Default: GHM-C as released, with `use_sigmoid=False`.
+        loss_bbox: Config of the regression loss. Default: GHM-R as released.
 
     Raises:
         ValueError: `loss_cls` is not a softmax loss.
@@ -51,40 +50,23 @@ class GHMSSDHead(SSDHead):
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
 
-    def loss_by_feat_single(
+    def examples_of_part(
         self,
         cls_score: Tensor,
         bbox_pred: Tensor,
-        anchor: Tensor,
+        anchors: Tensor,
         labels: Tensor,
         label_weights: Tensor,
         bbox_targets: Tensor,
         bbox_weights: Tensor,
-        avg_factor: int,
-    ) -> tuple[tuple[Examples, int], tuple[Examples, int]]:
-        """What the losses are to be called with for one image, instead of their values.
+    ) -> tuple[Examples, Examples]:
+        """What the losses are called with for one image.
 
         Args:
             cls_score: Shape (A, C + 1).
-            bbox_pred, anchor, bbox_targets, bbox_weights: Shape (A, 4).
+            bbox_pred, anchors, bbox_targets, bbox_weights: Shape (A, 4).
             labels, label_weights: Shape (A,).
-            avg_factor: Number of positive anchors in the mini-batch.
-
-        Returns:
-            The examples of the classification loss and of the regression loss, each with
-            `avg_factor`.
         """
         if self.reg_decoded_bbox:
-            bbox_pred = self.bbox_coder.decode(anchor, bbox_pred)
-        cls_examples = (cls_score, labels, label_weights)
-        bbox_examples = (bbox_pred, bbox_targets, bbox_weights)
-        return (cls_examples, avg_factor), (bbox_examples, avg_factor)
-
-    def loss_by_feat(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
-        """The losses of the mini-batch; arguments as `SSDHead.loss_by_feat`.
-
-        Returns:
-            'loss_cls' and 'loss_bbox', a scalar each.
-        """
-        images = super().loss_by_feat(*args, **kwargs)
-        return {name: loss_of_mini_batch(getattr(self, name), of) for name, of in images.items()}
+            bbox_pred = self.bbox_coder.decode(anchors, bbox_pred)
+        return (cls_score, labels, label_weights), (bbox_pred, bbox_targets, bbox_weights)

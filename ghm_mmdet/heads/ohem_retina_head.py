@@ -1,15 +1,14 @@
 """RetinaNet's head for losses that choose examples of each image over all levels."""
 
-import torch
 from mmdet.models.dense_heads import RetinaHead
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..registry import MODELS
+from .whole_batch import Examples, WholeBatchLosses
 
 
 @MODELS.register_module()
-class OHEMRetinaHead(RetinaHead):
+class OHEMRetinaHead(WholeBatchLosses, RetinaHead):
     """`RetinaHead` that calls each loss once, on the anchors of each image over all levels.
 
     MMDetection's head calls its losses once per level, with the images of the mini-batch in one
@@ -19,6 +18,8 @@ class OHEMRetinaHead(RetinaHead):
     Args: as `RetinaHead`, but for `reg_decoded_bbox=True`, which raises `ValueError`.
     """
 
+    joined_dim = 1
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         if self.reg_decoded_bbox:
@@ -26,33 +27,22 @@ class OHEMRetinaHead(RetinaHead):
                 'reg_decoded_bbox must be False, got True: OHEMRetinaHead regresses encoded offsets'
             )
 
-    def loss_by_feat(
+    def examples_of_part(
         self,
-        cls_scores: list[Tensor],
-        bbox_preds: list[Tensor],
-        batch_gt_instances: list[InstanceData],
-        batch_img_metas: list[dict],
-        batch_gt_instances_ignore: list[InstanceData] | None = None,
-    ) -> dict[str, Tensor]:
-        """The losses of a mini-batch; arguments as `AnchorHead.loss_by_feat`."""
-        sizes = [score.shape[-2:] for score in cls_scores]
-        anchors, valid_flags = self.get_anchors(sizes, batch_img_metas, device=cls_scores[0].device)
-        *targets, avg_factor = self.get_targets(
-            anchors,
-            valid_flags,
-            batch_gt_instances,
-            batch_img_metas,
-            batch_gt_instances_ignore=batch_gt_instances_ignore,
-        )
-        labels, label_weights, offsets, offset_weights = (torch.cat(level, 1) for level in targets)
-        scores = _by_image(cls_scores, self.cls_out_channels)
-        predicted = _by_image(bbox_preds, self.bbox_coder.encode_size)
-        return dict(
-            loss_cls=self.loss_cls(scores, labels, label_weights, avg_factor=avg_factor),
-            loss_bbox=self.loss_bbox(predicted, offsets, offset_weights, avg_factor=avg_factor),
-        )
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        anchors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+    ) -> tuple[Examples, Examples]:
+        """What the losses are called with for one FPN level; shapes as in `GHMRetinaHead`."""
+        cls_score = _by_image(cls_score, self.cls_out_channels)
+        bbox_pred = _by_image(bbox_pred, self.bbox_coder.encode_size)
+        return (cls_score, labels, label_weights), (bbox_pred, bbox_targets, bbox_weights)
 
 
-def _by_image(maps: list[Tensor], width: int) -> Tensor:
-    """Maps (B, A·width, H, W) of each level as one (B, N, width), in the order of the anchors."""
-    return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, width) for m in maps], 1)
+def _by_image(level: Tensor, width: int) -> Tensor:
+    """A map (B, A·width, H, W) as (B, H·W·A, width), in the order of the anchors."""
+    return level.permute(0, 2, 3, 1).reshape(len(level), -1, width)

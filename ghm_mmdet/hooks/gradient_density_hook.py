@@ -9,19 +9,13 @@ from mmengine.runner import Runner
 
 from ..functional.checks import check_count, check_positive
 from ..registry import HOOKS
-from .gradient_density import (
-    KINDS,
-    GradientDensityRecord,
-    GradientNormObserver,
-    draw_density,
-    in_regions,
-)
+from ..visualization.figures import density_picture
+from ..visualization.observer import GradientNormObserver
+from ..visualization.record import KINDS, GradientDensityRecord
 
 RECORD_FILE = 'gradient_density.npz'
 #: Gradient norms below the first are easy examples, from the second on very hard ones.
 EASY, HARD = 0.1, 0.9
-#: Regions of the picture, where the bins can be joined to so many.
-SHOWN_REGIONS = 30
 
 
 @HOOKS.register_module()
@@ -30,8 +24,8 @@ class GradientDensityHook(Hook):
 
     In the last `iters` iterations of every `interval` the calls of the detector's two losses
     are observed: what they are called with counts, not what they are, so that GHM, focal loss
-    or cross entropy, smooth L1 or ASL1 can be compared, and a warm-up hook may lead. The
-    levels of the pyramid, the iterations and the processes are summed up. Training is not
+    or cross entropy, smooth L1 or ASL1 can be compared, also in the warm-up of `GHMWarmupHook`.
+    The levels of the pyramid, the iterations and the processes are summed up. Training is not
     changed; outside the recorded iterations nothing is attached to the losses.
 
     At the end of each interval the main process
@@ -89,7 +83,7 @@ class GradientDensityHook(Hook):
             self._record = self._record_so_far(Path(runner.work_dir, RECORD_FILE), runner.iter)
 
     def _record_so_far(self, path: Path, iteration: int) -> GradientDensityRecord:
-        record = GradientDensityRecord.empty(self.settings['bins'], self._observer.mu)
+        record = self._observer.empty_record()
         if iteration == 0 or not path.exists():
             return record
         earlier = GradientDensityRecord.load(path)
@@ -152,21 +146,3 @@ def easy_and_hard(counts: np.ndarray, gradient: np.ndarray) -> dict[str, float]:
         for name, chosen in (('easy', center < EASY), ('hard', center >= HARD))
         if values.sum() > 0
     }
-
-
-def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
-    """The densities of g and gr side by side, uint8 of shape (H, W, 3), RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), dpi=100, layout='constrained')
-    canvas = FigureCanvasAgg(figure)
-    panels = zip(figure.subplots(1, 2), ('g', 'gr'), ('logits', 'offsets'), KINDS, strict=True)
-    for axes, norm, examples, kind in panels:
-        bins = len(counts[kind])
-        if counts[kind].any():
-            shown = in_regions(counts[kind], SHOWN_REGIONS if bins % SHOWN_REGIONS == 0 else bins)
-            draw_density(axes, shown, f'gradient norm {norm}', examples)
-            axes.set_yscale('log')
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

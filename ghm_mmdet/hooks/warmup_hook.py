@@ -1,4 +1,4 @@
-"""The cure of GHM's cold start: another loss leads until the detector is warm."""
+"""The cure of GHM's cold start: other losses at first, GHM once the detector is warm."""
 
 import torch
 from mmengine.hooks import Hook
@@ -15,7 +15,7 @@ SMOOTH_L1_LOSS = dict(type='mmdet.SmoothL1Loss', beta=1 / 9, loss_weight=1.0)
 
 @HOOKS.register_module()
 class GHMWarmupHook(Hook):
-    """Train with other losses for the first iterations, then hand over to GHM.
+    """Train with warm-up losses for the first iterations, then switch to GHM.
 
     From random weights GHM-C has a cold start: while positives and negatives have the same
     score they share one or two unit regions, the weights jump by orders of magnitude when
@@ -27,18 +27,17 @@ class GHMWarmupHook(Hook):
 
     Args:
         iters: Iterations of the warm-up, an int >= 1.
-        loss_cls: Config of the loss that leads in the place of GHM-C with a sigmoid. Default:
-            focal loss with γ = 2 and α = 0.25.
-        loss_bbox: Config of the loss that leads in the place of GHM-R. Default: smooth L1
-            with δ = 1/9.
-        losses: Configs of the losses that lead at certain places, by the end of the GHM loss's
+        loss_cls: Config of the warm-up loss of every GHM-C with a sigmoid. Default: focal loss
+            with γ = 2 and α = 0.25.
+        loss_bbox: Config of the warm-up loss of every GHM-R. Default: smooth L1 with δ = 1/9.
+        losses: Configs of the warm-up losses of certain GHM losses, by a suffix of the module's
             name in the model, as `{'rpn_head.loss_cls': dict(type='CrossEntropyLoss', ...)}`;
-            the longest name that fits is taken. Default: None.
+            the longest suffix that fits is taken. Default: None.
 
     Raises:
         TypeError, ValueError: `iters` is not an int >= 1.
-        ValueError: In training: there is no GHM loss, or none at a place in `losses`; a
-            sigmoid is to lead a softmax, or the other way round.
+        ValueError: In training: there is no GHM loss, or none with a suffix in `losses`; the
+            warm-up loss of a softmax is one of a sigmoid, or the other way round.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class GHMWarmupHook(Hook):
         self.loss_cls = loss_cls
         self.loss_bbox = loss_bbox
         self.losses = losses or {}
-        self._led: list[nn.Module] = []
+        self._warming_up: list[nn.Module] = []
 
     def before_train(self, runner: Runner) -> None:
         losses = {
@@ -63,52 +62,54 @@ class GHMWarmupHook(Hook):
         }
         if not losses:
             raise ValueError('GHMWarmupHook: the model has no ghm_mmdet.GHMC or ghm_mmdet.GHMR')
-        for place in self.losses:
-            if not any(_is_at(name, place) for name in losses):
+        for suffix in self.losses:
+            if not any(_ends_with(name, suffix) for name in losses):
                 raise ValueError(
-                    f'losses of GHMWarmupHook names {place!r}, where there is no GHM loss; there '
+                    f'losses of GHMWarmupHook names {suffix!r}, where there is no GHM loss; there '
                     f'are {", ".join(losses)}'
                 )
         if runner.iter >= self.iters:
             return
         for name, loss in losses.items():
-            leader = MODELS.build(dict(self._leader_config(name, loss))).to(loss.edges.device)
+            config = dict(self._warmup_config(name, loss))
+            warmup_loss = MODELS.build(config).to(loss.edges.device)
             use_sigmoid = getattr(loss, 'use_sigmoid', None)
-            if getattr(leader, 'use_sigmoid', use_sigmoid) != use_sigmoid:
+            if getattr(warmup_loss, 'use_sigmoid', use_sigmoid) != use_sigmoid:
                 raise ValueError(
-                    f'GHMWarmupHook: {type(leader).__name__} can not lead {name}: one is of a '
-                    'sigmoid, the other of a softmax'
+                    f'GHMWarmupHook: {type(warmup_loss).__name__} can not be the warm-up loss of '
+                    f'{name}: one is of a sigmoid, the other of a softmax'
                 )
-            _let_lead(leader, loss)
-            self._led.append(loss)
-        runner.logger.info(f'GHM warm-up: other losses lead until iteration {self.iters}')
+            _answer_with(warmup_loss, loss)
+            self._warming_up.append(loss)
+        runner.logger.info(f'GHM warm-up: with other losses until iteration {self.iters}')
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        if self._led and runner.iter >= self.iters:
-            self._hand_over()
+        if self._warming_up and runner.iter >= self.iters:
+            self._switch_to_ghm()
             runner.logger.info(f'GHM warm-up ends at iteration {runner.iter}: GHM takes over')
 
     def after_train(self, runner: Runner) -> None:
-        self._hand_over()
+        self._switch_to_ghm()
 
-    def _leader_config(self, name: str, loss: GHMC | GHMR) -> dict:
-        places = [place for place in self.losses if _is_at(name, place)]
-        if places:
-            return self.losses[max(places, key=len)]
+    def _warmup_config(self, name: str, loss: GHMC | GHMR) -> dict:
+        suffixes = [suffix for suffix in self.losses if _ends_with(name, suffix)]
+        if suffixes:
+            return self.losses[max(suffixes, key=len)]
         if isinstance(loss, GHMR):
             return self.loss_bbox
         return self.loss_cls if loss.use_sigmoid else _cross_entropy_of(loss)
 
-    def _hand_over(self) -> None:
-        for loss in self._led:
+    def _switch_to_ghm(self) -> None:
+        for loss in self._warming_up:
             del loss.forward
-        self._led.clear()
+        self._warming_up.clear()
 
 
-def _is_at(name: str, place: str) -> bool:
-    return f'.{name}'.endswith(f'.{place}')
+def _ends_with(name: str, suffix: str) -> bool:
+    """Whether a module's name ends with whole parts of it: 'a.b.c' with 'b.c'."""
+    return f'.{name}'.endswith(f'.{suffix}')
 
 
 def _cross_entropy_of(loss: GHMC) -> dict:
@@ -120,8 +121,8 @@ def _cross_entropy_of(loss: GHMC) -> dict:
     )
 
 
-def _let_lead(leader: nn.Module, loss: GHMC | GHMR) -> None:
-    """Let `loss` answer with the value of `leader`, and still count its statistics."""
+def _answer_with(warmup_loss: nn.Module, loss: GHMC | GHMR) -> None:
+    """Let `loss` answer with the value of `warmup_loss`, and still count its statistics."""
     count = loss.forward
 
     def forward(
@@ -136,7 +137,7 @@ def _let_lead(leader: nn.Module, loss: GHMC | GHMR) -> None:
         weight = label_weight if weight is None else weight
         with torch.no_grad():
             count(pred, target, weight)
-        return leader(
+        return warmup_loss(
             pred,
             target,
             weight,

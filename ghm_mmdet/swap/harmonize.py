@@ -50,8 +50,8 @@ def harmonize(
         formula: 'official', 'paper' or 'floored', see `GHMC`. Default: 'official'.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
-        warmup: Let the losses replaced lead for this many iterations, by `GHMWarmupHook`:
-            GHM from random weights has a cold start. Default: None, GHM from the start.
+        warmup: Train with the losses replaced for this many iterations, by `GHMWarmupHook`: GHM
+            from random weights has a cold start. Default: None, GHM from the start.
 
     Returns:
         The new config.

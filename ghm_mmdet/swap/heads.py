@@ -1,240 +1,139 @@
-"""What is known of MMDetection's heads: how each calls its losses, and why some losses stay.
+"""The heads of a config, the losses that each calls, and what surrounds it."""
 
-The tables were made by reading the heads of MMDetection 3.3 and 3.5; `docs/compatibility.md`
-is what a run says of them.
-"""
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
 
-from dataclasses import dataclass
+from . import rules
+from .rules import Calls
+
+Path = tuple[str | int, ...]
+
+
+def name_of(config_or_type: Any) -> str:
+    """The class name of a config or of a `type`: without the scope, of a class its name."""
+    kind = config_or_type['type'] if isinstance(config_or_type, dict) else config_or_type
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def dotted(path: Path) -> str:
+    return '.'.join(map(str, path))
 
 
 @dataclass(frozen=True)
-class Call:
-    """How a head calls a loss that GHM can take the place of.
+class Head:
+    """A head of a config, or what surrounds one, and the reasons there to keep its losses.
 
     Attributes:
-        ghm: 'GHMC' for logits with labels or targets in [0, 1], 'GHMR' for encoded offsets.
-        reduction: Of the GHM loss. 'mean' where the head takes the loss as it is,
-            'positives' or 'sum' where it divides by the number of positives afterwards.
-        mean_of_levels: The head's own average runs over the mini-batch but it calls the loss
-            once per level: the weight is divided by the number of levels, so that the sum of
-            GHM's means is a mean too.
-        positives: The share of positives, by MMDetection's samplers, of the samples that the
-            head averages a regression loss over. GHM-R averages over the positives alone: its
-            weight is multiplied by the share.
+        path: Its place in the config.
+        config: Its config.
+        keep_all: Why none of its losses is replaced, or None.
+        keep_of_box_head: Why a loss of a box head is kept, by its key.
+        train_cfg: The nearest one.
     """
 
-    ghm: str
-    reduction: str = 'mean'
-    mean_of_levels: bool = False
-    positives: float = 1.0
+    path: Path
+    config: dict[str, Any]
+    keep_all: str | None = None
+    keep_of_box_head: dict[str, str] = field(default_factory=dict)
+    train_cfg: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.config)
+
+    @property
+    def where(self) -> str:
+        return dotted(self.path)
+
+    @property
+    def computes_its_losses(self) -> bool:
+        """Whether it is SSD's: it takes no loss from the config, but another head in its place."""
+        return self.name in rules.HEADS_WITH_LOSSES
+
+    @cached_property
+    def losses(self) -> dict[str, dict]:
+        """The config of each loss by its key."""
+        if self.computes_its_losses:
+            return _ssd_losses(self.train_cfg)
+        return {key: value for key, value in self.config.items() if _is_loss(key, value)}
+
+    @cached_property
+    def calls(self) -> Calls | None:
+        """How it, or the nearest known class that it derives from, calls its losses."""
+        if self.computes_its_losses:
+            return rules.HEADS[name_of(rules.HEADS_WITH_LOSSES[self.name])]
+        if self.name in rules.HEADS:
+            return rules.HEADS[self.name]
+        return next((rules.HEADS[n] for n in _ancestors(self.config) if n in rules.HEADS), None)
+
+    def matches(self, pattern: str | None) -> bool:
+        """Whether its type or its place match a pattern of `fnmatch`; None matches all."""
+        names = (self.name, self.where, dotted(self.path[1:]))
+        return pattern is None or any(fnmatchcase(name, pattern) for name in names)
 
 
-LOGITS = Call('GHMC')
-LOGITS_OF_SAMPLES = Call('GHMC', mean_of_levels=True)
-LOGITS_DIVIDED_LATER = Call('GHMC', 'positives')
-OFFSETS = Call('GHMR')
-OFFSETS_OF_ROIS = Call('GHMR', positives=0.25)
-OFFSETS_OF_LEVELS = Call('GHMR', mean_of_levels=True)
-OFFSETS_OF_SAMPLES = Call('GHMR', mean_of_levels=True, positives=0.5)
-OFFSETS_DIVIDED_LATER = Call('GHMR', 'sum')
+def find_heads(model: dict[str, Any]) -> list[Head]:
+    """Every dict of a model that is a head: it has losses, or a type that is known to call some."""
+    return list(_heads_in(Head(('model',), model)))
 
-_ANCHOR_HEAD = dict(loss_cls=LOGITS, loss_bbox=OFFSETS)
-_RPN_HEAD = dict(loss_cls=LOGITS_OF_SAMPLES, loss_bbox=OFFSETS_OF_SAMPLES)
-_BOX_HEAD = dict(loss_cls=LOGITS, loss_bbox=OFFSETS_OF_ROIS)
 
-_IMAGE_BOXES = 'L1 of whole boxes in units of the image, not of encoded offsets, which μ is in'
-_DETR_HEAD = dict(loss_cls=LOGITS, loss_bbox=_IMAGE_BOXES)
-_DECODED = 'calls it on decoded boxes; GHM-R needs encoded offsets, which μ is in units of'
-_IOU_HEAD = dict(loss_cls=LOGITS, loss_bbox=_DECODED)
-_RANKS = (
-    "ranks its anchors by the same loss (reduction_override='none'), on the positives alone: "
-    'those calls would enter the moving average'
-)
-_HEATMAP = (
-    'a Gaussian heat map: the values around a center are negatives of less weight, not targets'
-)
-_MASK = 'a mask loss: its examples are pixels; GHM is defined for boxes'
+def _heads_in(node: Head) -> Iterator[Head]:
+    config, path = node.config, node.path
+    if isinstance(config, (list, tuple)):
+        for i, value in enumerate(config):
+            yield from _heads_in(replace(node, path=(*path, i), config=value))
+    if not isinstance(config, dict):
+        return
+    if 'type' in config:
+        node = _with_reasons_of(node)
+        known = (rules.HEADS, rules.HEADS_WITH_LOSSES, rules.HEADS_WITHOUT_LOSSES)
+        if node.losses or any(node.name in table for table in known):
+            yield node
+    for key, value in config.items():
+        if key not in ('train_cfg', 'test_cfg') and not _is_loss(key, value):
+            yield from _heads_in(replace(node, path=(*path, key), config=value))
 
-#: What each loss of a head is: how it is called, or why it is kept.
-HEADS: dict[str, dict[str, Call | str]] = {
-    'AnchorHead': _ANCHOR_HEAD,
-    'RetinaHead': _ANCHOR_HEAD,
-    'RetinaSepBNHead': _ANCHOR_HEAD,
-    'GHMRetinaHead': _ANCHOR_HEAD,
-    'GARetinaHead': _ANCHOR_HEAD,
-    'RPNHead': _RPN_HEAD,
-    'GARPNHead': _RPN_HEAD,
-    'StageCascadeRPNHead': _RPN_HEAD,
-    'BBoxHead': _BOX_HEAD,
-    'ConvFCBBoxHead': _BOX_HEAD,
-    'Shared2FCBBoxHead': _BOX_HEAD,
-    'Shared4Conv1FCBBoxHead': _BOX_HEAD,
-    'DoubleConvFCBBoxHead': _BOX_HEAD,
-    'SCNetBBoxHead': _BOX_HEAD,
-    'SABLHead': dict(loss_cls=LOGITS, loss_bbox_reg=OFFSETS),
-    'SABLRetinaHead': dict(loss_cls=LOGITS, loss_bbox_reg=OFFSETS_OF_LEVELS),
-    'DIIHead': _DETR_HEAD,
-    'FCOSHead': _IOU_HEAD,
-    'NASFCOSHead': _IOU_HEAD,
-    'CondInstBboxHead': _IOU_HEAD,
-    'BoxInstBboxHead': _IOU_HEAD,
-    'ATSSHead': _IOU_HEAD,
-    'ATSSVLFusionHead': _IOU_HEAD,
-    'DDODHead': _IOU_HEAD,
-    'GFLHead': _IOU_HEAD,
-    'LDHead': _IOU_HEAD,
-    'VFNetHead': dict(loss_cls=LOGITS, loss_bbox=_DECODED, loss_bbox_refine=_DECODED),
-    'YOLOFHead': _IOU_HEAD,
-    'FoveaHead': _ANCHOR_HEAD,
-    'RepPointsHead': dict(loss_cls=LOGITS, loss_bbox_init=OFFSETS, loss_bbox_refine=OFFSETS),
-    'SOLOHead': dict(loss_cls=LOGITS),
-    'DecoupledSOLOHead': dict(loss_cls=LOGITS),
-    'DecoupledSOLOLightHead': dict(loss_cls=LOGITS),
-    'SOLOV2Head': dict(loss_cls=LOGITS),
-    'DETRHead': _DETR_HEAD,
-    'ConditionalDETRHead': _DETR_HEAD,
-    'DABDETRHead': _DETR_HEAD,
-    'DeformableDETRHead': _DETR_HEAD,
-    'DINOHead': _DETR_HEAD,
-    'DDQDETRHead': _DETR_HEAD,
-    'GroundingDINOHead': _DETR_HEAD,
-    'MaskFormerHead': dict(loss_cls=LOGITS),
-    'Mask2FormerHead': dict(loss_cls=LOGITS),
-    'Mask2FormerTrackHead': dict(loss_cls=LOGITS),
-    'RTMDetHead': dict(loss_cls=LOGITS_DIVIDED_LATER, loss_bbox=_DECODED),
-    'RTMDetSepBNHead': dict(loss_cls=LOGITS_DIVIDED_LATER, loss_bbox=_DECODED),
-    'RTMDetInsHead': dict(loss_cls=LOGITS_DIVIDED_LATER, loss_bbox=_DECODED),
-    'RTMDetInsSepBNHead': dict(loss_cls=LOGITS_DIVIDED_LATER, loss_bbox=_DECODED),
-    'YOLOXHead': dict(
-        loss_cls=LOGITS_DIVIDED_LATER,
-        loss_obj=LOGITS_DIVIDED_LATER,
-        loss_bbox=_DECODED,
-        loss_l1=OFFSETS_DIVIDED_LATER,
-    ),
-    'YOLOV3Head': dict(loss_cls=LOGITS_DIVIDED_LATER, loss_conf=LOGITS_DIVIDED_LATER),
-    'TOODHead': dict(
-        loss_cls='the scores of this head are probabilities, not logits',
-        initial_loss_cls='the scores of this head are probabilities, not logits',
-        loss_bbox=_DECODED,
-    ),
-    'PAAHead': dict(loss_cls=_RANKS, loss_bbox=_RANKS),
-    'LADHead': dict(loss_cls=_RANKS, loss_bbox=_RANKS),
-    'PISARetinaHead': dict(loss_cls=_RANKS, loss_bbox=_RANKS),
-    'FSAFHead': dict(
-        loss_cls="takes each example's loss to choose its level, and sums those it chose: GHM's "
-        '1/N would be lost',
-        loss_bbox=_DECODED,
-    ),
-    'YOLACTHead': dict(
-        loss_cls='mines hard examples by their loss; GHM weighs them instead: not both',
-        loss_bbox='calls it once per image: the sum of means would grow with the batch size',
-    ),
-    'MultiInstanceBBoxHead': dict(
-        loss_cls='adds the losses of each pair of boxes, and takes the smaller sum',
-        loss_bbox='adds the losses of each pair of boxes, and takes the smaller sum',
-    ),
-    'FreeAnchorRetinaHead': dict(
-        loss_cls='does not call it', loss_bbox='takes exp(-loss) of each box as its likelihood'
-    ),
-    'AutoAssignHead': dict(loss_cls='does not call it', loss_bbox=_DECODED),
-    'CenterNetUpdateHead': dict(loss_cls=_HEATMAP, loss_bbox=_DECODED),
-    'CenterNetHead': dict(
-        loss_wh='regresses sizes in pixels of the feature map, not encoded offsets',
-        loss_offset='corrects the rounding of centers, does not regress boxes',
-    ),
-    'QuasiDenseTrackHead': dict(loss_bbox='does not call it'),
-    'LinearReIDHead': dict(loss_cls='identifies persons, does not detect'),
-    'GHMSSDHead': dict(loss_cls=LOGITS, loss_bbox=OFFSETS),
-}
 
-#: Why a loss of this key is kept, whatever the head.
-KEYS: dict[str, str] = {
-    'loss_mask': _MASK,
-    'loss_dice': _MASK,
-    'loss_segm': _MASK,
-    'loss_seg': 'a semantic segmentation loss: its examples are pixels; GHM is defined for boxes',
-    'loss_point': _MASK,
-    'loss_grid': 'a heat map of grid points',
-    'loss_centerness': 'a quality branch, on the positives alone',
-    'loss_iou': 'an IoU loss or a quality branch, on the positives alone',
-    'loss_shape': 'an IoU loss of anchor shapes',
-    'loss_loc': 'weighs its negatives by 0.1; GHM-C takes a weight as valid or not',
-    'loss_dfl': 'a distribution over the bins of an offset',
-    'loss_ld': 'distils a teacher',
-    'loss_bbox_cls': 'classifies the side of a box into buckets, not objects',
-    'loss_heatmap': _HEATMAP,
-    'loss_center_heatmap': _HEATMAP,
-    'loss_embedding': 'pulls and pushes embeddings',
-    'loss_offset': 'corrects the rounding of corners, does not regress boxes',
-    'loss_guiding_shift': 'regresses shifts of corners in pixels, not encoded offsets',
-    'loss_centripetal_shift': 'regresses shifts of corners in pixels, not encoded offsets',
-    'loss_xy': 'cross entropy of a position',
-    'loss_wh': 'a squared error of sizes',
-    'loss_track': 'a loss of embeddings, for tracking',
-    'loss_track_aux': 'a loss of embeddings, for tracking',
-    'loss_triplet': 'a loss of embeddings, for re-identification',
-}
+def _is_loss(key: str, value: Any) -> bool:
+    named = key.startswith('loss_') or key == 'initial_loss_cls'
+    return named and isinstance(value, dict) and 'type' in value
 
-#: Classification losses that GHM-C can take the place of; the value is the `use_sigmoid` of a
-#: config that does not say it.
-CLASSIFICATION_LOSSES: dict[str, bool] = {
-    'CrossEntropyLoss': False,
-    'FocalLoss': True,
-    'QualityFocalLoss': True,
-    'VarifocalLoss': True,
-    'OHEMLoss': True,
-}
 
-#: Regression losses that GHM-R can take the place of.
-REGRESSION_LOSSES = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss')
+def _with_reasons_of(node: Head) -> Head:
+    """The node, with what its own config says of the losses inside of it."""
+    keep = {**node.keep_of_box_head, **rules.ROI_HEADS.get(node.name, {})}
+    train_cfg = node.config.get('train_cfg') or {}
+    rcnn = train_cfg.get('rcnn') or {}
+    for stage in rcnn if isinstance(rcnn, (list, tuple)) else [rcnn]:
+        sampler = stage.get('sampler') or {}
+        if 'type' in sampler and name_of(sampler) in rules.RANKING_SAMPLERS:
+            keep['loss_cls'] = f'{name_of(sampler)} chooses RoIs by this loss of each'
+    return replace(
+        node,
+        keep_all=node.keep_all or rules.DETECTORS.get(node.name),
+        keep_of_box_head=keep,
+        train_cfg=train_cfg or node.train_cfg,
+    )
 
-#: Why a loss of this type is kept, whatever the head.
-LOSSES: dict[str, str] = {
-    'GaussianFocalLoss': _HEATMAP,
-    'SeesawLoss': 'weighs classes by their frequency by itself',
-    'FocalCustomLoss': 'has its own channels, activation and accuracy',
-    'CrossEntropyCustomLoss': 'has its own channels, activation and accuracy',
-}
-IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
 
-#: Why no loss of a detector is replaced.
-DETECTORS: dict[str, str] = {
-    'SoftTeacher': "weighs pseudo labels by the teacher's scores; GHM takes a weight as valid "
-    'or not',
-    'SemiBaseDetector': 'may weigh pseudo labels; GHM takes a weight as valid or not',
-    'DeepSORT': 'this tracker is not trained: harmonize the config of its detector',
-    'StrongSORT': 'this tracker is not trained: harmonize the config of its detector',
-    'OCSORT': 'this tracker is not trained: harmonize the config of its detector',
-}
+def _ancestors(head: dict) -> list[str]:
+    # A head of its own is registered by whoever loaded the config; MMDetection's are here.
+    import mmdet.models  # noqa: F401
+    from mmdet.registry import MODELS
 
-#: Why the losses of a box head under this RoI head are kept.
-ROI_HEADS: dict[str, dict[str, str]] = {
-    'DynamicRoIHead': dict(loss_bbox='this RoI head sets the β of a SmoothL1Loss as it trains'),
-    'PISARoIHead': dict(loss_cls=_RANKS, loss_bbox=_RANKS),
-}
+    kind = head['type'] if isinstance(head['type'], type) else MODELS.get(str(head['type']))
+    return [] if kind is None else [ancestor.__name__ for ancestor in kind.__mro__]
 
-#: Samplers that choose RoIs by the classification loss of each.
-RANKING_SAMPLERS = ('OHEMSampler', 'ScoreHLRSampler')
 
-#: Heads whose scores are read through softmax, whatever the loss says.
-SOFTMAX_HEADS = (
-    'BBoxHead',
-    'ConvFCBBoxHead',
-    'Shared2FCBBoxHead',
-    'Shared4Conv1FCBBoxHead',
-    'DoubleConvFCBBoxHead',
-    'SCNetBBoxHead',
-    'SABLHead',
-)
-
-#: The head that computes the density over all levels, where there is one.
-BATCH_DENSITY_HEADS = dict(RetinaHead='ghm_mmdet.GHMRetinaHead')
-
-#: The head that takes its losses from the config, for one that computes them by itself.
-HEADS_WITH_LOSSES = dict(SSDHead='ghm_mmdet.GHMSSDHead')
-
-#: Why the losses that a head computes by itself stay.
-HEADS_WITHOUT_LOSSES = dict(
-    PISASSDHead='computes its losses by itself, and ranks its anchors by them',
-    CLRHead='computes its losses by itself, of lanes, not of boxes',
-)
+def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
+    """What `SSDHead` computes by itself; the defaults are those of MMDetection's configs."""
+    ratio = train_cfg.get('neg_pos_ratio', 3)
+    beta = train_cfg.get('smoothl1_beta', 1.0)
+    cross_entropy = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False, neg_pos_ratio=ratio)
+    return dict(
+        loss_cls=dict(**cross_entropy, loss_weight=1.0),
+        loss_bbox=dict(type='SmoothL1Loss', beta=beta, loss_weight=1.0),
+    )

@@ -1,24 +1,25 @@
 """Which losses a config has, and for each whether GHM takes its place, and why."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmengine.config import Config
 
 from ..functional.checks import check_choice, check_count, check_momentum
 from ..functional.harmonizing import FORMULAS
-from ..losses.settings import GHM_C, GHM_R
-from . import heads as known
-from .heads import LOGITS, OFFSETS, Call
+from ..released import GHM_C, GHM_R
+from . import rules
+from .heads import Head, Path, find_heads, name_of
+from .rules import Call
 
 #: The authors' gradient clipping.
 CLIP_GRAD = dict(max_norm=35, norm_type=2)
 
+GHM_LOSSES = ('GHMC', 'GHMR')
 _ANCHORS = ('anchor_generator', 'approx_anchor_generator')
 DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
-Path = tuple[str | int, ...]
+#: What the losses of `SSDHead` are called, for its config does not name them.
+_SSD_NAMES = dict(loss_cls='softmax cross entropy', loss_bbox='smooth L1')
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class LossFound:
     original: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        verdict = 'kept' if self.ghm is None else f'replaced by {name_of(self.ghm["type"])}'
+        verdict = 'kept' if self.ghm is None else f'replaced by {name_of(self.ghm)}'
         why = f': {self.why}' if self.why else ''
         return f'{self.where} ({self.head}, {self.loss}): {verdict}{why}'
 
@@ -98,19 +99,10 @@ class Plan:
     @property
     def has_ghm(self) -> bool:
         """Whether the harmonized config has a GHM loss, put in now or before."""
-        return any(loss.ghm is not None or loss.loss in ('GHMC', 'GHMR') for loss in self.losses)
+        return any(loss.ghm is not None or loss.loss in GHM_LOSSES for loss in self.losses)
 
     def __str__(self) -> str:
         return '\n'.join([*map(str, self.losses), *self.notes]) or 'the config has no loss'
-
-
-@dataclass(frozen=True)
-class _Around:
-    """What surrounds a head: `train_cfg`, and the reasons to keep a loss that come from there."""
-
-    any_loss: str | None = None
-    box_head: dict[str, str] = field(default_factory=dict)
-    train_cfg: dict[str, Any] = field(default_factory=dict)
 
 
 def make_plan(cfg: Config, options: Options) -> Plan:
@@ -120,12 +112,12 @@ def make_plan(cfg: Config, options: Options) -> Plan:
         ValueError: `head` matches no head of the config.
     """
     plan = Plan()
-    heads = list(_heads(cfg.get('model', {}), ('model',), _Around()))
-    if options.head is not None and not any(_chosen(options, *found[:2]) for found in heads):
-        there = ', '.join(sorted({f'{dotted(path)} ({name_of(h)})' for path, h, _ in heads}))
+    heads = find_heads(cfg.get('model', {}))
+    if options.head is not None and not any(head.matches(options.head) for head in heads):
+        there = ', '.join(sorted({f'{head.where} ({head.name})' for head in heads}))
         raise ValueError(f'head={options.head!r} matches none of the heads: {there or "no head"}')
-    for path, head, around in heads:
-        _plan_head(plan, options, path, head, around)
+    for head in heads:
+        _plan_head(plan, options, head)
     if plan.replaced:
         _plan_clipping(plan, cfg)
         if options.warmup is not None:
@@ -135,199 +127,76 @@ def make_plan(cfg: Config, options: Options) -> Plan:
     return plan
 
 
-def name_of(head_or_type: Any) -> str:
-    """The class name of a config or of a `type`: without the scope, of a class its name."""
-    kind = head_or_type['type'] if isinstance(head_or_type, dict) else head_or_type
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
-
-
-def dotted(path: Path) -> str:
-    return '.'.join(map(str, path))
-
-
-def _heads(node: Any, path: Path, around: _Around) -> Iterator[tuple[Path, dict, _Around]]:
-    """Every dict that is a head: it has losses, or a type that is known to call some."""
-    if isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _heads(value, (*path, i), around)
-    if not isinstance(node, dict):
+def _plan_head(plan: Plan, options: Options, head: Head) -> None:
+    if head.name in rules.HEADS_WITHOUT_LOSSES:
+        why = rules.HEADS_WITHOUT_LOSSES[head.name]
+        plan.losses.append(LossFound(head.where, head.name, 'its own losses', None, why))
         return
-    if 'type' in node:
-        around = _within(node, around)
-        if _losses(node) or _is_known(node):
-            yield path, node, around
-    for key, value in node.items():
-        if key not in ('train_cfg', 'test_cfg') and not _is_loss(key, value):
-            yield from _heads(value, (*path, key), around)
-
-
-def _is_loss(key: str, value: Any) -> bool:
-    named = key.startswith('loss_') or key == 'initial_loss_cls'
-    return named and isinstance(value, dict) and 'type' in value
-
-
-def _losses(head: dict) -> dict[str, dict]:
-    return {key: value for key, value in head.items() if _is_loss(key, value)}
-
-
-def _within(node: dict, around: _Around) -> _Around:
-    """What the losses inside of `node` have around them."""
-    any_loss = around.any_loss or known.DETECTORS.get(name_of(node))
-    box_head = {**around.box_head, **known.ROI_HEADS.get(name_of(node), {})}
-    train_cfg = node.get('train_cfg') or {}
-    rcnn = train_cfg.get('rcnn') or {}
-    for stage in rcnn if isinstance(rcnn, (list, tuple)) else [rcnn]:
-        sampler = stage.get('sampler') or {}
-        if 'type' in sampler and name_of(sampler) in known.RANKING_SAMPLERS:
-            box_head['loss_cls'] = f'{name_of(sampler)} chooses RoIs by this loss of each'
-    return _Around(any_loss, box_head, train_cfg or around.train_cfg)
-
-
-def _is_known(head: dict) -> bool:
-    tables = (known.HEADS, known.HEADS_WITH_LOSSES, known.HEADS_WITHOUT_LOSSES)
-    return any(name_of(head) in table for table in tables)
-
-
-def _known_calls(head: dict) -> dict[str, Call | str] | None:
-    """How the head, or the nearest known class that it derives from, calls its losses."""
-    if name_of(head) in known.HEADS:
-        return known.HEADS[name_of(head)]
-    return next((known.HEADS[n] for n in _ancestors(head) if n in known.HEADS), None)
-
-
-def _ancestors(head: dict) -> list[str]:
-    # A head of its own is registered by whoever loaded the config; MMDetection's are here.
-    import mmdet.models  # noqa: F401
-    from mmdet.registry import MODELS
-
-    kind = head['type'] if isinstance(head['type'], type) else MODELS.get(str(head['type']))
-    return [] if kind is None else [ancestor.__name__ for ancestor in kind.__mro__]
-
-
-def _chosen(options: Options, path: Path, head: dict) -> bool:
-    names = (name_of(head), dotted(path), dotted(path[1:]))
-    return options.head is None or any(fnmatchcase(name, options.head) for name in names)
-
-
-def _plan_head(plan: Plan, options: Options, path: Path, head: dict, around: _Around) -> None:
-    if name_of(head) in known.HEADS_WITH_LOSSES:
-        return _plan_head_with_losses(plan, options, path, head, around)
-    if name_of(head) in known.HEADS_WITHOUT_LOSSES:
-        why = known.HEADS_WITHOUT_LOSSES[name_of(head)]
-        plan.losses.append(LossFound(dotted(path), name_of(head), 'its own losses', None, why))
-        return
-    calls = _known_calls(head)
-    replaced = False
-    for key, loss in _losses(head).items():
-        ghm, why = _verdict(options, path, head, key, loss, calls, around)
-        where = dotted((*path, key))
-        plan.losses.append(LossFound(where, name_of(head), name_of(loss), ghm, why, loss))
-        if ghm is not None:
-            plan.changes[(*path, key)] = ghm
-            replaced = True
-    for key, call in (calls or {}).items():
-        if isinstance(call, Call) and key in ('loss_cls', 'loss_bbox') and key not in head:
+    found = {key: _loss_found(options, head, key, loss) for key, loss in head.losses.items()}
+    replaced = [loss for loss in found.values() if loss.ghm is not None]
+    if head.computes_its_losses and replaced:
+        other_head = rules.HEADS_WITH_LOSSES[head.name]
+        plan.changes[(*head.path, 'type')] = other_head
+        for key, loss in found.items():
+            plan.changes[(*head.path, key)] = loss.ghm or loss.original
+            why = filter(None, [loss.why, f'the head becomes {name_of(other_head)}'])
+            found[key] = replace(loss, why='; '.join(why))
+    else:
+        plan.changes |= {
+            (*head.path, key): loss.ghm for key, loss in found.items() if loss.ghm is not None
+        }
+    plan.losses += found.values()
+    for key, call in (head.calls or {}).items():
+        if isinstance(call, Call) and key in ('loss_cls', 'loss_bbox') and key not in head.losses:
             plan.notes.append(
-                f'{dotted((*path, key))} ({name_of(head)}): kept: the config leaves it to the '
+                f'{head.where}.{key} ({head.name}): kept: the config leaves it to the '
                 "head's default; write it out to have it replaced"
             )
-    if options.batch_density and replaced:
-        _plan_batch_density(plan, path, head)
+    if options.batch_density and replaced and not head.computes_its_losses:
+        _plan_batch_density(plan, head)
 
 
-def _plan_head_with_losses(
-    plan: Plan, options: Options, path: Path, head: dict, around: _Around
-) -> None:
-    """SSD: another head, with both losses written out."""
-    name = known.HEADS_WITH_LOSSES[name_of(head)]
-    calls = dict(loss_cls=LOGITS, loss_bbox=OFFSETS)
-    names = dict(loss_cls='softmax cross entropy', loss_bbox='smooth L1')
-    kept = {
-        key: around.any_loss or _why_not_chosen(options, path, head, call)
-        for key, call in calls.items()
-    }
-    stays = all(kept.values())
-    for key, original in _ssd_losses(around.train_cfg).items():
-        ghm, why = None, kept[key]
-        if why is None:
-            ghm, why = _ghm_loss(options, head, original, calls[key])
-        if not stays:
-            plan.changes[(*path, 'type')] = name
-            plan.changes[(*path, key)] = ghm or original
-            why = '; '.join(filter(None, [why, f'the head becomes {name_of(name)}']))
-        where = dotted((*path, key))
-        plan.losses.append(LossFound(where, name_of(head), names[key], ghm, why, original))
+def _loss_found(options: Options, head: Head, key: str, loss: dict) -> LossFound:
+    ghm, why = None, _why_kept(options, head, key, loss)
+    if why is None:
+        ghm, why = _ghm_loss(options, head, loss, head.calls[key])
+    name = _SSD_NAMES[key] if head.computes_its_losses else name_of(loss)
+    return LossFound(f'{head.where}.{key}', head.name, name, ghm, why, loss)
 
 
-def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
-    """What `SSDHead` computes by itself; the defaults are those of MMDetection's configs."""
-    ratio = train_cfg.get('neg_pos_ratio', 3)
-    beta = train_cfg.get('smoothl1_beta', 1.0)
-    cross_entropy = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False, neg_pos_ratio=ratio)
-    return dict(
-        loss_cls=dict(**cross_entropy, loss_weight=1.0),
-        loss_bbox=dict(type='SmoothL1Loss', beta=beta, loss_weight=1.0),
-    )
-
-
-def _verdict(
-    options: Options,
-    path: Path,
-    head: dict,
-    key: str,
-    loss: dict,
-    calls: dict[str, Call | str] | None,
-    around: _Around,
-) -> tuple[dict[str, Any] | None, str]:
-    """The GHM loss in the place of `loss` or None, and why."""
-    call = None if calls is None else calls.get(key)
-    why = _why_kept(head, key, loss, calls, around)
-    why = why or _why_not_chosen(options, path, head, call)
-    return (None, why) if why else _ghm_loss(options, head, loss, call)
-
-
-def _why_not_chosen(options: Options, path: Path, head: dict, call: Call) -> str | None:
-    """The reason to keep a loss that is in the options, or None."""
-    if not _chosen(options, path, head):
-        return f'head={options.head!r} does not choose it'
-    if call.ghm == 'GHMC' and not options.cls:
-        return 'cls=False'
-    if call.ghm == 'GHMR' and not options.reg:
-        return 'reg=False'
-    return None
-
-
-def _why_kept(
-    head: dict, key: str, loss: dict, calls: dict[str, Call | str] | None, around: _Around
-) -> str | None:
-    """The reason to keep a loss whatever the options, or None."""
+def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
+    """The reason to keep a loss: of its type, of its head, of what is around, of the options."""
     name = name_of(loss)
-    if name in ('GHMC', 'GHMR'):
+    call = (head.calls or {}).get(key)
+    if name in GHM_LOSSES:
         return 'it is a GHM loss'
-    if around.any_loss:
-        return around.any_loss
-    if calls is not None and isinstance(calls.get(key), str) and 'IoU' not in name:
-        return calls[key]
+    if head.keep_all:
+        return head.keep_all
     if 'IoU' in name:
-        return known.IOU_LOSS
-    if name in known.LOSSES:
-        return known.LOSSES[name]
-    if calls is None or key not in calls:
-        default = f'how {name_of(head)} calls it is not known: replace it by hand'
-        return known.KEYS.get(key, default)
-    if key in around.box_head and name_of(head) in known.SOFTMAX_HEADS:
-        return around.box_head[key]
-    if calls[key].ghm == 'GHMC':
-        return _why_not_ghm_c(head, loss)
-    return _why_not_ghm_r(head, loss)
+        return rules.IOU_LOSS
+    if isinstance(call, str):
+        return call
+    if name in rules.LOSSES:
+        return rules.LOSSES[name]
+    if call is None:
+        default = f'how {head.name} calls it is not known: replace it by hand'
+        return rules.KEYS.get(key, default)
+    if key in head.keep_of_box_head and head.name in rules.SOFTMAX_HEADS:
+        return head.keep_of_box_head[key]
+    is_cls = call.ghm == 'GHMC'
+    why = _why_not_ghm_c(head, loss) if is_cls else _why_not_ghm_r(head, loss)
+    if why is None and not head.matches(options.head):
+        return f'head={options.head!r} does not choose it'
+    if why is None and not (options.cls if is_cls else options.reg):
+        return 'cls=False' if is_cls else 'reg=False'
+    return why
 
 
-def _why_not_ghm_c(head: dict, loss: dict) -> str | None:
-    name = name_of(loss)
-    if name not in known.CLASSIFICATION_LOSSES:
-        return f'GHM-C takes the place of {_listed(known.CLASSIFICATION_LOSSES)}'
+def _why_not_ghm_c(head: Head, loss: dict) -> str | None:
+    if name_of(loss) not in rules.CLASSIFICATION_LOSSES:
+        return f'GHM-C takes the place of {", ".join(rules.CLASSIFICATION_LOSSES)}'
     if _is_sigmoid(loss):
-        if name_of(head) in known.SOFTMAX_HEADS:
+        if head.name in rules.SOFTMAX_HEADS:
             return 'this head reads its scores through softmax, the loss through sigmoid'
         if loss.get('class_weight') is not None:
             return 'class_weight has no place in the sigmoid form of GHM-C'
@@ -336,23 +205,17 @@ def _why_not_ghm_c(head: dict, loss: dict) -> str | None:
     return None
 
 
-def _why_not_ghm_r(head: dict, loss: dict) -> str | None:
-    if name_of(loss) not in known.REGRESSION_LOSSES:
-        return f'GHM-R takes the place of {_listed(known.REGRESSION_LOSSES)}'
-    if head.get('reg_decoded_bbox', False):
-        return f'reg_decoded_bbox=True: the head {known._DECODED}'
-    return None
-
-
-def _listed(names: Any) -> str:
-    return ', '.join(names)
+def _why_not_ghm_r(head: Head, loss: dict) -> str | None:
+    if name_of(loss) not in rules.REGRESSION_LOSSES:
+        return f'GHM-R takes the place of {", ".join(rules.REGRESSION_LOSSES)}'
+    return rules.DECODED_BOXES if head.config.get('reg_decoded_bbox', False) else None
 
 
 def _is_sigmoid(loss: dict) -> bool:
-    return bool(loss.get('use_sigmoid', known.CLASSIFICATION_LOSSES[name_of(loss)]))
+    return bool(loss.get('use_sigmoid', rules.CLASSIFICATION_LOSSES[name_of(loss)]))
 
 
-def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dict[str, Any], str]:
+def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dict[str, Any], str]:
     """The config of the GHM loss, and what to know of it."""
     ghm = dict(GHM_C if call.ghm == 'GHMC' else GHM_R)
     notes = []
@@ -360,7 +223,7 @@ def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dic
         if getattr(options, name) is not None:
             ghm[name] = getattr(options, name)
     ghm['loss_weight'] *= loss.get('loss_weight', 1.0)
-    levels = _levels(head) if call.mean_of_levels else 1
+    levels = _levels(head.config) if call.mean_of_levels else 1
     if levels > 1:
         ghm['loss_weight'] /= levels
         notes.append(f'its weight is divided by the {levels} levels it is called for')
@@ -371,9 +234,10 @@ def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dic
                 f'its weight is multiplied by the share of positives among the samples, '
                 f'{call.positives}'
             )
-        if _scale(head) != 1:
-            ghm['mu'] /= _scale(head)
-            notes.append(f'μ is that of offsets divided by {_scale(head)}, their target_stds')
+        scale = _offset_scale(head.config)
+        if scale != 1:
+            ghm['mu'] /= scale
+            notes.append(f'μ is that of offsets divided by {scale}, their target_stds')
     if call.ghm == 'GHMC' and not _is_sigmoid(loss):
         ghm['use_sigmoid'] = False
         kept = ('class_weight', 'bg_cls_weight', 'ignore_index')
@@ -387,7 +251,7 @@ def _ghm_loss(options: Options, head: dict, loss: dict, call: Call) -> tuple[dic
     return ghm, '; '.join(notes)
 
 
-def _scale(head: dict) -> float:
+def _offset_scale(head: dict) -> float:
     """What the box coder divides the offsets by, on average; the paper's μ is for 1."""
     stds = (head.get('bbox_coder') or {}).get('target_stds') or (1.0,)
     return round(sum(stds) / len(stds), 6)
@@ -398,16 +262,16 @@ def _levels(head: dict) -> int:
     return len(next(strides, DEFAULT_STRIDES))
 
 
-def _plan_batch_density(plan: Plan, path: Path, head: dict) -> None:
-    name = name_of(head)
-    if name in known.BATCH_DENSITY_HEADS.values() or name.startswith('GHM'):
+def _plan_batch_density(plan: Plan, head: Head) -> None:
+    if head.name.startswith('GHM'):
         return
-    if name in known.BATCH_DENSITY_HEADS:
-        plan.changes[(*path, 'type')] = known.BATCH_DENSITY_HEADS[name]
-        plan.notes.append(f'{dotted(path)}: {name} becomes {known.BATCH_DENSITY_HEADS[name]}')
+    if head.name in rules.BATCH_DENSITY_HEADS:
+        other_head = rules.BATCH_DENSITY_HEADS[head.name]
+        plan.changes[(*head.path, 'type')] = other_head
+        plan.notes.append(f'{head.where}: {head.name} becomes {other_head}')
     else:
         plan.notes.append(
-            f'{dotted(path)} ({name}): batch_density is not available; the density is that of '
+            f'{head.where} ({head.name}): batch_density is not available; the density is that of '
             'each call of the loss'
         )
 
@@ -424,21 +288,19 @@ def _plan_clipping(plan: Plan, cfg: Config) -> None:
 
 
 def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
-    """The losses replaced lead for the first iterations.
+    """The losses replaced are those of the warm-up.
 
     Those with weights of classes are left to the hook: DETR's head writes them to its loss.
     """
-    leaders = {}
+    warmup_losses = {}
     for found in plan.replaced:
         loss = found.original
         if loss.get('class_weight') is None:
             scope = '' if '.' in str(loss['type']) else 'mmdet.'
-            leaders[found.where.removeprefix('model.')] = {
-                **loss, 'type': f'{scope}{loss["type"]}'
-            }  # fmt: skip
+            config = {**loss, 'type': f'{scope}{loss["type"]}'}
+            warmup_losses[found.where.removeprefix('model.')] = config
     hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
-    if leaders:
-        hook['losses'] = leaders
-    hooks = cfg.get('custom_hooks') or []
-    plan.changes[('custom_hooks',)] = [*hooks, hook]
-    plan.notes.append(f'warm-up: the losses replaced lead for the first {iters} iterations')
+    if warmup_losses:
+        hook['losses'] = warmup_losses
+    plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
+    plan.notes.append(f'warm-up: with the losses replaced for the first {iters} iterations')

@@ -94,32 +94,21 @@ def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
         TypeError: It is not made of dicts, lists, tuples, strings, numbers, True, False, None.
     """
     line = _one_line(value)
-    fits = indent + prefix + len(line) < LINE_LENGTH
-    if fits or not isinstance(value, (dict, list, tuple)):
+    if indent + prefix + len(line) < LINE_LENGTH or not isinstance(value, (dict, list, tuple)):
         return line
+    opening, closing, items = _parts(value)
     inner = indent + 4
-    if isinstance(value, dict):
-        parts = [
-            _entry(key, literal(item, inner, len(_entry(key, '', value))), value)
-            for key, item in value.items()
-        ]
-        opening, closing = ('dict(', ')') if _has_names(value) else ('{', '}')
-    else:
-        parts = [literal(item, inner) for item in value]
-        opening, closing = '[]' if isinstance(value, list) else '()'
-    lines = ''.join(f'{" " * inner}{part},\n' for part in parts)
-    return f'{opening}\n{lines}{" " * indent}{closing}'
+    lines = (f'{name}{literal(item, inner, len(name))}' for name, item in items)
+    text = ''.join(f'{" " * inner}{line},\n' for line in lines)
+    return f'{opening}\n{text}{" " * indent}{closing}'
 
 
 def _one_line(value: Any) -> str:
-    if isinstance(value, dict):
-        parts = ', '.join(_entry(key, _one_line(item), value) for key, item in value.items())
-        return f'dict({parts})' if _has_names(value) else f'{{{parts}}}'
-    if isinstance(value, list):
-        return f'[{", ".join(map(_one_line, value))}]'
-    if isinstance(value, tuple):
-        comma = ',' if len(value) == 1 else ''
-        return f'({", ".join(map(_one_line, value))}{comma})'
+    if isinstance(value, (dict, list, tuple)):
+        opening, closing, items = _parts(value)
+        text = ', '.join(f'{name}{_one_line(item)}' for name, item in items)
+        comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
+        return f'{opening}{text}{comma}{closing}'
     if isinstance(value, float) and value in (float('inf'), -float('inf')):
         return f"float('{value}')"
     if value is None or isinstance(value, (str, bool, int, float)):
@@ -127,9 +116,11 @@ def _one_line(value: Any) -> str:
     raise TypeError(f'a config can not hold {value!r} as text')
 
 
-def _has_names(value: dict) -> bool:
-    return all(isinstance(key, str) and key.isidentifier() for key in value)
-
-
-def _entry(key: Any, text: str, of: dict) -> str:
-    return f'{key}={text}' if _has_names(of) else f'{key!r}: {text}'
+def _parts(value: dict | list | tuple) -> tuple[str, str, list[tuple[str, Any]]]:
+    """The brackets, and each item with what stands before it: its name, or nothing."""
+    if not isinstance(value, dict):
+        opening, closing = '[]' if isinstance(value, list) else '()'
+        return opening, closing, [('', item) for item in value]
+    if all(isinstance(key, str) and key.isidentifier() for key in value):
+        return 'dict(', ')', [(f'{key}=', item) for key, item in value.items()]
+    return '{', '}', [(f'{key!r}: ', item) for key, item in value.items()]

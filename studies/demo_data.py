@@ -1,9 +1,13 @@
-"""A generated COCO-format data set: small shapes on cluttered backgrounds.
+"""Write the demo's data set, in COCO's layout: small shapes on cluttered backgrounds.
+
+Example:
+    python -m studies.demo_data --out work_dirs/demo/data
 
 A detector sees a few objects of 12 to 40 pixels among thousands of anchors on lines, blobs
 and noise, so that easy negatives outnumber positives by hundreds: the imbalance GHM is about.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,8 +18,9 @@ CLASSES = ('disk', 'square', 'triangle')
 IMAGE_SIZE = 160
 
 
-def write_demo_data(out: str | Path, num_train: int = 800, num_val: int = 200,
-                    seed: int = 0) -> Path:  # fmt: skip
+def write_demo_data(
+    out: str | Path, num_train: int = 800, num_val: int = 200, seed: int = 0
+) -> Path:
     """Write the data set in COCO's layout.
 
     Args:
@@ -39,16 +44,8 @@ def write_demo_data(out: str | Path, num_train: int = 800, num_val: int = 200,
             cv2.imwrite(str(out / split / name), image)
             images.append(dict(id=image_id, file_name=name, width=IMAGE_SIZE, height=IMAGE_SIZE))
             for category_id, (x, y, w, h) in objects:
-                annotations.append(
-                    dict(
-                        id=len(annotations) + 1,
-                        image_id=image_id,
-                        category_id=category_id,
-                        bbox=[x, y, w, h],
-                        area=w * h,
-                        iscrowd=0,
-                    )
-                )
+                where = dict(image_id=image_id, bbox=[x, y, w, h], area=w * h, iscrowd=0)
+                annotations.append(dict(id=len(annotations) + 1, category_id=category_id, **where))
         categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)]
         content = dict(images=images, annotations=annotations, categories=categories)
         (out / 'annotations' / f'{split}.json').write_text(json.dumps(content))
@@ -112,3 +109,20 @@ def _draw_shape(image: np.ndarray, category_id: int, box: tuple, colour: list[in
     else:
         corners = np.array([[x + w // 2, y], [x, y + h - 1], [x + w - 1, y + h - 1]])
         cv2.fillPoly(image, [corners], colour)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--out', default='work_dirs/demo/data', help='default: %(default)s')
+    parser.add_argument('--num-train', type=int, default=800, help='images; default: %(default)s')
+    parser.add_argument('--num-val', type=int, default=200, help='images; default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    args = parser.parse_args()
+    out = write_demo_data(args.out, args.num_train, args.num_val, args.seed)
+    print(f'{args.num_train} + {args.num_val} images in {out}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,5 +1,12 @@
-"""What `harmonize` does to every config of the installed MMDetection, and whether it trains."""
+"""Harmonize every config of the installed MMDetection, and write docs/compatibility.md.
 
+Examples:
+    python -m studies.compatibility run --json work_dirs/compatibility-onedl.json
+    python -m studies.compatibility report work_dirs/compatibility-o*.json \\
+        --out docs/compatibility.md
+"""
+
+import argparse
 import gc
 import json
 import logging
@@ -16,8 +23,10 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from ..swap import Plan, harmonize, inherited_config, losses_found
-from .runs import mmdet_distribution
+from ghm_mmdet.analysis.runs import mmdet_distribution
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.swap import Plan, harmonize, inherited_config, losses_found
+
 from .tiny_step import CONFIGS, build, has_masks, small_model, training_step
 
 
@@ -192,25 +201,20 @@ def step(representative: Representative) -> dict[str, float]:
 def try_build(name: str, harmonized: bool = True) -> str:
     """Build the model of a config; '' or why it can't be."""
     cfg = Config.fromfile(CONFIGS / name)
-    try:
-        # On the meta device weights take no memory.
-        model = small_model(harmonize(cfg) if harmonized else cfg, factor=1)
-        with torch.device('meta'):
-            build(model)
-    except Exception as error:
-        return _build_on_cpu(cfg, harmonized, error)
-    return ''
-
-
-def _build_on_cpu(cfg: Config, harmonized: bool, error: Exception) -> str:
-    """Some constructors compute with numbers, which the meta device does not have."""
-    if 'meta' not in str(error):
-        return first_line(error)
-    try:
-        build(small_model(harmonize(cfg) if harmonized else cfg, factor=1))
-    except Exception as again:
-        return first_line(again)
-    return ''
+    why = ''
+    # On the meta device weights take no memory, but some constructors compute with numbers.
+    for device in ('meta', 'cpu'):
+        try:
+            model = small_model(harmonize(cfg) if harmonized else cfg, factor=1)
+            with torch.device(device):
+                build(model)
+        except Exception as error:
+            why = first_line(error)
+            if device == 'meta' and 'meta' not in str(error):
+                break
+        else:
+            return ''
+    return why
 
 
 def run(
@@ -269,17 +273,17 @@ def document(results: list[dict[str, Any]]) -> str:
         INTRODUCTION,
         _totals(results),
         OF_THE_FIRST.format(mmdet=first['mmdet']),
-        '## Heads whose losses are replaced\n',
+        '## Heads whose losses are replaced',
         STEP_NOTE,
         _swap_table(configs, results),
-        '## Losses that are kept\n',
+        '## Losses that are kept',
         _kept_table(configs),
-        '## Configs that are refused\n',
+        '## Configs that are refused',
         _refused_table(configs),
-        '## Exceptions\n',
+        '## Exceptions',
         _exceptions(configs, results),
     ]
-    return '\n'.join(parts).rstrip() + '\n'
+    return '\n\n'.join(part.rstrip() for part in parts) + '\n'
 
 
 INTRODUCTION = """\
@@ -289,14 +293,14 @@ What [`harmonize`](swap.md#a-config-with-other-losses) does to every config that
 ships. This page is written by
 
 ```shell
-python tools/compatibility.py run --json work_dirs/compatibility-onedl.json
-python tools/compatibility.py report work_dirs/compatibility-o*.json --out docs/compatibility.md
+python -m studies.compatibility run --json work_dirs/compatibility-onedl.json
+python -m studies.compatibility report work_dirs/compatibility-o*.json --out docs/compatibility.md
 ```
 
 and, in the environment of the other stack, before the report:
 
 ```shell
-python tools/compatibility.py run --no-builds --json work_dirs/compatibility-openmmlab.json
+python -m studies.compatibility run --no-builds --json work_dirs/compatibility-openmmlab.json
 ```
 
 Each config is harmonized, written as a config that inherits from it, and read again: what is
@@ -341,7 +345,7 @@ def _totals(results: list[dict[str, Any]]) -> str:
         'of the harmonized build',
         'heads that took a step',
     ]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _swap_table(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
@@ -355,7 +359,7 @@ def _swap_table(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
     for head in sorted(uses):
         names = [', '.join(f'`{k}`' for k in sorted(swaps[head][g])) for g in ('GHM-C', 'GHM-R')]
         rows.append([f'`{head}`', len(uses[head]), *names, _trains(head, results)])
-    return table(['head', 'configs', 'GHM-C for', 'GHM-R for', 'trains a step'], rows)
+    return markdown_table(['head', 'configs', 'GHM-C for', 'GHM-R for', 'trains a step'], rows)
 
 
 def _trains(head: str, results: list[dict[str, Any]]) -> str:
@@ -375,7 +379,7 @@ def _kept_table(configs: list[Scanned]) -> str:
     for (key, text), found in sorted(uses.items()):
         loss, _, why = text.partition('|')
         rows.append([key, loss, ', '.join(sorted(heads[key, text])), len(found), why])
-    return table(['key', 'loss', 'heads', 'configs', 'why'], rows)
+    return markdown_table(['key', 'loss', 'heads', 'configs', 'why'], rows)
 
 
 def _refused_table(configs: list[Scanned]) -> str:
@@ -387,7 +391,7 @@ def _refused_table(configs: list[Scanned]) -> str:
         [len(names), folders(names), why]
         for why, names in sorted(by_reason.items(), key=lambda item: -len(item[1]))
     ]
-    return table(['configs', 'in', 'why'], rows)
+    return markdown_table(['configs', 'in', 'why'], rows)
 
 
 def folders(names: Iterable[str]) -> str:
@@ -410,10 +414,32 @@ def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
         [what, why, len(found), ', '.join(f'`{name}`' for name in found)]
         for (what, why), found in sorted(names.items(), key=lambda item: -len(item[1]))
     ]
-    return table(['what', 'why', 'configs', 'which'], rows)
+    return markdown_table(['what', 'why', 'configs', 'which'], rows)
 
 
-def table(header: list[str], rows: list[list[Any]]) -> str:
-    lines = [header, ['---'] * len(header), *rows]
-    cells = ([str(cell).replace('|', '\\|') for cell in line] for line in lines)
-    return '\n'.join(f'| {" | ".join(line)} |' for line in cells) + '\n'
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest='action', required=True)
+    doing = actions.add_parser('run', help='scan, take training steps, build')
+    doing.add_argument('--json', type=Path, default=Path('work_dirs/compatibility-onedl.json'))
+    doing.add_argument('--no-builds', action='store_true', help='do not build the models')
+    telling = actions.add_parser('report', help='write the document')
+    telling.add_argument(
+        'json', type=Path, nargs='+', help='results of `run`; of one MMDetection each'
+    )
+    telling.add_argument('--out', type=Path, help='default: print it')
+    args = parser.parse_args()
+    if args.action == 'run':
+        run(args.json, builds=not args.no_builds, report=lambda line: print(line, flush=True))
+        return
+    text = document([json.loads(path.read_text()) for path in args.json])
+    if args.out:
+        args.out.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == '__main__':
+    main()

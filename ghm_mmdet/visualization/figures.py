@@ -7,6 +7,9 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.models.losses.smooth_l1_loss import smooth_l1_loss
 from torch import Tensor
@@ -18,23 +21,13 @@ from ..functional import (
     regression_gradient_norm,
 )
 from ..functional.checks import check_choice, check_count
-from ..hooks.gradient_density import BLUE, KINDS, GradientDensityRecord, draw_density, in_regions
+from .record import KINDS, GradientDensityRecord, in_regions
+from .style import BASELINE, BLUE, FORMATS, GHM, RIVAL, STYLE, new_figure, save_figure
 
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
-#: With BLUE of Okabe and Ito's palette, safe for the colour-blind.
-ORANGE, GREEN = '#d55e00', '#009e73'
-#: The line of each loss: the baseline, the rival, GHM.
-BASELINE = dict(color=BLUE, linestyle='--')
-RIVAL = dict(color=GREEN, linestyle='-.')
-GHM = dict(color=ORANGE, linestyle='-')
-FORMATS = ('png', 'svg')
 SMALLEST_G = 0.01
 LARGEST_D = 0.25
-DPI = 120
-STYLE = {'font.size': 9, 'lines.linewidth': 1.6, 'legend.fontsize': 8, 'svg.hashsalt': 'ghm'}
+#: Regions of the hook's picture, where the bins can be joined to so many.
+SHOWN_REGIONS = 30
 
 
 def gradient_norm(loss: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
@@ -149,9 +142,24 @@ def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dic
     }
 
 
+def draw_density(axes: Axes, counts: np.ndarray, norm: str, examples: str) -> None:
+    """Draw the distribution of a gradient norm.
+
+    Args:
+        axes: Where.
+        counts: Number of examples of each region, shape (M,).
+        norm: 'g' or 'gr'.
+        examples: What an example is, in plural.
+    """
+    edges = np.linspace(0, 1, len(counts) + 1)
+    axes.stairs(counts / counts.sum(), edges, fill=True, color=BLUE, label=examples)
+    axes.set(xlabel=f'gradient norm {norm}', ylabel=f'fraction of the {examples}', xlim=(0, 1))
+    axes.legend(loc='upper center')
+
+
 def draw_density_of_g(axes: Axes, counts: np.ndarray) -> None:
     """Figure 2: the distribution of g, y in log scale."""
-    draw_density(axes, counts, 'gradient norm g', 'logits')
+    draw_density(axes, counts, 'g', 'logits')
     axes.set_yscale('log')
 
 
@@ -180,7 +188,7 @@ def draw_contributions(axes: Axes, shares: dict[str, np.ndarray]) -> None:
 
 def draw_density_of_gr(axes: Axes, counts: np.ndarray) -> None:
     """Figure 4: the distribution of gr."""
-    draw_density(axes, counts, 'gradient norm gr', 'offsets')
+    draw_density(axes, counts, 'gr', 'offsets')
 
 
 def draw_gradient_of_regression(axes: Axes, counts: np.ndarray, mu: float) -> None:
@@ -198,7 +206,7 @@ def draw_gradient_of_regression(axes: Axes, counts: np.ndarray, mu: float) -> No
 
 def figures(
     record: GradientDensityRecord, rows: int = 1, bins_cls: int = 30, bins_reg: int = 10
-) -> dict[str, plt.Figure]:
+) -> dict[str, Figure]:
     """Draw the figures that a record has examples for: 1-3 need logits, 4 and 5 offsets.
 
     Args:
@@ -208,7 +216,7 @@ def figures(
         bins_reg: M of GHM-R, a divisor too. Default: 10, the released code's.
 
     Returns:
-        'figure1' to 'figure5' to the figures; close them.
+        'figure1' to 'figure5' to the figures.
 
     Raises:
         TypeError, ValueError: A setting is not an int >= 1, an M does not divide the bins, or
@@ -220,10 +228,10 @@ def figures(
     (counts, gradient), (counts_reg, _) = (record.histogram(kind, rows) for kind in KINDS)
     if not counts.any() and not counts_reg.any():
         raise ValueError(f'the last {rows} of {len(record.iteration)} rows hold no examples')
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         if counts.any():
             r = in_regions(counts, bins_cls)
-            drawn['figure1'], axes = plt.subplots(1, 3, figsize=(7.5, 2.7), layout='constrained')
+            drawn['figure1'], axes = new_figure(7.5, 2.7, columns=3)
             draw_density_of_g(axes[0], r)
             draw_gradient_of_classification(axes[1], r)
             draw_contributions(axes[2], contributions(counts, gradient, bins_cls))
@@ -236,8 +244,8 @@ def figures(
     return drawn
 
 
-def _figure(draw: Callable[..., None], *args: object) -> plt.Figure:
-    figure, axes = plt.subplots(figsize=(5, 3.2), layout='constrained')
+def _figure(draw: Callable[..., None], *args: object) -> Figure:
+    figure, (axes,) = new_figure(5, 3.2)
     draw(axes, *args)
     return figure
 
@@ -263,10 +271,26 @@ def write_figures(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    with plt.rc_context(STYLE):
-        for name, figure in figures(record, **settings).items():
-            paths.append(out / f'{name}.{image_format}')
-            metadata = {'Date': None} if image_format == 'svg' else {'Software': None}
-            figure.savefig(paths[-1], dpi=DPI, metadata=metadata)
-            plt.close(figure)
+    for name, figure in figures(record, **settings).items():
+        paths.append(out / f'{name}.{image_format}')
+        save_figure(figure, paths[-1])
     return paths
+
+
+def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
+    """The densities of g and gr side by side, uint8 of shape (H, W, 3), RGB.
+
+    Args:
+        counts: 'cls' and 'reg' to the number of examples of each bin, shape (B,).
+    """
+    figure, both = new_figure(9, 3.2, columns=2)
+    canvas = FigureCanvasAgg(figure)
+    panels = zip(both, ('g', 'gr'), ('logits', 'offsets'), KINDS, strict=True)
+    for axes, norm, examples, kind in panels:
+        bins = len(counts[kind])
+        if counts[kind].any():
+            shown = in_regions(counts[kind], SHOWN_REGIONS if bins % SHOWN_REGIONS == 0 else bins)
+            draw_density(axes, shown, norm, examples)
+            axes.set_yscale('log')
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from ..losses import GHMC, GHMR
+from ghm_mmdet.losses import GHMC, GHMR
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 #: The keys that hold numbers of channels.

@@ -1,9 +1,16 @@
-"""What the losses cost: time and memory, beside cross entropy, focal loss and the built-in GHM.
+"""Time and memory of the losses at RetinaNet's shapes, as Markdown tables.
 
-All contenders of a table run in turn, round after round, so that noise hits all alike; the
-tables give medians over the rounds.
+Beside cross entropy, focal loss and the built-in GHM. All candidates of a table run in turn,
+round after round, so that noise hits all alike; the tables give medians over the rounds.
+
+Examples:
+    python -m benchmarks.losses --logits 12.1e6 --threads 2 --json losses.json
+    python -m benchmarks.losses scaling --logits 12.1e6 --threads 2
+    python -m benchmarks.losses iteration --image-size 320 --threads 2
 """
 
+import argparse
+import json
 import os
 import platform
 import time
@@ -12,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import median, quantiles
 
 import torch
@@ -19,8 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from ..functional import ghm_c_loss, ghm_r_loss
-from ..ops.choice import VARIABLE
+from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
+from ghm_mmdet.ops.choice import VARIABLE
+from ghm_mmdet.released import GHM_C, GHM_R
+from ghm_mmdet.reproduce.markdown import markdown_table
 
 NUM_CLASSES = 80
 ANCHORS_PER_CELL = 9
@@ -28,6 +39,7 @@ STRIDES = (8, 16, 32, 64, 128)
 # (800, 1333), padded to multiples of 32.
 IMAGE_SHAPE = (800, 1344)
 BATCH_SIZE = 2
+DTYPES = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
 @dataclass
@@ -56,9 +68,9 @@ class Row:
     """One line of a table.
 
     Attributes:
-        name: The contender.
+        name: The candidate.
         seconds: Median over the rounds, and the quartiles `low` and `high`.
-        ratio: Median over the rounds of the time relative to the first contender's in the same
+        ratio: Median over the rounds of the time relative to the first candidate's in the same
             round, and the quartiles `ratio_low` and `ratio_high`.
         peak_bytes: Peak of the memory beyond what was held before.
     """
@@ -73,9 +85,9 @@ class Row:
     peak_bytes: int
 
 
-def anchors_per_level(image_shape: Sequence[int] = IMAGE_SHAPE) -> list[int]:
+def anchors_per_level() -> list[int]:
     """Anchors of one image at each stride."""
-    height, width = image_shape
+    height, width = IMAGE_SHAPE
     return [-(-height // s) * -(-width // s) * ANCHORS_PER_CELL for s in STRIDES]
 
 
@@ -114,14 +126,13 @@ def _make_level(
 
 def concatenated(levels: Sequence[Level]) -> list[Level]:
     """All levels as one, as `GHMRetinaHead` calls its losses."""
-    tensors = [torch.cat([getattr(level, name) for level in levels]).detach() for name in FIELDS]
-    level = Level(*tensors)
+    names = Level.__dataclass_fields__
+    level = Level(*(torch.cat([getattr(x, name) for x in levels]).detach() for name in names))
     level.logits.requires_grad_()
     level.offsets.requires_grad_()
     return [level]
 
 
-FIELDS = tuple(Level.__dataclass_fields__)
 Loss = Callable[[Level], Tensor]
 
 
@@ -134,32 +145,26 @@ def binary_cross_entropy(level: Level) -> Tensor:
     return F.binary_cross_entropy_with_logits(level.logits, p_star, weight)
 
 
-def classification_losses(bins: int, kernels: Sequence[str]) -> tuple[dict[str, Loss], list[str]]:
-    """The contenders by name, the first one the yardstick; and notes on those left out."""
+def classification_losses(
+    bins: int, kernels: Sequence[str], device: torch.device
+) -> tuple[dict[str, Loss], list[str]]:
+    """The candidates by name, the first one the yardstick; and notes on those left out."""
     losses: dict[str, Loss] = {'torch BCE, one-hot': binary_cross_entropy}
     notes: list[str] = []
-    focal = _built_in('FocalLoss', notes)
+    focal = _built_in('FocalLoss', notes, device)
     if focal is not None:
-        focal = focal()
         losses['MMDetection FocalLoss'] = lambda x: focal(
             x.logits, x.labels, x.weight, avg_factor=1.0
         )
-    built_in = _built_in('GHMC', notes)
-    if built_in is not None:
-        built_in_of = {}
-
-        def built_in_ghm_c(x: Level) -> Tensor:
-            loss = built_in_of.setdefault(x.logits.device, built_in(bins).to(x.logits.device))
-            return loss(x.logits, x.labels, x.weight)
-
-        losses['MMDetection GHMC'] = built_in_ghm_c
-    for path in kernels:
-        losses[f'ours, region, {path}'] = _on_path(path, ghm_c_loss, 'region', bins)
-    losses['ours, exact'] = _on_path(None, ghm_c_loss, 'exact', bins)
-    return losses, notes
+    ghm_c = _built_in('GHMC', notes, device, bins=bins)
+    if ghm_c is not None:
+        losses['MMDetection GHMC'] = lambda x: ghm_c(x.logits, x.labels, x.weight)
+    return losses | _ours(ghm_c_loss, bins, kernels), notes
 
 
-def regression_losses(bins: int, kernels: Sequence[str]) -> tuple[dict[str, Loss], list[str]]:
+def regression_losses(
+    bins: int, kernels: Sequence[str], device: torch.device
+) -> tuple[dict[str, Loss], list[str]]:
     """As `classification_losses`, of the box offsets."""
     losses: dict[str, Loss] = {
         'torch smooth L1': lambda x: (
@@ -168,45 +173,42 @@ def regression_losses(bins: int, kernels: Sequence[str]) -> tuple[dict[str, Loss
         ).sum()
     }
     notes: list[str] = []
-    built_in = _built_in('GHMR', notes)
-    if built_in is not None:
-        losses['MMDetection GHMR'] = lambda x: built_in(bins=bins).to(x.offsets.device)(
-            x.offsets, x.targets, x.box_weight
-        )
-    for path in kernels:
-        losses[f'ours, region, {path}'] = _on_path(path, ghm_r_loss, 'region', bins)
-    losses['ours, exact'] = _on_path(None, ghm_r_loss, 'exact', bins)
-    return losses, notes
+    ghm_r = _built_in('GHMR', notes, device, bins=bins)
+    if ghm_r is not None:
+        losses['MMDetection GHMR'] = lambda x: ghm_r(x.offsets, x.targets, x.box_weight)
+    return losses | _ours(ghm_r_loss, bins, kernels), notes
 
 
 def available_kernels(device: torch.device) -> list[str]:
     """The values of GHM_MMDET_KERNELS worth timing on the device."""
-    if device.type != 'cuda':
-        return ['torch']
-    try:
-        import_module('triton')
-    except ImportError:
-        return ['torch']
-    return ['triton', 'torch']
+    has_triton = device.type == 'cuda' and find_spec('triton') is not None
+    return ['triton', 'torch'] if has_triton else ['torch']
 
 
-def _built_in(name: str, notes: list[str]) -> type[nn.Module] | None:
+def _built_in(
+    name: str, notes: list[str], device: torch.device, **settings: object
+) -> nn.Module | None:
     try:
-        return getattr(import_module('mmdet.models.losses'), name)
+        return getattr(import_module('mmdet.models.losses'), name)(**settings).to(device)
     except ImportError as error:
         notes.append(f'MMDetection {name}: left out, it cannot be imported here: {error}')
         return None
 
 
-def _on_path(path: str | None, loss: Callable[..., Tensor], density: str, bins: int) -> Loss:
-    def call(x: Level) -> Tensor:
-        args = (x.logits, x.labels, x.weight)
-        if loss is ghm_r_loss:
-            args = (x.offsets, x.targets, x.box_weight)
-        with _environment(VARIABLE, path):
-            return loss(*args, bins=bins, density=density)
+def _ours(loss: Callable[..., Tensor], bins: int, kernels: Sequence[str]) -> dict[str, Loss]:
+    names = {f'ours, region, {name}': (name, 'region') for name in kernels}
+    names['ours, exact'] = (None, 'exact')
+    return {name: partial(_call, loss, bins, *which) for name, which in names.items()}
 
-    return call
+
+def _call(
+    loss: Callable[..., Tensor], bins: int, kernels: str | None, density: str, x: Level
+) -> Tensor:
+    args = (x.logits, x.labels, x.weight)
+    if loss is ghm_r_loss:
+        args = (x.offsets, x.targets, x.box_weight)
+    with _environment(VARIABLE, kernels):
+        return loss(*args, bins=bins, density=density)
 
 
 @contextmanager
@@ -232,7 +234,7 @@ def forward_and_backward(loss: Loss, levels: Sequence[Level]) -> None:
 def compare(
     runs: dict[str, Callable[[], None]], device: torch.device, rounds: int, warm_up: int
 ) -> tuple[list[Row], list[str]]:
-    """Time the contenders in turn, round by round, then their peak memory.
+    """Time the candidates in turn, round by round, then their peak memory.
 
     Args:
         runs: Name to what is timed; the first is what the others are relative to.
@@ -323,8 +325,10 @@ def scaling(
     for part in (8, 4, 2, 1):
         levels = concatenated(make_levels(num_logits // part, torch.float32, device))
         name = f'N = {levels[0].logits.numel():,}'
-        runs |= _passes({name: _on_path(None, ghm_c_loss, 'region', 30)}, levels)
-    losses = {f'M = {m}': _on_path(None, ghm_c_loss, 'region', m) for m in (10, 20, 30, 50, 100)}
+        runs |= _passes({name: partial(_call, ghm_c_loss, 30, None, 'region')}, levels)
+    losses = {
+        f'M = {m}': partial(_call, ghm_c_loss, m, None, 'region') for m in (10, 20, 30, 50, 100)
+    }
     tables = {
         'N': compare(runs, device, rounds, warm_up)[0],
         'M': compare(_passes(losses, levels), device, rounds, warm_up)[0],
@@ -346,8 +350,6 @@ def training_iteration(
     model = MODELS.build(config).to(device)
     focal = config.bbox_head.loss_cls
     smooth_l1 = dict(type='SmoothL1Loss', beta=1 / 9)
-    ghm_c = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True)
-    ghm_r = dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0)
     step = _training_step(model, image_size, images)
 
     def with_losses(*configs: dict) -> Callable[[], None]:
@@ -361,7 +363,7 @@ def training_iteration(
 
     runs = {
         'focal + smooth L1': with_losses(focal, smooth_l1),
-        'GHM-C + GHM-R': with_losses(ghm_c, ghm_r),
+        'GHM-C + GHM-R': with_losses(GHM_C, GHM_R),
     }
     return compare(runs, device, rounds, warm_up)[0]
 
@@ -403,23 +405,24 @@ def _training_step(model: nn.Module, size: int, images: int) -> Callable[[], Non
 
 def format_table(title: str, rows: Sequence[Row], floor: float | None = None) -> str:
     """Markdown: medians, quartiles, ratios to the first row and, on CUDA, to the floor."""
-    extra = '' if floor is None else ' x floor |'
+    head = ['', 'median ms', 'quartiles ms', 'x first', 'quartiles', 'peak MB', 'x first']
     lines = [
-        f'### {title}',
-        '',
-        f'| | median ms | quartiles ms | x first | quartiles | peak MB | x first |{extra}',
-        '|---|---|---|---|---|---|---|' + ('' if floor is None else '---|'),
+        [
+            row.name,
+            f'{row.seconds * 1e3:.1f}',
+            f'{row.low * 1e3:.1f} to {row.high * 1e3:.1f}',
+            f'{row.ratio:.2f}',
+            f'{row.ratio_low:.2f} to {row.ratio_high:.2f}',
+            f'{row.peak_bytes / 1e6:.1f}',
+            f'{row.peak_bytes / max(rows[0].peak_bytes, 1):.2f}',
+        ]
+        for row in rows
     ]
-    first = rows[0]
-    for row in rows:
-        of_floor = '' if floor is None else f' {row.seconds / floor:.2f} |'
-        lines.append(
-            f'| {row.name} | {row.seconds * 1e3:.1f} | {row.low * 1e3:.1f} to {row.high * 1e3:.1f} '
-            f'| {row.ratio:.2f} | {row.ratio_low:.2f} to {row.ratio_high:.2f} '
-            f'| {row.peak_bytes / 1e6:.1f} '
-            f'| {row.peak_bytes / max(first.peak_bytes, 1):.2f} |{of_floor}'
-        )
-    return '\n'.join(lines)
+    if floor is not None:
+        head.append('x floor')
+        for row, line in zip(rows, lines, strict=True):
+            line.append(f'{row.seconds / floor:.2f}')
+    return f'### {title}\n\n{markdown_table(head, lines)}'
 
 
 def machine(device: torch.device) -> dict[str, object]:
@@ -453,11 +456,11 @@ def benchmark(
     for layout, shaped in (('per level', levels), ('concatenated', concatenated(levels))):
         count = sum(level.logits.numel() for level in shaped)
         floor = floor_seconds(shaped)
-        for kind, contenders in (
-            ('classification', classification_losses(bins, kernels)),
-            ('regression', regression_losses(10, kernels)),
+        for kind, candidates in (
+            ('classification', classification_losses(bins, kernels, device)),
+            ('regression', regression_losses(10, kernels, device)),
         ):
-            losses, left_out = contenders
+            losses, left_out = candidates
             rows, failed = compare(_passes(losses, shaped), device, rounds, warm_up)
             of_kind = floor if kind == 'classification' else None
             texts.append(format_table(f'{kind}, {layout}, {count:,} logits', rows, of_kind))
@@ -467,3 +470,45 @@ def benchmark(
                 notes=left_out + failed,
             )  # fmt: skip
     return result, '\n\n'.join(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    modes = ['losses', 'scaling', 'iteration']
+    parser.add_argument('mode', nargs='?', choices=modes, default='losses')
+    parser.add_argument(
+        '--logits', type=lambda s: int(float(s)), help='scale the shapes to as many; default: all'
+    )
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32')
+    parser.add_argument('--bins', type=int, default=30, help='M of GHM-C; default: 30')
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--warm-up', type=int, default=3, help='rounds that are not counted')
+    parser.add_argument('--threads', type=int, help='of PyTorch on the CPU')
+    parser.add_argument('--image-size', type=int, default=320, help='of `iteration`')
+    parser.add_argument('--json', type=Path, help='write the numbers to this file')
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    repeat = dict(rounds=args.rounds, warm_up=args.warm_up)
+    if args.mode == 'losses':
+        result, text = benchmark(args.logits, device, DTYPES[args.dtype], args.bins, **repeat)
+    else:
+        if args.mode == 'scaling':
+            tables = scaling(device, args.logits or 32_256_000, **repeat)
+        else:
+            rows = training_iteration(args.image_size, device, **repeat)
+            tables = {f'RetinaNet-R50, 2 images of {args.image_size} px': rows}
+        numbers = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
+        result = dict(machine=machine(device), tables=numbers)
+        text = '\n\n'.join(format_table(name, rows) for name, rows in tables.items())
+    print(machine(device), text, sep='\n\n')
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == '__main__':
+    main()

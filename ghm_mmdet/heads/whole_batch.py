@@ -1,0 +1,42 @@
+"""One call of each loss for the whole mini-batch, in the place of one per FPN level or image."""
+
+from collections.abc import Callable
+
+import torch
+from mmdet.models.dense_heads import AnchorHead
+from torch import Tensor
+
+#: The positional arguments of a loss: predictions, targets and weights of each example.
+Examples = tuple[Tensor, Tensor, Tensor]
+
+
+class WholeBatchLosses(AnchorHead):
+    """Mixin for an anchor head that calls `loss_cls` and `loss_bbox` part by part.
+
+    The head behind it cuts the mini-batch into parts, FPN levels or images, and calls its
+    losses for each of them. Here it collects what the losses are to be called with, and each is
+    called once.
+    """
+
+    #: What `loss_cls` and `loss_bbox` are to be called with for the tensors of one part.
+    examples_of_part: Callable[..., tuple[Examples, Examples]]
+    #: The dimension of the examples along which the parts are joined.
+    joined_dim = 0
+
+    def loss_by_feat(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
+        """The losses of the mini-batch; arguments as those of MMDetection's head.
+
+        Returns:
+            'loss_cls' and 'loss_bbox', a scalar each.
+        """
+        losses = {}
+        for name, parts in super().loss_by_feat(*args, **kwargs).items():
+            *examples, avg_factor = zip(*parts, strict=True)
+            joined = (torch.cat(tensors, self.joined_dim) for tensors in examples)
+            losses[name] = getattr(self, name)(*joined, avg_factor=avg_factor[0])
+        return losses
+
+    def loss_by_feat_single(self, *part: Tensor, avg_factor: int) -> tuple[tuple, tuple]:
+        # MMDetection's head calls it by this name for each part, and lists what it returns.
+        cls_examples, bbox_examples = self.examples_of_part(*part)
+        return (*cls_examples, avg_factor), (*bbox_examples, avg_factor)

@@ -1,0 +1,232 @@
+"""What is known of MMDetection's heads: how each calls its losses, and why some losses stay.
+
+The tables were made by reading the heads of MMDetection 3.3 and 3.5; `docs/compatibility.md`
+is what a run says of them.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a head calls a loss that GHM can take the place of.
+
+    Attributes:
+        ghm: 'GHMC' for logits with labels or targets in [0, 1], 'GHMR' for encoded offsets.
+        reduction: Of the GHM loss. 'mean' where the head takes the loss as it is,
+            'positives' or 'sum' where it divides by the number of positives afterwards.
+        mean_of_levels: The head's own average runs over the mini-batch but it calls the loss
+            once per level: the weight is divided by the number of levels, so that the sum of
+            GHM's means is a mean too.
+        positives: The share of positives, by MMDetection's samplers, of the samples that the
+            head averages a regression loss over. GHM-R averages over the positives alone: its
+            weight is multiplied by the share.
+    """
+
+    ghm: str
+    reduction: str = 'mean'
+    mean_of_levels: bool = False
+    positives: float = 1.0
+
+
+LOGITS = Call('GHMC')
+LOGITS_OF_SAMPLES = Call('GHMC', mean_of_levels=True)
+LOGITS_DIVIDED_LATER = Call('GHMC', 'positives')
+OFFSETS = Call('GHMR')
+OFFSETS_OF_ROIS = Call('GHMR', positives=0.25)
+OFFSETS_OF_LEVELS = Call('GHMR', mean_of_levels=True)
+OFFSETS_OF_SAMPLES = Call('GHMR', mean_of_levels=True, positives=0.5)
+OFFSETS_DIVIDED_LATER = Call('GHMR', 'sum')
+
+_DECODED = 'calls it on decoded boxes; GHM-R needs encoded offsets, which μ is in units of'
+_IMAGE_BOXES = 'L1 of whole boxes in units of the image, not of encoded offsets, which μ is in'
+_PROBABILITIES = 'the scores of this head are probabilities, not logits'
+_PAIRS = 'adds the losses of each pair of boxes, and takes the smaller sum'
+_RANKS = (
+    "ranks its anchors by the same loss (reduction_override='none'), on the positives alone: "
+    'those calls would enter the moving average'
+)
+_HEATMAP = (
+    'a Gaussian heat map: the values around a center are negatives of less weight, not targets'
+)
+_MASK = 'a mask loss: its examples are pixels; GHM is defined for boxes'
+IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
+DECODED_BOXES = f'reg_decoded_bbox=True: the head {_DECODED}'
+
+#: What a head calls: the key of each loss to how, or to why it is kept.
+Calls = dict[str, Call | str]
+
+
+def _each(names: str, **calls: Call | str) -> dict[str, Calls]:
+    return dict.fromkeys(names.split(), calls)
+
+
+#: Heads whose scores are read through softmax, whatever the loss says.
+_BOX_HEADS = (
+    'BBoxHead ConvFCBBoxHead Shared2FCBBoxHead Shared4Conv1FCBBoxHead DoubleConvFCBBoxHead '
+    'SCNetBBoxHead'
+)
+SOFTMAX_HEADS = (*_BOX_HEADS.split(), 'SABLHead')
+
+#: Each head to its calls.
+HEADS: dict[str, Calls] = {
+    **_each(
+        'AnchorHead RetinaHead RetinaSepBNHead GHMRetinaHead GARetinaHead FoveaHead GHMSSDHead',
+        loss_cls=LOGITS,
+        loss_bbox=OFFSETS,
+    ),
+    **_each(
+        'RPNHead GARPNHead StageCascadeRPNHead',
+        loss_cls=LOGITS_OF_SAMPLES,
+        loss_bbox=OFFSETS_OF_SAMPLES,
+    ),
+    **_each(_BOX_HEADS, loss_cls=LOGITS, loss_bbox=OFFSETS_OF_ROIS),
+    **_each('SABLHead', loss_cls=LOGITS, loss_bbox_reg=OFFSETS),
+    **_each('SABLRetinaHead', loss_cls=LOGITS, loss_bbox_reg=OFFSETS_OF_LEVELS),
+    **_each(
+        'FCOSHead NASFCOSHead CondInstBboxHead BoxInstBboxHead ATSSHead ATSSVLFusionHead DDODHead '
+        'GFLHead LDHead YOLOFHead',
+        loss_cls=LOGITS,
+        loss_bbox=_DECODED,
+    ),
+    **_each('VFNetHead', loss_cls=LOGITS, loss_bbox=_DECODED, loss_bbox_refine=_DECODED),
+    **_each('RepPointsHead', loss_cls=LOGITS, loss_bbox_init=OFFSETS, loss_bbox_refine=OFFSETS),
+    **_each(
+        'SOLOHead DecoupledSOLOHead DecoupledSOLOLightHead SOLOV2Head MaskFormerHead '
+        'Mask2FormerHead Mask2FormerTrackHead',
+        loss_cls=LOGITS,
+    ),
+    **_each(
+        'DIIHead DETRHead ConditionalDETRHead DABDETRHead DeformableDETRHead DINOHead DDQDETRHead '
+        'GroundingDINOHead',
+        loss_cls=LOGITS,
+        loss_bbox=_IMAGE_BOXES,
+    ),
+    **_each(
+        'RTMDetHead RTMDetSepBNHead RTMDetInsHead RTMDetInsSepBNHead',
+        loss_cls=LOGITS_DIVIDED_LATER,
+        loss_bbox=_DECODED,
+    ),
+    **_each(
+        'YOLOXHead',
+        loss_cls=LOGITS_DIVIDED_LATER,
+        loss_obj=LOGITS_DIVIDED_LATER,
+        loss_bbox=_DECODED,
+        loss_l1=OFFSETS_DIVIDED_LATER,
+    ),
+    **_each('YOLOV3Head', loss_cls=LOGITS_DIVIDED_LATER, loss_conf=LOGITS_DIVIDED_LATER),
+    **_each(
+        'TOODHead',
+        loss_cls=_PROBABILITIES,
+        initial_loss_cls=_PROBABILITIES,
+        loss_bbox=_DECODED,
+    ),
+    **_each('PAAHead LADHead PISARetinaHead', loss_cls=_RANKS, loss_bbox=_RANKS),
+    **_each(
+        'FSAFHead',
+        loss_cls="takes each example's loss to choose its level, and sums those it chose: GHM's "
+        '1/N would be lost',
+        loss_bbox=_DECODED,
+    ),
+    **_each(
+        'YOLACTHead',
+        loss_cls='mines hard examples by their loss; GHM weighs them instead: not both',
+        loss_bbox='calls it once per image: the sum of means would grow with the batch size',
+    ),
+    **_each('MultiInstanceBBoxHead', loss_cls=_PAIRS, loss_bbox=_PAIRS),
+    **_each(
+        'FreeAnchorRetinaHead',
+        loss_cls='does not call it',
+        loss_bbox='takes exp(-loss) of each box as its likelihood',
+    ),
+    **_each('AutoAssignHead', loss_cls='does not call it', loss_bbox=_DECODED),
+    **_each('CenterNetUpdateHead', loss_cls=_HEATMAP, loss_bbox=_DECODED),
+    **_each(
+        'CenterNetHead',
+        loss_wh='regresses sizes in pixels of the feature map, not encoded offsets',
+        loss_offset='corrects the rounding of centers, does not regress boxes',
+    ),
+    **_each('QuasiDenseTrackHead', loss_bbox='does not call it'),
+    **_each('LinearReIDHead', loss_cls='identifies persons, does not detect'),
+}
+
+#: The head that takes its losses from the config, for one that computes them by itself.
+HEADS_WITH_LOSSES = dict(SSDHead='ghm_mmdet.GHMSSDHead')
+
+#: Why the losses that a head computes by itself stay.
+HEADS_WITHOUT_LOSSES = dict(
+    PISASSDHead='computes its losses by itself, and ranks its anchors by them',
+    CLRHead='computes its losses by itself, of lanes, not of boxes',
+)
+
+#: The head that computes the density over all levels, where there is one.
+BATCH_DENSITY_HEADS = dict(RetinaHead='ghm_mmdet.GHMRetinaHead')
+
+#: Why a loss of this key is kept, whatever the head.
+KEYS: dict[str, str] = {
+    'loss_mask': _MASK,
+    'loss_dice': _MASK,
+    'loss_segm': _MASK,
+    'loss_seg': 'a semantic segmentation loss: its examples are pixels; GHM is defined for boxes',
+    'loss_point': _MASK,
+    'loss_grid': 'a heat map of grid points',
+    'loss_centerness': 'a quality branch, on the positives alone',
+    'loss_iou': 'an IoU loss or a quality branch, on the positives alone',
+    'loss_shape': 'an IoU loss of anchor shapes',
+    'loss_loc': 'weighs its negatives by 0.1; GHM-C takes a weight as valid or not',
+    'loss_dfl': 'a distribution over the bins of an offset',
+    'loss_ld': 'distils a teacher',
+    'loss_bbox_cls': 'classifies the side of a box into buckets, not objects',
+    'loss_heatmap': _HEATMAP,
+    'loss_center_heatmap': _HEATMAP,
+    'loss_embedding': 'pulls and pushes embeddings',
+    'loss_offset': 'corrects the rounding of corners, does not regress boxes',
+    'loss_guiding_shift': 'regresses shifts of corners in pixels, not encoded offsets',
+    'loss_centripetal_shift': 'regresses shifts of corners in pixels, not encoded offsets',
+    'loss_xy': 'cross entropy of a position',
+    'loss_wh': 'a squared error of sizes',
+    'loss_track': 'a loss of embeddings, for tracking',
+    'loss_track_aux': 'a loss of embeddings, for tracking',
+    'loss_triplet': 'a loss of embeddings, for re-identification',
+}
+
+#: Classification losses that GHM-C can take the place of; the value is the `use_sigmoid` of a
+#: config that does not say it.
+CLASSIFICATION_LOSSES: dict[str, bool] = {
+    'CrossEntropyLoss': False,
+    'FocalLoss': True,
+    'QualityFocalLoss': True,
+    'VarifocalLoss': True,
+    'OHEMLoss': True,
+}
+
+#: Regression losses that GHM-R can take the place of.
+REGRESSION_LOSSES = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss')
+
+#: Why a loss of this type is kept, whatever the head.
+LOSSES: dict[str, str] = {
+    'GaussianFocalLoss': _HEATMAP,
+    'SeesawLoss': 'weighs classes by their frequency by itself',
+    'FocalCustomLoss': 'has its own channels, activation and accuracy',
+    'CrossEntropyCustomLoss': 'has its own channels, activation and accuracy',
+}
+
+#: Why no loss of a detector is replaced.
+DETECTORS: dict[str, str] = {
+    'SoftTeacher': "weighs pseudo labels by the teacher's scores; GHM takes a weight as valid "
+    'or not',
+    'SemiBaseDetector': 'may weigh pseudo labels; GHM takes a weight as valid or not',
+    **dict.fromkeys(
+        ('DeepSORT', 'StrongSORT', 'OCSORT'),
+        'this tracker is not trained: harmonize the config of its detector',
+    ),
+}
+
+#: Why the losses of a box head under this RoI head are kept.
+ROI_HEADS: dict[str, dict[str, str]] = {
+    'DynamicRoIHead': dict(loss_bbox='this RoI head sets the β of a SmoothL1Loss as it trains'),
+    'PISARoIHead': dict(loss_cls=_RANKS, loss_bbox=_RANKS),
+}
+
+#: Samplers that choose RoIs by the classification loss of each.
+RANKING_SAMPLERS = ('OHEMSampler', 'ScoreHLRSampler')

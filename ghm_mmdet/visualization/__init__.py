@@ -1,0 +1,1 @@
+"""The gradient norms of a training: their record, its observer, and the paper's figures."""

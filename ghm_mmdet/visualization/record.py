@@ -1,0 +1,130 @@
+"""Histograms of gradient norms over a training, and their file."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+#: The order of the first dimension of all sums: classification, regression.
+KINDS = ('cls', 'reg')
+#: The order of the second: the number of examples, the sum of their gradient norms.
+SUMS = ('counts', 'gradient')
+
+
+@dataclass
+class GradientDensityRecord:
+    """Histograms of g and gr over a training, as `GradientDensityHook` writes them.
+
+    The .npz holds, for T rows and B bins:
+
+    - `iteration`, int64 (T,): iterations done when the row was written;
+    - `edges`, float64 (B + 1,): edges of the bins, from 0 to 1;
+    - `mu`, float64 (): μ of gr, in units of the encoded offsets;
+    - `cls_counts`, `reg_counts`, int64 (T, B): number of valid logits by g (Eq. 3), of valid
+      offsets by gr (Eq. 18), over all calls, recorded iterations and processes of the row;
+    - `cls_gradient`, `reg_gradient`, float64 (T, B): sums of their g and gr.
+
+    Attributes:
+        mu: μ of gr.
+        iteration: Shape (T,), ascending.
+        sums: Shape (T, 2, 2, B), `KINDS` by `SUMS`.
+    """
+
+    mu: float
+    iteration: np.ndarray
+    sums: np.ndarray
+
+    @classmethod
+    def empty(cls, bins: int, mu: float) -> 'GradientDensityRecord':
+        return cls(mu, np.zeros(0, np.int64), np.zeros((0, 2, 2, bins)))
+
+    @property
+    def bins(self) -> int:
+        return self.sums.shape[-1]
+
+    @property
+    def edges(self) -> np.ndarray:
+        return np.linspace(0, 1, self.bins + 1)
+
+    def append(self, iteration: int, sums: Tensor) -> None:
+        """Add a row.
+
+        Args:
+            iteration: Iterations done.
+            sums: Of a `GradientNormObserver`, shape (2, 2, B).
+        """
+        self.iteration = np.append(self.iteration, iteration)
+        self.sums = np.concatenate([self.sums, sums.cpu().numpy()[None]])
+
+    def until(self, iteration: int) -> 'GradientDensityRecord':
+        """The rows of the first `iteration` iterations."""
+        kept = self.iteration <= iteration
+        return GradientDensityRecord(self.mu, self.iteration[kept], self.sums[kept])
+
+    def histogram(self, kind: str, rows: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of the last rows.
+
+        Args:
+            kind: 'cls' or 'reg'.
+            rows: Number of rows. Default: 1.
+
+        Returns:
+            Number of examples and sum of their gradient norms, each float64 of shape (B,).
+        """
+        counts, gradient = self.sums[-rows:, KINDS.index(kind)].sum(0)
+        return counts, gradient
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, or replace it in one step."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            f'{kind}_{name}': self.sums[:, i, j].astype(np.int64 if name == 'counts' else float)
+            for i, kind in enumerate(KINDS)
+            for j, name in enumerate(SUMS)
+        }
+        with open(partial_file := path.with_name(f'{path.name}.partial'), 'wb') as file:
+            np.savez_compressed(
+                file, iteration=self.iteration, edges=self.edges, mu=self.mu, **arrays
+            )
+        os.replace(partial_file, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'GradientDensityRecord':
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ValueError: An array is missing.
+        """
+        with np.load(path) as file:
+            arrays = dict(file)
+        names = [f'{kind}_{name}' for kind in KINDS for name in SUMS]
+        missing = {'iteration', 'mu', *names} - set(arrays)
+        if missing:
+            raise ValueError(f'{path} is no record of GradientDensityHook: no {sorted(missing)}')
+        sums = np.stack([arrays[name].astype(float) for name in names], axis=1)
+        shape = (len(sums), len(KINDS), len(SUMS), sums.shape[-1])
+        return cls(float(arrays['mu']), arrays['iteration'], sums.reshape(shape))
+
+
+def in_regions(histogram: np.ndarray, regions: int) -> np.ndarray:
+    """Join the bins of a histogram to unit regions.
+
+    Args:
+        histogram: Shape (B,).
+        regions: M, a divisor of B.
+
+    Returns:
+        Shape (M,).
+
+    Raises:
+        ValueError: M does not divide B.
+    """
+    if len(histogram) % regions:
+        raise ValueError(
+            f'regions must divide the {len(histogram)} bins of the record, got {regions}'
+        )
+    return histogram.reshape(regions, -1).sum(1)
