@@ -16,8 +16,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from ..reproduce.runs import mmdet_distribution
 from ..swap import Plan, harmonize, inherited_config, losses_found
-from .runs import mmdet_distribution
 from .tiny_step import CONFIGS, build, has_masks, small_model, training_step
 
 

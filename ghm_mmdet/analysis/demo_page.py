@@ -14,9 +14,9 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from ..hooks.gradient_density import BLUE
+from ..reproduce.runs import last_metrics, training_curve
 from .figures import GREEN, ORANGE
 from .gradient_norms import GradientNormRecord, call_losses, recorded
-from .runs import last_metrics, training_curve
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt

@@ -1,0 +1,1 @@
+"""Experiments with configs, and the paper's tables made of them."""

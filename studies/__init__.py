@@ -1,0 +1,1 @@
+"""What this repository measures: `python -m studies.<name> run`, then `report`."""
