@@ -95,7 +95,7 @@ class TestedTraining(Experiment):
         checkpoint = self.folder / f'epoch_{self.detector.epochs}.pth'
         test = self.command(
             'test', '--checkpoint', str(checkpoint), '--work-dir', str(self.folder / 'test'),
-            options=self.detector.inference,
+            options=(*self.detector.inference, *self.settings.cfg_options),
         )  # fmt: skip
         return [self.train_command(), test]
 

@@ -25,7 +25,8 @@ from .training import demo_config, train
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
-TOOLS = sorted(ROOT.glob('tools/*.py'))
+PROGRAMS = [f'tools/{path.name}' for path in sorted(ROOT.glob('tools/*.py'))]
+PROGRAMS += [f'studies.{name}' for name in ('bccd', 'cold_start', 'detectors', 'mini_batch')]
 SCRIPTS = sorted(ROOT.glob('tools/*.sh'))
 
 #: Commands that are run as they stand; the others are parsed, and their options checked.
@@ -191,6 +192,8 @@ def check(command: str) -> None:
         check_mim(words[1:])
     elif words[0] == 'python' and words[1].startswith('tools/'):
         parse(words[1:])
+    elif words[:2] == ['python', '-m'] and words[2].startswith('studies.'):
+        parse(words[2:])
     else:
         assert any(command.startswith(known) for known in NOT_RUN), (
             f'{command}: neither run nor checked; give it a rule here'
@@ -223,7 +226,7 @@ class _Parsed(Exception):
 
 
 def parse(words: list[str]) -> None:
-    """Let a tool parse its arguments, and no more."""
+    """Let a tool, or a module of studies/, parse its arguments, and no more."""
     original = argparse.ArgumentParser.parse_args
 
     def parse_args(parser: argparse.ArgumentParser, *args: object) -> None:
@@ -233,20 +236,29 @@ def parse(words: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed):
         patch.setattr(argparse.ArgumentParser, 'parse_args', parse_args)
         patch.setattr(sys, 'argv', words)
-        runpy.run_path(str(ROOT / words[0]), run_name='__main__')
+        start(words[0])
 
 
-@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.stem)
-def test_help_of_tools_has_examples(
-    tool: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+def start(program: str) -> None:
+    """Run a tool, or a module of studies/, in this process."""
+    if program.startswith('studies.'):
+        runpy.run_module(program, run_name='__main__')
+    else:
+        runpy.run_path(str(ROOT / program), run_name='__main__')
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+@pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
+def test_help_has_examples(
+    program: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And each example is understood by the tool."""
-    monkeypatch.setattr(sys, 'argv', [str(tool), '--help'])
+    """And each example is understood."""
+    monkeypatch.setattr(sys, 'argv', [program, '--help'])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(tool), run_name='__main__')
+        start(program)
     assert stop.value.code == 0
     text = capsys.readouterr().out.replace('\\\n', ' ')
-    examples = re.findall(rf'python (tools/{tool.name} .*)', text)
+    examples = re.findall(rf'python (?:-m )?({program} .*)', text)
     assert examples
     for example in examples:
         parse(shlex.split(example.rstrip('`')))

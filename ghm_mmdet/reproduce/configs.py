@@ -32,9 +32,10 @@ def load_config(
         options: `key=value`, read as MMDetection's `--cfg-options`.
     """
     template = Config.fromfile(path, use_environment_variables=False).to_dict()
-    config = Config(
-        _mapped(template, lambda text: VARIABLE.sub(lambda m: environment.get(m[1], m[2]), text))
+    content = _mapped(
+        template, lambda text: VARIABLE.sub(lambda m: environment.get(m[1], m[2]), text)
     )
+    config = Config(content, filename=str(path))
     parsed = Namespace()
     DictAction(['--cfg-options'], 'options')(None, parsed, options)
     config.merge_from_dict(parsed.options)

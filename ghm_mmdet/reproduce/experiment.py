@@ -245,10 +245,10 @@ def _complete(experiment: Experiment, threads: str, first: Future | None) -> str
         experiment.keep(metrics)
     except Exception as error:
         failure = f'{experiment.run}: {_reason(error, experiment.log)}'
-        print(f'FAILED {failure}', flush=True)
+        _say(f'FAILED {failure}')
         return failure
     there = '' if ran else ', its result is there'
-    print(f'{experiment.run}: AP {metrics["bbox_mAP"]:.3f}{there}', flush=True)
+    _say(f'{experiment.run}: AP {metrics["bbox_mAP"]:.3f}{there}')
     return None
 
 
@@ -258,10 +258,15 @@ def _execute(experiment: Experiment, command: list[str], threads: str) -> None:
     if experiment.settings.gpus == 0:
         variables.setdefault('OMP_NUM_THREADS', threads)
     experiment.log.parent.mkdir(parents=True, exist_ok=True)
-    print(f'{experiment.run}: {_words(command)}, see {experiment.log}', flush=True)
+    _say(f'{experiment.run}: {_words(command)}, see {experiment.log}')
     with open(experiment.log, 'a') as log:
         print(shell_line(command, environment), file=log, flush=True)
         subprocess.run(command, check=True, stdout=log, stderr=log, env=variables)
+
+
+def _say(line: str) -> None:
+    # In one piece: threads print, too.
+    print(f'{line}\n', end='', flush=True)
 
 
 def _reason(error: Exception, log: Path) -> str:
