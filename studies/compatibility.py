@@ -23,8 +23,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from ghm_mmdet.analysis.runs import mmdet_distribution
 from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.runs import mmdet_distribution
 from ghm_mmdet.swap import Plan, harmonize, inherited_config, losses_found
 
 from .tiny_step import CONFIGS, build, has_masks, small_model, training_step

@@ -22,9 +22,9 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.analysis.runs import last_metrics, training_curve
 from ghm_mmdet.functional import assign_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.runs import last_metrics, training_curve
 from ghm_mmdet.visualization.checkpoint import call_losses
 from ghm_mmdet.visualization.observer import (
     classification_examples,

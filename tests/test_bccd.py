@@ -7,8 +7,10 @@ import pytest
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from ghm_mmdet.analysis.bccd import convert_bccd
-from ghm_mmdet.analysis.bccd_study import VARIANTS, Study, plan_bccd, report_bccd, run_bccd
+from ghm_mmdet.reproduce.experiment import Settings
+from ghm_mmdet.reproduce.runs import shell_line
+from studies.bccd import VARIANTS, experiment, experiments, table
+from tools.convert_bccd import convert_bccd
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob('configs/bccd/*.py'))
@@ -96,31 +98,25 @@ def test_every_config_is_in_the_study() -> None:
 
 
 def test_warm_starts_take_the_weights_of_focal_loss(tmp_path: Path) -> None:
-    study = Study(tmp_path, seeds=2, data_root='/data/bccd')
-    lines = plan_bccd(study).splitlines()
+    settings = Settings(tmp_path, '/data/bccd', root_variable='BCCD_ROOT')
+    planned = experiments(settings, seeds=2)
+    lines = [shell_line(e.train_command(), settings.environment) for e in planned]
     assert len(lines) == 2 * len(VARIANTS)
-    assert all(line.startswith('BCCD_ROOT=/data/bccd/ mim train') for line in lines)
+    start = 'BCCD_ROOT=/data/bccd/ CUDA_VISIBLE_DEVICES=-1 mim train'
+    assert all(line.startswith(start) for line in lines)
     warm = [line for line in lines if 'warm-start-' in line and 'seed1' in line]
     weights = f'model.init_cfg.checkpoint={tmp_path}/random-weights-fl-sl1-seed1/epoch_12.pth'
     assert warm and all(weights in line and 'max_epochs=6' in line for line in warm)
 
 
 def test_report_has_means_of_what_was_run(tmp_path: Path) -> None:
-    study = Study(tmp_path, seeds=3)
+    settings = Settings(tmp_path)
     for seed, ap in ((0, 0.4), (2, 0.5)):
-        folder = study.folder(VARIANTS[1], seed) / '20260101_000000/vis_data'
+        folder = experiment(VARIANTS[1], settings, seed).folder / '20260101_000000/vis_data'
         folder.mkdir(parents=True)
         names = ('', '_50', '_60', '_70', '_75', '_80', '_90', '_s', '_m', '_l')
         metrics = {f'coco/bbox_mAP{name}': ap for name in names}
         (folder / 'scalars.json').write_text(json.dumps(metrics) + '\n')
-    rows = [line.split(' | ') for line in report_bccd(study).splitlines()[2:]]
+    rows = [line.split(' | ') for line in table(settings, 3).splitlines()[2:]]
     assert rows[1][1:6] == ['focal loss + smooth L1', '2', '45.0', '40.0, 50.0', '45.0']
     assert rows[0][2:5] == ['0', '', '']
-
-
-def test_failed_runs_are_listed(tmp_path: Path) -> None:
-    study = Study(tmp_path, seeds=1, data_root=str(tmp_path / 'nowhere'))
-    failures = run_bccd(study, losses=[VARIANTS[1].name])
-    log = tmp_path / f'{VARIANTS[1].name}-seed0.log'
-    assert failures == [f'{VARIANTS[1].name}-seed0: see {log}']
-    assert 'nowhere' in log.read_text()

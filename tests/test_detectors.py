@@ -8,8 +8,8 @@ import pytest
 from mmengine.config import Config
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.analysis import detectors
-from ghm_mmdet.analysis.detectors import DETECTORS, Detector, study_table, write_harmonized
+from ghm_mmdet.reproduce.experiment import Settings
+from studies.detectors import DETECTORS, Detector, experiment, table, write_harmonized
 
 from .training import ROOT, demo_config, train
 
@@ -46,7 +46,7 @@ def test_warmup_is_the_original_and_ghm_takes_over(
     hook.iters = 1
     options = {}
     if detector.name == 'ssd_r18':
-        # SSDHead mines negatives from each image, GHM's leader from all: here all are hard.
+        # SSDHead mines negatives from each image, the warm-up's loss from all: here all are hard.
         options = {'model.train_cfg.neg_pos_ratio': 10**6}
         hook.losses['bbox_head.loss_cls'].neg_pos_ratio = 10**6
     runner, recorder = train(warm)
@@ -89,8 +89,9 @@ def test_table_has_the_measured_and_leaves_the_rest_empty(
 ) -> None:
     monkeypatch.chdir(ROOT)
     for seed, ap in enumerate((0.25, 0.5)):
-        run = detectors.run_folder(tmp_path, DETECTORS[2], 'original', seed) / '20260101'
+        training = experiment(DETECTORS[2], 'original', Settings(tmp_path), seed)
+        run = training.folder / '20260101'
         run.mkdir(parents=True)
         (run / '20260101.json').write_text(json.dumps({'coco/bbox_mAP': ap}) + '\n')
-    row = study_table(tmp_path, seeds=2).splitlines()[4]
+    row = table(Settings(tmp_path), seeds=2).splitlines()[4]
     assert row == '| ATSS | 300 | 0.375 |  |  | `bbox_head.loss_cls`: FocalLoss → ghm_mmdet.GHMC |'

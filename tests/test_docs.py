@@ -257,6 +257,7 @@ def start(words: list[str], patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
+@pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
 def test_help_of_tools_has_examples(
     program: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ghm_mmdet import doctor
-from ghm_mmdet.analysis.runs import mmdet_distribution
+from ghm_mmdet.reproduce.runs import mmdet_distribution
 
 ROOT = Path(__file__).parent.parent
 STACK = 'openmmlab' if mmdet_distribution() == 'mmdet' else 'onedl'

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from ghm_mmdet.analysis.half_precision import ScaledOptimWrapper, round_convolutions
-from ghm_mmdet.analysis.readings import draw_averages, readings_table
+from studies.half_precision import ScaledOptimWrapper, round_convolutions
+from studies.variants import draw_averages, variants_table
 
 COUNTS = np.array([[60.0, 0.0, 30.0, 10.0], [8.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
 AVERAGE = np.array([[50.0, 5.0, 20.0, 10.0], [20.0, 2.0, 20.0, 4.0], [20.0, 2.0, 20.0, 4.0]])
@@ -25,9 +25,9 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip('|').split('|')]
 
 
-def test_example_has_the_weights_of_each_reading() -> None:
+def test_example_has_the_weights_of_each_variant() -> None:
     """β by hand: N / (S n), N / (S M) and N / (max(S, 30) n)."""
-    table = [cells(line) for line in readings_table(RECORD, 'cls', 20).splitlines()[2:]]
+    table = [cells(line) for line in variants_table(RECORD, 'cls', 20).splitlines()[2:]]
     assert [row[4] for row in table] == [
         f'{100 / (50 * 3):.3g} / {10 / (20 * 3):.3g} / 0',
         f'{100 / (60 * 3):.3g} / {10 / (8 * 3):.3g} / 0',
@@ -48,7 +48,7 @@ def test_example_has_the_weights_of_each_reading() -> None:
 
 def test_example_of_an_iteration_that_was_not_recorded() -> None:
     with pytest.raises(ValueError, match=r'one of \[20\], got 21'):
-        readings_table(RECORD, 'cls', 21)
+        variants_table(RECORD, 'cls', 21)
 
 
 def test_figure_has_a_line_for_each_region_and_level() -> None:

@@ -15,7 +15,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
-from ghm_mmdet.analysis.runs import last_metrics, mmdet_distribution
+from ghm_mmdet.reproduce.runs import last_metrics, mmdet_distribution
 
 ROOT = Path(__file__).parent.parent
 DEMO_CONFIGS = sorted(ROOT.glob('configs/demo/*.py'))

@@ -12,17 +12,23 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from ghm_mmdet.analysis import reproduce
-from ghm_mmdet.analysis.paper_report import TEST_DEV_SCORES, report
-from ghm_mmdet.analysis.paper_tables import METRICS, TABLES, tables
-from ghm_mmdet.analysis.reproduce import Run, Settings, plan, run_missing
-from ghm_mmdet.analysis.runs import mmdet_distribution
+from ghm_mmdet.reproduce import experiment
+from ghm_mmdet.reproduce.configs import differences
+from ghm_mmdet.reproduce.experiment import Settings
+from ghm_mmdet.reproduce.paper import GPUS, paper_run, paper_runs, plan
+from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
+from ghm_mmdet.reproduce.runs import mmdet_distribution
+from ghm_mmdet.reproduce.tables import METRICS, TABLES, Table, tables
 
 ROOT = Path(__file__).parent.parent
 GHM_C = 'retinanet_r50_fpn_ghmc_8xb2-14e_coco'
 ASL1 = 'retinanet_r50_fpn_ghmc-asl1_8xb2-14e_coco'
 GHM_R = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
 FIGURES = {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_60': 0.45}
+
+
+def run_missing(tables: list[Table], settings: Settings) -> list[str]:
+    return experiment.run_missing(paper_runs(tables, settings))
 
 
 def commands(text: str) -> list[str]:
@@ -67,7 +73,7 @@ def test_metafile_has_the_papers_numbers() -> None:
 
 
 def test_plan_names_every_run_once() -> None:
-    lines = commands(plan(tables(), Settings()))
+    lines = commands(plan(tables(), Settings(gpus=GPUS)))
     mim = mmdet_distribution()
     trainings = [line for line in lines if line.startswith('mim train')]
     grid = [line for line in lines if line.startswith('mim gridsearch')]
@@ -101,7 +107,7 @@ def test_data_root_and_options_reach_every_command() -> None:
         assert '--gpus 0' in line
         assert '--launcher' not in line
         assert 'epoch_14' not in line
-    config = Run(GHM_C, settings).wanted()
+    config = paper_run(GHM_C, settings).wanted
     assert config.train_dataloader.dataset.data_root == '/some data/'
     assert config.val_evaluator.ann_file == '/some data/annotations/instances_val2017.json'
     assert config.train_cfg.max_epochs == 3
@@ -140,7 +146,7 @@ class FakeMIM:
             raise subprocess.CalledProcessError(1, command)
         folder = Path(command[command.index('--work-dir') + 1])
         (folder / '1').mkdir(parents=True, exist_ok=True)
-        Run(name, self.settings).wanted().dump(folder / f'{name}.py')
+        paper_run(name, self.settings).wanted.dump(folder / f'{name}.py')
         if verb == 'train':
             (folder / 'last_checkpoint').write_text('/elsewhere/epoch_14.pth')
         else:
@@ -149,21 +155,22 @@ class FakeMIM:
 
 @pytest.fixture
 def settings(coco_root: Path, tmp_path: Path) -> Settings:
-    return Settings(tmp_path, str(coco_root))
+    return Settings(tmp_path, str(coco_root), GPUS)
 
 
 def test_goes_on_after_a_failure_and_runs_what_is_missing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = FakeMIM(settings, failing=(ASL1,))
-    monkeypatch.setattr(reproduce.subprocess, 'run', failing)
+    monkeypatch.setattr(experiment.subprocess, 'run', failing)
     failures = run_missing(tables([5]), settings)
-    assert failures == [f'{ASL1}: mim train ended with exit status 1']
+    log = settings.work_dir / f'{ASL1}.log'
+    assert failures == [f'{ASL1}: mim train ended with exit status 1, see {log}']
     assert failing.calls == [
         ('train', GHM_C), ('test', GHM_C), ('train', ASL1), ('train', GHM_R), ('test', GHM_R),
     ]  # fmt: skip
     working = FakeMIM(settings)
-    monkeypatch.setattr(reproduce.subprocess, 'run', working)
+    monkeypatch.setattr(experiment.subprocess, 'run', working)
     assert run_missing(tables([5, 6]), settings) == []
     assert working.calls == [('train', ASL1), ('test', ASL1)]
 
@@ -172,8 +179,8 @@ def test_a_finished_training_is_only_tested(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeMIM(settings)
-    monkeypatch.setattr(reproduce.subprocess, 'run', fake)
-    run = Run(GHM_C, settings)
+    monkeypatch.setattr(experiment.subprocess, 'run', fake)
+    run = paper_run(GHM_C, settings)
     fake(run.train_command())
     fake.calls.clear()
     run_missing(tables([2]), settings)
@@ -185,7 +192,7 @@ def test_test_dev_is_run_where_its_images_are_listed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeMIM(settings)
-    monkeypatch.setattr(reproduce.subprocess, 'run', fake)
+    monkeypatch.setattr(experiment.subprocess, 'run', fake)
     run_missing(tables([3]), settings)
     submitted = [name for verb, name in fake.calls if name.endswith('_test-dev')]
     assert submitted == [
@@ -198,11 +205,11 @@ def test_other_settings_in_a_folder_are_not_gone_on_with(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rehearsal's checkpoint must not become the beginning of the real run."""
-    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
     run_missing(tables([5]), settings)
     changed = Settings(settings.work_dir, settings.data_root, 8, ('train_cfg.max_epochs=2',))
     fake = FakeMIM(changed)
-    monkeypatch.setattr(reproduce.subprocess, 'run', fake)
+    monkeypatch.setattr(experiment.subprocess, 'run', fake)
     failures = run_missing(tables([5]), changed)
     assert len(failures) == 3
     assert 'train_cfg.max_epochs: 14, now 2' in failures[0]
@@ -226,7 +233,7 @@ def test_report_without_runs_is_the_paper(tmp_path: Path) -> None:
 def test_report_shows_paper_measured_difference(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
     run_missing(tables([5]), settings)
     text = report(tables([5, 6]), settings.work_dir)
     assert '**Not COCO**: trained on 40 images and evaluated on 8' in text
@@ -242,7 +249,7 @@ def test_report_names_changed_settings(settings: Settings, monkeypatch: pytest.M
     changed = Settings(
         settings.work_dir, settings.data_root, 1, ('optim_wrapper.optimizer.lr=1.0',)
     )
-    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(changed))
+    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(changed))
     run_missing(tables([7]), changed)
     text = report(tables([7]), changed.work_dir)
     assert '- `optim_wrapper.optimizer.lr=1.0`, not `0.01`\n' in text
@@ -259,8 +266,8 @@ def test_report_takes_coco_for_coco(
         (root / f'annotations/instances_{split}2017.json').write_text(
             json.dumps(dict(images=images))
         )
-    real = Settings(tmp_path / 'work', str(root))
-    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(real))
+    real = Settings(tmp_path / 'work', str(root), GPUS)
+    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(real))
     run_missing(tables([5]), real)
     text = report(tables([5]), real.work_dir)
     assert 'Data: COCO' in text
@@ -272,7 +279,7 @@ def test_report_takes_coco_for_coco(
 def test_report_of_test_dev_takes_the_servers_figures(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
     run_missing(tables([3]), settings)
     folder = settings.work_dir / 'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco'
     (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)))
@@ -285,7 +292,7 @@ def test_report_of_test_dev_takes_the_servers_figures(
 def test_report_gives_times_of_gpus_alone(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce.subprocess, 'run', FakeMIM(settings))
+    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
     run_missing(tables([2]), settings)
     for row in tables([2])[0].rows:
         folder = settings.work_dir / row.run / '1'
@@ -301,9 +308,9 @@ def test_report_gives_times_of_gpus_alone(
 
 def test_recorded_config_is_the_wanted_one(settings: Settings, tmp_path: Path) -> None:
     """What the comparison of folders rests on: a config survives being dumped."""
-    config = Run(GHM_R, settings).wanted()
+    config = paper_run(GHM_R, settings).wanted
     config.dump(tmp_path / 'dumped.py')
-    assert reproduce.differences(Config.fromfile(tmp_path / 'dumped.py'), config) == []
+    assert differences(Config.fromfile(tmp_path / 'dumped.py'), config) == []
 
 
 SMALL = (
@@ -348,7 +355,8 @@ def test_a_killed_rehearsal_goes_on(coco_root: Path, tmp_path: Path) -> None:
 
     done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count('resumed epoch: 1, iter: ') == 1
+    logs = ''.join(log.read_text() for log in tmp_path.glob('retinanet*.log'))
+    assert logs.count('resumed epoch: 1, iter: ') == 1
     for name in (GHM_C, ASL1, GHM_R):
         assert (tmp_path / name / 'epoch_3.pth').exists()
     again = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)

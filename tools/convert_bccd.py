@@ -6,9 +6,87 @@ Example:
 """
 
 import argparse
+import json
 import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
 
-from ghm_mmdet.analysis.bccd import convert_bccd
+CLASSES = ('RBC', 'WBC', 'Platelets')
+SPLITS = ('train', 'val', 'trainval', 'test')
+
+
+def convert_bccd(voc: str | Path, out: str | Path) -> dict[str, tuple[int, int]]:
+    """Write `train.json`, `val.json`, `trainval.json` and `test.json`, and a link to the images.
+
+    Args:
+        voc: The folder `BCCD` of the public repository: `Annotations/`, `ImageSets/Main/` and
+            `JPEGImages/`.
+        out: Folder that receives the files, and `images`, a link to `JPEGImages/`.
+
+    Returns:
+        The number of images and of boxes of each split. A box without area is left out.
+
+    Raises:
+        FileNotFoundError: `voc` is not in that layout.
+        ValueError: An object of another class, or `images` in `out` is something else.
+    """
+    voc, out = Path(voc), Path(out)
+    lists = {split: voc / f'ImageSets/Main/{split}.txt' for split in SPLITS}
+    for path in (*lists.values(), voc / 'JPEGImages'):
+        if not path.exists():
+            raise FileNotFoundError(
+                f'{path} is not there: voc must be the folder BCCD_Dataset/BCCD'
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    _link_images(voc / 'JPEGImages', out / 'images')
+    sizes = {}
+    for split, path in lists.items():
+        content = _coco(voc, path.read_text().split())
+        (out / f'{split}.json').write_text(json.dumps(content))
+        sizes[split] = (len(content['images']), len(content['annotations']))
+    return sizes
+
+
+def _link_images(images: Path, link: Path) -> None:
+    if not link.exists():
+        link.symlink_to(images.resolve(), target_is_directory=True)
+    elif link.resolve() != images.resolve():
+        raise ValueError(f'{link} is there and is not a link to {images}: remove it')
+
+
+def _coco(voc: Path, names: list[str]) -> dict[str, list]:
+    content = dict(
+        images=[],
+        annotations=[],
+        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
+    )
+    for image_id, name in enumerate(names):
+        root = ET.parse(voc / f'Annotations/{name}.xml').getroot()
+        width, height = (int(root.findtext(f'size/{side}')) for side in ('width', 'height'))
+        file_name = f'{name}.jpg'
+        content['images'].append(dict(id=image_id, file_name=file_name, width=width, height=height))
+        for item in root.iter('object'):
+            x1, y1, x2, y2 = (
+                float(item.findtext(f'bndbox/{side}')) for side in ('xmin', 'ymin', 'xmax', 'ymax')
+            )
+            if x2 <= x1 or y2 <= y1:
+                continue
+            annotation = dict(
+                id=len(content['annotations']) + 1,
+                image_id=image_id,
+                category_id=_category(item.findtext('name'), name),
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                area=(x2 - x1) * (y2 - y1),
+                iscrowd=0,
+            )
+            content['annotations'].append(annotation)
+    return content
+
+
+def _category(label: str, image: str) -> int:
+    if label not in CLASSES:
+        raise ValueError(f'{image} has an object of class {label!r}, not of {", ".join(CLASSES)}')
+    return CLASSES.index(label) + 1
 
 
 def main() -> None:

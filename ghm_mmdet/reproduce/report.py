@@ -8,9 +8,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .paper_tables import METRICS, SECONDS, Row, Table
-from .reproduce import Run, Settings, annotation_files, differences
+from .configs import differences
+from .experiment import Settings
+from .markdown import markdown_table
+from .paper import GPUS, annotation_files, paper_run
 from .runs import last_metrics, training_curve
+from .tables import METRICS, SECONDS, Row, Table
 
 #: Images of COCO's train2017 and val2017.
 COCO_IMAGES = (118287, 5000)
@@ -25,7 +28,7 @@ def report(tables: Iterable[Table], work_dir: str | Path) -> str:
     trained and evaluated on, and where their settings are not the configs'.
     """
     tables = list(tables)
-    settings = Settings(Path(work_dir))
+    settings = Settings(Path(work_dir), gpus=GPUS)
     runs = {row.run: MeasuredRun(row.run, settings) for table in tables for row in table.rows}
     tested = [run for run in runs.values() if run.config is not None]
     parts = [_heading(tested), *(_table(table, runs) for table in tables)]
@@ -42,7 +45,7 @@ class MeasuredRun:
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
-        self.run = Run(name, settings)
+        self.run = paper_run(name, settings)
         self.config: Config | None = None
         self.metrics: dict[str, float] | None = None
         for folder in sorted(self.run.folder.glob('test/*'), key=_iterations):
@@ -125,7 +128,7 @@ def _number_of_images(annotations: Path) -> int:
 
 
 def _other_settings(run: MeasuredRun) -> list[str]:
-    shipped = run.run.wanted()
+    shipped = run.run.wanted
     return [
         f'`{key}={was!r}`, not `{now!r}`'
         for key, was, now in differences(run.config, shipped)
@@ -135,27 +138,28 @@ def _other_settings(run: MeasuredRun) -> list[str]:
 
 def _table(table: Table, runs: dict[str, MeasuredRun]) -> str:
     split = 'test-dev' if table.on_test_dev else 'val2017'
-    lines = [f'## Table {table.number}: {table.title} ({split})', '']
-    heads = (f'{c} paper | {c} measured | difference' for c in table.columns)
-    lines.append(f'| method | {" | ".join(heads)} |')
-    lines.append('|---' * (1 + 3 * len(table.columns)) + '|')
-    lines += [_row(row, table, runs[row.run]) for row in table.rows]
-    notes = _notes(table, runs)
-    return '\n'.join([*lines, *([''] if notes else []), *notes])
+    heads = [h for c in table.columns for h in (f'{c} paper', f'{c} measured', 'difference')]
+    rows = [_row(row, table, runs[row.run]) for row in table.rows]
+    parts = [
+        f'## Table {table.number}: {table.title} ({split})',
+        markdown_table(['method', *heads], rows),
+        '\n'.join(_notes(table, runs)),
+    ]
+    return '\n\n'.join(part for part in parts if part)
 
 
-def _row(row: Row, table: Table, run: MeasuredRun) -> str:
-    cells = []
+def _row(row: Row, table: Table, run: MeasuredRun) -> list[str | None]:
+    cells: list[str | None] = [row.method]
     for column, paper in zip(table.columns, row.paper, strict=True):
         digits = 3 if column == SECONDS else 1
         measured = run.measured(column, table.on_test_dev)
         difference = None if paper is None or measured is None else measured - paper
         cells += [
-            '' if paper is None else f'{paper:.{digits}f}',
-            '' if measured is None else f'{measured:.{digits}f}',
-            '' if difference is None else f'{difference:+.{digits}f}',
+            None if paper is None else f'{paper:.{digits}f}',
+            None if measured is None else f'{measured:.{digits}f}',
+            None if difference is None else f'{difference:+.{digits}f}',
         ]
-    return f'| {row.method} | {" | ".join(cells)} |'
+    return cells
 
 
 def _notes(table: Table, runs: dict[str, MeasuredRun]) -> list[str]:

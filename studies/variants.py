@@ -1,11 +1,13 @@
-"""The readings of "the mini-batch" and of the formula, on one recorded iteration."""
+"""The variants of "the mini-batch" and of the formula, on one recorded iteration."""
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from ..functional.harmonizing import region_harmonizing_parameter
-from ..visualization.style import BLUE, DPI, GREEN, ORANGE, STYLE
+from ghm_mmdet.functional import region_harmonizing_parameter
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.visualization.style import BLUE, DPI, GREEN, ORANGE, STYLE
 
 #: Of each level, the finest first.
 LINES = ('-', '--', ':')
@@ -25,8 +27,8 @@ def gradient_of_regions(counts: np.ndarray, beta: np.ndarray, number: float) -> 
     return counts * beta * (np.arange(bins) + 0.5) / bins / number
 
 
-def readings_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> str:
-    """What each reading makes of the histograms of one iteration, as a Markdown table.
+def variants_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> str:
+    """What each variant makes of the histograms of one iteration, as a Markdown table.
 
     Args:
         record: Of a training with one density per level, as `HarmonizingRecorder` writes it.
@@ -42,7 +44,7 @@ def readings_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> 
     batch = counts.sum(0)
     whole = [(batch, batch, max(batch.sum(), 1.0))]
     levels = list(zip(counts, counts, number, strict=True))
-    readings = [
+    variants = [
         ('per level', 'official, with the moving average', 'official',
          list(zip(counts, average, number, strict=True))),
         ('per level', 'official', 'official', levels),
@@ -52,14 +54,9 @@ def readings_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> 
         ('whole batch', 'paper', 'paper', whole),
         ('whole batch', 'floored', 'floored', whole),
     ]  # fmt: skip
-    lines = [
-        '| density | formula | N | n | β of the region with most examples | largest β '
-        '| gradient, summed |',
-        '|---|---|---|---|---|---|---|',
-    ]
-    for density, what, formula, calls in readings:
-        lines.append(f'| {density} | {what} | {" | ".join(_cells(calls, formula))} |')
-    return '\n'.join(lines)
+    heads = ['density', 'formula', 'N', 'n', 'β of the region with most examples', 'largest β']
+    rows = [[density, what, *_cells(calls, formula)] for density, what, formula, calls in variants]
+    return markdown_table([*heads, 'gradient, summed'], rows)
 
 
 def _cells(calls: list[tuple[np.ndarray, np.ndarray, float]], formula: str) -> list[str]:
@@ -77,17 +74,16 @@ def _cells(calls: list[tuple[np.ndarray, np.ndarray, float]], formula: str) -> l
 
 def draw_averages(
     records: dict[str, dict[str, np.ndarray]], regions: tuple[int, ...] = (0, 5, 14, 24)
-) -> plt.Figure:
+) -> Figure:
     """S of some unit regions of GHM-C over the training, a panel for each record.
 
     Args:
         records: From the title of a panel to a record of `HarmonizingRecorder`.
         regions: Unit regions from 0 on; each has its colour.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(records), figsize=(9, 3.4), sharey=True, dpi=DPI, layout='constrained'
-        )
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.4), dpi=DPI, layout='constrained')
+        axes = figure.subplots(1, len(records), sharey=True)
         for panel, (title, record) in zip(axes, records.items(), strict=True):
             average = record['cls_average']
             bins = average.shape[1]

@@ -1,11 +1,17 @@
-"""What cures GHM's cold start: variants of the demo's training, and their table."""
+"""What cures GHM's cold start: variants of the demo's training.
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+Examples:
+    python -m studies.cold_start run --seeds 2 --jobs 2
+    python -m studies.cold_start report
+"""
+
 from dataclasses import dataclass
-from pathlib import Path
 
-from .runs import ap_cells, last_metrics, mim
+from ghm_mmdet.reproduce.configs import config_path
+from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
+from ghm_mmdet.reproduce.markdown import markdown_table
+
+from .command_line import perform, study_parser
 
 FOCAL = 'configs/demo/retinanet_r18_fpn_fl-sl1_demo.py'
 GHM = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
@@ -96,51 +102,28 @@ VARIANTS = (
 )
 
 
-def run_study(
-    work_dir: str | Path, names: list[str] | None = None, seeds: int = 2, jobs: int = 1
-) -> None:
-    """Train each variant from random weights with each seed, those without a result.
+def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
+    options = (*SCHEDULE, *variant.options)
+    return Experiment(variant.name, config_path(variant.config), settings, options, seed)
 
-    Args:
-        work_dir: Folder that receives `<variant>-seed<seed>/`.
-        names: Names of the variants. Default: None, all.
-        seeds: Seeds 0, 1, ... Default: 2.
-        jobs: Runs at a time; the cores are shared evenly. Default: 1.
-    """
-    work_dir = Path(work_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
 
-    def train(variant: Variant, seed: int) -> None:
-        run = work_dir / f'{variant.name}-seed{seed}'
-        if last_metrics(run):
-            return
-        options = ('--cfg-options', f'randomness.seed={seed}', *SCHEDULE, *variant.options)
-        with open(work_dir / f'{run.name}.log', 'w') as log:
-            mim('train', variant.config, '--work-dir', str(run), *options,
-                env=env, stdout=log, stderr=log)  # fmt: skip
-        print(f'{run.name}: AP {last_metrics(run)["bbox_mAP"]:.3f}', flush=True)
+def experiments(settings: Settings, seeds: int) -> list[Experiment]:
+    return [experiment(variant, settings, s) for s in range(seeds) for variant in VARIANTS]
 
-    with ThreadPoolExecutor(jobs) as pool:
-        pending = [
-            pool.submit(train, variant, seed)
-            for seed in range(seeds)
-            for variant in VARIANTS
-            if names is None or variant.name in names
+
+def table(settings: Settings, seeds: int) -> str:
+    """AP of each seed and its mean."""
+    rows = [
+        [
+            variant.what,
+            ' '.join(f'`{option}`' for option in variant.options),
+            *ap_cells(experiment(variant, settings, s) for s in range(seeds)),
         ]
-        for future in pending:
-            future.result()
-
-
-def study_table(work_dir: str | Path, seeds: int = 2) -> str:
-    """The results as a Markdown table: AP of each seed and its mean, empty where not run."""
-    lines = [
-        '| variant | options | ' + ' | '.join(f'seed {s}' for s in range(seeds)) + ' | mean AP |',
-        '|---|---|' + '---|' * (seeds + 1),
+        for variant in VARIANTS
     ]
-    for variant in VARIANTS:
-        cells = ap_cells(Path(work_dir, f'{variant.name}-seed{s}') for s in range(seeds))
-        options = ' '.join(f'`{option}`' for option in variant.options)
-        lines.append(f'| {variant.what} | {options} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    heads = ['variant', 'options', *(f'seed {s}' for s in range(seeds)), 'mean AP']
+    return markdown_table(heads, rows)
+
+
+if __name__ == '__main__':
+    perform(study_parser(__doc__, 'work_dirs/cold_start').parse_args(), experiments, table)

@@ -1,11 +1,8 @@
-"""Training runs as users start them: `mim train`, one work folder each."""
+"""Command lines of MIM, and what their runs leave in a work folder."""
 
 import json
 import shlex
-import statistics
-import subprocess
 import sys
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -33,18 +30,10 @@ def mim_command(verb: str, config: str | Path, *args: str, gpus: int = 0) -> lis
 
 
 def shell_line(command: list[str], environment: dict[str, str]) -> str:
-    """A command of `mim_command` as a user types it, after the variables that it needs."""
+    """A command `python -m ...` as a user types it, after the variables that it needs."""
     variables = ''.join(f'{k}={shlex.quote(v)} ' for k, v in environment.items())
-    return variables + shlex.join(['mim', *command[command.index('mim') + 1 :]])
-
-
-def mim(verb: str, config: str | Path, *args: str, gpus: int = 0, **popen: object) -> None:
-    """Run `mim train` or `mim test` and wait for it.
-
-    Raises:
-        subprocess.CalledProcessError: The command failed.
-    """
-    subprocess.run(mim_command(verb, config, *args, gpus=gpus), check=True, **popen)
+    words = command[2:] if command[2] == 'mim' else ['python', *command[1:]]
+    return variables + shlex.join(words)
 
 
 def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float] | None:
@@ -61,14 +50,6 @@ def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float
             found = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
             newest = found or newest
     return newest
-
-
-def ap_cells(folders: Iterable[str | Path]) -> list[str]:
-    """AP of the run in each work folder, and their mean, for a table; empty where not run."""
-    results = [last_metrics(folder) for folder in folders]
-    aps = [None if metrics is None else metrics['bbox_mAP'] for metrics in results]
-    mean = '' if None in aps else f'{statistics.mean(aps):.3f}'
-    return ['' if ap is None else f'{ap:.3f}' for ap in aps] + [mean]
 
 
 def training_curve(work_dir: str | Path) -> list[dict[str, float]]:

@@ -1,1 +1,0 @@
-"""The demo's data and page; figures and tables."""

@@ -1,0 +1,161 @@
+"""The runs behind the paper's tables, and the commands for them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .configs import config_path
+from .experiment import Experiment, Settings
+from .runs import last_metrics, shell_line
+from .tables import Table
+
+#: The batch of 16 that the configs are for, 2 images on each.
+GPUS = 8
+#: The table whose rows differ in one number, and its key.
+GRID_TABLE = 1
+GRID_KEY = 'model.bbox_head.loss_cls.bins'
+
+
+@dataclass(frozen=True)
+class PaperRun(Experiment):
+    """One training of a config of `configs/ghm/`, and the evaluation of its last checkpoint."""
+
+    @property
+    def test_dev_config(self) -> Path | None:
+        """The config of the test-dev submission, where there is one."""
+        path = self.config.with_stem(f'{self.name}_test-dev')
+        return path if path.exists() else None
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """Where the training ends."""
+        loop = self.wanted.train_cfg
+        by_epoch = 'max_epochs' in loop
+        name = f'epoch_{loop.max_epochs}.pth' if by_epoch else f'iter_{loop.max_iters}.pth'
+        return self.folder / name
+
+    def is_trained(self) -> bool:
+        """Whether the training reached its end and wrote the last checkpoint whole."""
+        pointer = self.folder / 'last_checkpoint'
+        return pointer.exists() and Path(pointer.read_text().strip()).name == self.checkpoint.name
+
+    @property
+    def test_folder(self) -> Path:
+        return self.folder / 'test' / self.checkpoint.stem
+
+    def test_command(self, checkpoint: Path) -> list[str]:
+        work_dir = ('--work-dir', str(self.test_folder))
+        return self.command('test', '--checkpoint', str(checkpoint), *work_dir)
+
+    @property
+    def detections(self) -> Path:
+        """The file for COCO's evaluation server."""
+        return self.folder / 'test-dev' / f'{self.checkpoint.stem}.bbox.json'
+
+    def test_dev_command(self) -> list[str]:
+        prefix = str(self.detections).removesuffix('.bbox.json')
+        return self.command(
+            'test', '--checkpoint', str(self.checkpoint), '--work-dir', prefix,
+            config=self.test_dev_config,
+            options=(*self.cfg_options, f'test_evaluator.outfile_prefix={prefix}'),
+        )  # fmt: skip
+
+    def commands(self) -> list[list[str]]:
+        commands = [self.train_command(), self.test_command(self.checkpoint)]
+        return commands + ([self.test_dev_command()] if self.test_dev_config else [])
+
+    def missing(self) -> Iterator[list[str]]:
+        if self.result() is None:
+            if not self.is_trained():
+                yield self.train_command()
+            yield self.test_command(self.checkpoint)
+        if self.result() and self.test_dev_config and not self.detections.exists():
+            images = Path(self.wanted.data_root, 'annotations/image_info_test-dev2017.json')
+            if images.exists():
+                yield self.test_dev_command()
+            else:
+                print(f'{self.run}: no test-dev submission, {images} is not there', flush=True)
+
+    def measured(self) -> dict[str, float] | None:
+        return last_metrics(self.test_folder)
+
+    def check(self) -> None:
+        """Whether the annotations are where the config says, and the folder is of this run.
+
+        Raises:
+            FileNotFoundError: They are not.
+            ValueError: It was made with other settings.
+        """
+        for annotations in annotation_files(self.wanted):
+            if not annotations.exists():
+                raise FileNotFoundError(
+                    f'{annotations} is not there: --data-root must name a folder in the layout '
+                    'of COCO (annotations/, train2017/, val2017/)'
+                )
+        super().check()
+
+
+def annotation_files(config: Config) -> tuple[Path, Path]:
+    """The annotations to train on and to evaluate on."""
+    dataset = config.train_dataloader.dataset
+    return Path(dataset.data_root, dataset.ann_file), Path(config.val_evaluator.ann_file)
+
+
+def paper_run(name: str, settings: Settings) -> PaperRun:
+    """The run of a config of `configs/ghm/`.
+
+    On another number of GPUs than 8, the learning rate is scaled to the batch (`auto_scale_lr`).
+    """
+    scaled = ('auto_scale_lr.enable=True',) if settings.gpus != GPUS else ()
+    return PaperRun(name, config_path(f'configs/ghm/{name}.py'), settings, scaled)
+
+
+def paper_runs(tables: Iterable[Table], settings: Settings) -> list[PaperRun]:
+    """The runs of the tables, each once."""
+    names = dict.fromkeys(row.run for table in tables for row in table.rows)
+    return [paper_run(name, settings) for name in names]
+
+
+def plan(tables: Iterable[Table], settings: Settings) -> str:
+    """The commands that fill the tables, as shell lines, each run once."""
+    lines: list[str] = []
+    planned: set[str] = set()
+    for table in tables:
+        lines.append(f'\n# Table {table.number}: {table.title}')
+        runs = {run.name: run for run in paper_runs([table], settings)}
+        grid = table.number == GRID_TABLE
+        if grid:
+            lines.append('# All trainings, one after the other.')
+            lines.append(shell_line(_grid_search([*runs.values()]), settings.environment))
+        for row in table.rows:
+            if row.run in planned:
+                lines.append(f'# {row.method}: {row.run}, see above')
+                continue
+            planned.add(row.run)
+            run = runs[row.run]
+            lines.append(f'# {row.method}')
+            commands = [run.test_command(_of_grid_search(run))] if grid else run.commands()
+            lines += [shell_line(command, settings.environment) for command in commands]
+    return '\n'.join(lines).strip()
+
+
+def _grid_search(runs: list[PaperRun]) -> list[str]:
+    bins = ' '.join(str(_bins(run)) for run in runs)
+    folder = ('--work-dir', str(_grid_folder(runs[0])))
+    return runs[0].command('gridsearch', *folder, '--search-args', f'--{GRID_KEY} {bins}')
+
+
+def _of_grid_search(run: PaperRun) -> Path:
+    """The checkpoint of this run where `mim gridsearch` puts the training of one value."""
+    return Path(f'{_grid_folder(run)}_search_{GRID_KEY}_{_bins(run)}', run.checkpoint.name)
+
+
+def _grid_folder(run: PaperRun) -> Path:
+    return run.settings.work_dir / 'retinanet_r50_fpn_ghmc-noema'
+
+
+def _bins(run: PaperRun) -> int:
+    return run.wanted.model.bbox_head.loss_cls.bins

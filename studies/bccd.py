@@ -1,0 +1,112 @@
+"""The losses on real images: RetinaNet-R18 on BCCD, from random weights and from a warm start.
+
+Examples:
+    python -m studies.bccd run --seeds 2 --only 'random-weights-*'
+    python -m studies.bccd report
+The data: `python tools/convert_bccd.py`.
+"""
+
+import statistics
+from dataclasses import dataclass
+
+from ghm_mmdet.reproduce.configs import config_path
+from ghm_mmdet.reproduce.experiment import Experiment, Settings
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.tables import METRICS
+
+from .command_line import perform, study_parser
+
+EPOCHS = {'random weights': 12, 'warm start': 6}
+COLUMNS = ('AP50', 'AP60', 'AP70', 'AP75', 'AP80', 'AP90', 'APs', 'APm', 'APl')
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A config of `configs/bccd/`, and the options that make a variant of it.
+
+    Attributes:
+        start: 'random weights', 12 epochs; or 'warm start', 6 epochs at half the learning rate
+            from the weights of 12 epochs of focal loss and smooth L1.
+        what: What the report calls it.
+        losses: The config, without `retinanet_r18_fpn_` and `_bccd.py`.
+        options: `key=value`, as MMDetection's `--cfg-options`.
+    """
+
+    start: str
+    what: str
+    losses: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        suffix = '-no-warm-up' if self.options == NO_WARMUP and self.start != 'warm start' else ''
+        return f'{self.start}-{self.losses}{suffix}'.replace(' ', '-')
+
+    @property
+    def config(self) -> str:
+        return f'configs/bccd/retinanet_r18_fpn_{self.losses}_bccd.py'
+
+
+NO_WARMUP = ('custom_hooks=[]',)
+LOSSES = (
+    ('cross entropy + smooth L1', 'ce-sl1'),
+    ('focal loss + smooth L1', 'fl-sl1'),
+    ('GHM-C + smooth L1', 'ghmc-sl1'),
+    ('GHM-C + ASL1', 'ghmc-asl1'),
+    ('GHM-C + GHM-R', 'ghmc-ghmr'),
+    ('GHM-C + GHM-R, whole batch', 'ghmc-ghmr-batch'),
+    ("GHM-C + GHM-R, formula='paper'", 'ghmc-ghmr-paper'),
+    ("GHM-C + GHM-R, formula='floored'", 'ghmc-ghmr-floored'),
+)
+VARIANTS = (
+    *(Variant('random weights', what, losses) for what, losses in LOSSES),
+    Variant('random weights', 'GHM-C + GHM-R, no warm-up', 'ghmc-ghmr', NO_WARMUP),
+    *(Variant('warm start', what, losses, NO_WARMUP) for what, losses in LOSSES),
+)
+FOCAL = next(v for v in VARIANTS if v.losses == 'fl-sl1')
+
+
+def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
+    """The training of a variant; a warm start goes on from that of focal loss."""
+    epochs = EPOCHS[variant.start]
+    names = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+    options = [f'{name}={epochs}' for name in names]
+    first = None
+    if variant.start == 'warm start':
+        first = experiment(FOCAL, settings, seed)
+        options += [
+            'optim_wrapper.optimizer.lr=0.0005',
+            'model.init_cfg.type=Pretrained',
+            f'model.init_cfg.checkpoint={first.folder}/epoch_{EPOCHS[FOCAL.start]}.pth',
+        ]
+    options += variant.options
+    config = config_path(variant.config)
+    return Experiment(variant.name, config, settings, tuple(options), seed, first)
+
+
+def experiments(settings: Settings, seeds: int) -> list[Experiment]:
+    return [experiment(variant, settings, s) for s in range(seeds) for variant in VARIANTS]
+
+
+def table(settings: Settings, seeds: int) -> str:
+    """Percent, means over the seeds that were run."""
+    rows = []
+    for variant in VARIANTS:
+        found = (experiment(variant, settings, seed).result() for seed in range(seeds))
+        results = [metrics for metrics in found if metrics is not None]
+        rows.append([variant.start, variant.what, len(results), *_figures(results)])
+    heads = ['start', 'losses', 'seeds', 'AP', 'lowest and highest', *COLUMNS]
+    return markdown_table(heads, rows)
+
+
+def _figures(results: list[dict[str, float]]) -> list[str | None]:
+    if not results:
+        return [None] * (2 + len(COLUMNS))
+    aps = [100 * metrics[METRICS['AP']] for metrics in results]
+    means = (statistics.mean(100 * m[METRICS[column]] for m in results) for column in COLUMNS)
+    spread = f'{min(aps):.1f}, {max(aps):.1f}'
+    return [f'{statistics.mean(aps):.1f}', spread, *(f'{mean:.1f}' for mean in means)]
+
+
+if __name__ == '__main__':
+    perform(study_parser(__doc__, 'work_dirs/bccd', 'BCCD_ROOT').parse_args(), experiments, table)

@@ -1,0 +1,75 @@
+"""What the studies' command lines share: plan, run what is missing, report."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
+from ghm_mmdet.reproduce.runs import shell_line
+
+Experiments = Callable[[Settings, int], list[Experiment]]
+
+
+def study_parser(
+    doc: str, work_dir: str, root_variable: str = 'DEMO_ROOT', actions: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
+    """The options of every study.
+
+    Args:
+        doc: Of the study, with examples.
+        work_dir: Default of `--work-dir`.
+        root_variable: The environment variable by which its configs take `--data-root`.
+        actions: Of its own, besides plan, run and report.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(root_variable=root_variable)
+    parser.add_argument('action', choices=['plan', 'run', 'report', *actions])
+    parser.add_argument('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
+    parser.add_argument(
+        '--only', nargs='+', metavar='NAME',
+        help='the runs of these names, without the seed, as warm*; default: all',
+    )  # fmt: skip
+    parser.add_argument('--seeds', type=int, default=2, help='0, 1, ...; default: %(default)s')
+    parser.add_argument('--jobs', type=int, default=1, help='at a time; default: %(default)s')
+    parser.add_argument('--data-root', help=f'default: ${root_variable}, or what the configs say')
+    parser.add_argument('--gpus', type=int, default=0, help='default: %(default)s, the CPU')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
+    )
+    parser.add_argument(
+        '--results', type=Path, help='file that keeps the results, a JSON line each'
+    )
+    return parser
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    options = tuple(args.cfg_options)
+    return Settings(
+        args.work_dir, args.data_root, args.gpus, options, args.root_variable, args.results
+    )
+
+
+def perform(
+    args: argparse.Namespace, experiments: Experiments, table: Callable[[Settings, int], str]
+) -> None:
+    """Print the commands; or run what is missing, and print the table; or print the table."""
+    settings = settings_of(args)
+    chosen = experiments(settings, args.seeds)
+    if args.only:
+        names = {experiment.name for experiment in chosen}
+        for pattern in args.only:
+            if not any(fnmatch(name, pattern) for name in names):
+                sys.exit(f'--only {pattern} names none of {", ".join(sorted(names))}')
+        chosen = [e for e in chosen if any(fnmatch(e.name, pattern) for pattern in args.only)]
+    if args.action == 'plan':
+        for experiment in chosen:
+            for command in experiment.commands():
+                print(shell_line(command, settings.environment))
+        return
+    failures = run_missing(chosen, args.jobs) if args.action == 'run' else []
+    print(table(settings, args.seeds))
+    sys.exit(1 if failures else 0)

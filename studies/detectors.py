@@ -1,0 +1,161 @@
+"""Six detectors with their own losses and harmonized, side by side on the demo's data.
+
+Examples:
+    python -m studies.detectors run --seeds 1
+    python -m studies.detectors run --seeds 1 --only 'atss*' yolox-floored
+    python -m studies.detectors report --seeds 1
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ghm_mmdet.reproduce.configs import config_path
+from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.runs import last_metrics
+from ghm_mmdet.swap import harmonized_text, losses_found
+
+from .command_line import perform, study_parser
+
+LOSSES = ('original', 'harmonized', 'floored')
+#: Iterations of an epoch: 800 images, 8 at a time.
+EPOCH = 100
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector of the study.
+
+    Attributes:
+        name: Of its config in `configs/demo/detectors/`, without `_demo.py`.
+        what: What the report calls it.
+        inference: Options with which checkpoints of its original losses are evaluated; empty
+            if MMDetection can.
+        epochs: Of its training.
+    """
+
+    name: str
+    what: str
+    inference: tuple[str, ...] = ()
+    epochs: int = 6
+
+    @property
+    def config(self) -> Path:
+        return config_path(f'configs/demo/detectors/{self.name}_demo.py')
+
+    @property
+    def warmup(self) -> int:
+        """Iterations, half of the training, for which the original losses train instead of GHM."""
+        return self.epochs * EPOCH // 2
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        epochs = self.epochs
+        names = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+        return tuple(f'{name}={epochs}' for name in names)
+
+
+DETECTORS = (
+    Detector('faster-rcnn_r18_fpn', 'Faster R-CNN'),
+    Detector('cascade-rcnn_r18_fpn', 'Cascade R-CNN', epochs=3),
+    Detector('atss_r18_fpn', 'ATSS', epochs=3),
+    Detector('fcos_r18_fpn', 'FCOS'),
+    Detector('yolox', 'YOLOX', epochs=4),
+    # Inference reads `loss_cls` of a head, and SSDHead has none.
+    Detector('ssd_r18', 'SSD', inference=('model.bbox_head.type=ghm_mmdet.GHMSSDHead',)),
+)
+NO_VALIDATION = ('val_dataloader=None', 'val_cfg=None', 'val_evaluator=None')
+
+
+@dataclass(frozen=True)
+class HarmonizedTraining(Experiment):
+    """A training of a config that is written for it.
+
+    Attributes:
+        detector: Whose losses are replaced.
+        formula: Of the GHM losses.
+    """
+
+    detector: Detector = DETECTORS[0]
+    formula: str = 'official'
+
+    def check(self) -> None:
+        self.config.parent.mkdir(parents=True, exist_ok=True)
+        write_harmonized(self.detector, self.config, self.formula)
+        super().check()
+
+
+@dataclass(frozen=True)
+class TestedTraining(Experiment):
+    """A training without validation, and a test of its last checkpoint with other options."""
+
+    detector: Detector = DETECTORS[-1]
+
+    def commands(self) -> list[list[str]]:
+        checkpoint = self.folder / f'epoch_{self.detector.epochs}.pth'
+        test = self.command(
+            'test', '--checkpoint', str(checkpoint), '--work-dir', str(self.folder / 'test'),
+            options=(*self.detector.inference, *self.settings.cfg_options),
+        )  # fmt: skip
+        return [self.train_command(), test]
+
+    def measured(self) -> dict[str, float] | None:
+        return last_metrics(self.folder / 'test')
+
+
+def write_harmonized(detector: Detector, out: Path, formula: str = 'official') -> None:
+    """Write the config with GHM losses, after a warm-up with the losses they replace."""
+    options = dict(warmup=detector.warmup, formula=formula)
+    out.write_text(harmonized_text(str(detector.config), out, **options)[1])
+
+
+def experiment(detector: Detector, losses: str, settings: Settings, seed: int) -> Experiment:
+    name, options = f'{detector.name}-{losses}', detector.options
+    if losses != 'original':
+        config = settings.work_dir / f'{name}-seed{seed}.py'
+        formula = 'official' if losses == 'harmonized' else losses
+        return HarmonizedTraining(
+            name, config, settings, options, seed, detector=detector, formula=formula
+        )
+    if detector.inference:
+        options += NO_VALIDATION
+        return TestedTraining(name, detector.config, settings, options, seed, detector=detector)
+    return Experiment(name, detector.config, settings, options, seed)
+
+
+def experiments(settings: Settings, seeds: int) -> list[Experiment]:
+    return [
+        experiment(detector, losses, settings, seed)
+        for seed in range(seeds)
+        for detector in DETECTORS
+        for losses in LOSSES
+    ]
+
+
+def table(settings: Settings, seeds: int) -> str:
+    """Mean AP over the seeds."""
+    rows = [
+        [
+            detector.what,
+            detector.epochs * EPOCH,
+            *(
+                ap_cells(experiment(detector, losses, settings, s) for s in range(seeds))[-1]
+                for losses in LOSSES
+            ),
+            '<br>'.join(_replaced(detector)),
+        ]
+        for detector in DETECTORS
+    ]
+    heads = ['original losses', 'harmonized', "formula='floored'", 'replaced']
+    return markdown_table(['detector', 'iterations', *heads], rows)
+
+
+def _replaced(detector: Detector) -> list[str]:
+    return [
+        f'`{found.where.removeprefix("model.")}`: {found.loss} → {found.ghm["type"]}'
+        for found in losses_found(str(detector.config)).replaced
+    ]
+
+
+if __name__ == '__main__':
+    perform(study_parser(__doc__, 'work_dirs/detectors').parse_args(), experiments, table)

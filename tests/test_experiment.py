@@ -1,0 +1,149 @@
+"""Experiments: what is run and what is not, failures, jobs, the file of results."""
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from ghm_mmdet.reproduce.configs import load_config
+from ghm_mmdet.reproduce.experiment import (
+    Experiment,
+    Settings,
+    ap_cells,
+    read_results,
+    run_missing,
+)
+from ghm_mmdet.reproduce.markdown import markdown_table
+from studies import bccd, cold_start, mini_batch
+from studies.command_line import perform, study_parser
+
+from .training import GHM_CONFIG, ROOT
+
+SCRIPT = """
+import json, os, pathlib, sys
+folder, fails = pathlib.Path(sys.argv[2]), sys.argv[3] == 'True'
+print('threads', os.environ['OMP_NUM_THREADS'], 'root', os.environ.get('COCO_ROOT'))
+if fails:
+    sys.exit('out of memory')
+(folder / '1').mkdir(parents=True)
+(folder / '1/1.json').write_text(json.dumps({'coco/bbox_mAP': 0.25}) + chr(10))
+"""
+
+
+@dataclass(frozen=True)
+class Quick(Experiment):
+    """An experiment that trains nothing."""
+
+    fails: bool = False
+
+    def commands(self) -> list[list[str]]:
+        script = self.settings.work_dir / 'script.py'
+        script.write_text(SCRIPT)
+        return [[sys.executable, str(script), 'train', str(self.folder), str(self.fails)]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    return Settings(tmp_path, 'nowhere')
+
+
+def quick(settings: Settings, *names: str, fails: str | None = None) -> list[Experiment]:
+    return [Quick(n, GHM_CONFIG, settings, seed=0, fails=n == fails) for n in names]
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_goes_on_after_a_failure_and_lists_it(
+    settings: Settings, jobs: int, capfd: pytest.CaptureFixture
+) -> None:
+    failures = run_missing(quick(settings, 'a', 'b', 'c', fails='b'), jobs)
+    log = settings.work_dir / 'b-seed0.log'
+    folder = settings.work_dir / 'b-seed0'
+    assert failures == [f'b-seed0: train {folder} ended with exit status 1, see {log}']
+    assert 'out of memory' in log.read_text()
+    threads = max(1, os.cpu_count() // jobs)
+    assert f'threads {threads} root nowhere/' in log.read_text()
+    printed = capfd.readouterr().out
+    assert printed.endswith(f'1 failed:\n{failures[0]}\n')
+    assert 'a-seed0: AP 0.250\n' in printed and 'c-seed0: AP 0.250\n' in printed
+    assert run_missing(quick(settings, 'a', 'b', 'c'), jobs) == []
+    printed = capfd.readouterr().out
+    assert printed.count('its result is there') == 2
+    assert ap_cells(quick(settings, 'a', 'd')) == ['0.250', None, None]
+
+
+def test_waits_for_the_experiment_that_it_starts_from(settings: Settings) -> None:
+    [first] = quick(settings, 'first')
+
+    @dataclass(frozen=True)
+    class Second(Quick):
+        def check(self) -> None:
+            assert self.starts_from.result()
+
+    second = Second('second', GHM_CONFIG, settings, seed=0, starts_from=first)
+    assert run_missing([first, second], jobs=2) == []
+
+
+def test_file_of_results_is_written_and_skips_what_it_has(settings: Settings) -> None:
+    kept = replace(settings, results=settings.work_dir / 'kept/results.jsonl')
+    run_missing(quick(settings, 'a'))
+    assert run_missing(quick(kept, 'a', 'b')) == []
+    assert [(row.run, row.seed, row.metrics) for row in read_results(kept.results)] == [
+        (name, 0, {'bbox_mAP': 0.25}) for name in ('a-seed0', 'b-seed0')
+    ]
+    elsewhere = replace(kept, work_dir=settings.work_dir / 'other')
+    assert run_missing(quick(elsewhere, 'a', 'b', fails='a')) == []
+    assert len(read_results(kept.results)) == 2
+    changed = replace(elsewhere, cfg_options=('a.b=1',))
+    [failure] = run_missing(quick(changed, 'a'))
+    assert 'results.jsonl holds a-seed0 with other settings' in failure
+
+
+def test_other_settings_in_a_folder_are_refused(settings: Settings) -> None:
+    [trained] = quick(settings, 'a')
+    trained.folder.mkdir(parents=True)
+    trained.wanted.dump(trained.folder / GHM_CONFIG.name)
+    assert run_missing([trained]) == []
+    other = replace(trained, options=('custom_hooks.0.iters=7',))
+    [failure] = run_missing([other])
+    assert 'custom_hooks.0.iters: 500, now 7' in failure and '--work-dir' in failure
+
+
+def test_config_is_that_of_another_environment() -> None:
+    before = dict(os.environ)
+    config = load_config(GHM_CONFIG, {'DEMO_ROOT': '/x y/'}, ['a.b=(1,2)', 'c=None'])
+    assert config.train_dataloader.dataset.data_root == '/x y/'
+    assert config.val_evaluator.ann_file == '/x y/annotations/val.json'
+    assert (config.a.b, config.c) == ((1, 2), None)
+    default = load_config(GHM_CONFIG, {})
+    assert default.val_evaluator.ann_file == 'work_dirs/demo/data/annotations/val.json'
+    assert dict(os.environ) == before
+
+
+def test_table_escapes_bars() -> None:
+    assert markdown_table(['a|b', 'c'], [[1, None]]) == '| a\\|b | c |\n|---|---|\n| 1 |  |'
+
+
+@pytest.mark.parametrize('study', [cold_start, bccd, mini_batch], ids=lambda s: s.__name__)
+def test_studies_plan_and_report(
+    study: object, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    parser = study_parser('', str(tmp_path))
+    printed = {}
+    for action in ('plan', 'report'):
+        args = parser.parse_args([action, '--seeds', '2', '--only', 'w*'])
+        if action == 'plan':
+            perform(args, study.experiments, study.table)
+        else:
+            with pytest.raises(SystemExit) as stop:
+                perform(args, study.experiments, study.table)
+            assert not stop.value.code
+        printed[action] = capsys.readouterr().out.splitlines()
+    variants = [v for v in study.VARIANTS if v.name.startswith('w')]
+    assert len(printed['plan']) == 2 * len(variants)
+    assert len(printed['report']) == 2 + len(study.VARIANTS)
+    with pytest.raises(SystemExit, match='--only x names none of'):
+        perform(parser.parse_args(['run', '--only', 'x']), study.experiments, study.table)
