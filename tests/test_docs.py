@@ -32,7 +32,7 @@ PROGRAMS = [f'tools/{tool.name}' for tool in TOOLS] + [
     f'-m {path.parent.name}.{path.stem}'
     for folder in ('studies', 'benchmarks')
     for path in sorted(ROOT.glob(f'{folder}/*.py'))
-    if "__name__ == '__main__'" in path.read_text()
+    if '.parse_args(' in path.read_text() and path.stem != 'command_line'
 ]
 
 #: Commands that are run as they stand; the others are parsed, and their options checked.
