@@ -89,7 +89,14 @@ def main() -> None:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings as text, a line each, with the advice below what is missing or wrong."""
+    """The findings as text, a line each, with the advice below what is missing or wrong.
+
+    >>> print(report([Finding('mim', 'missing', 'pip install openmim')]))
+    mim         missing
+     !  pip install openmim
+    <BLANKLINE>
+    A training can start.
+    """
     lines = []
     for finding in findings:
         lines.append(f'{finding.name:<12}{finding.found}')

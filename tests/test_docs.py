@@ -259,6 +259,13 @@ def test_every_make_target_says_what_it_does() -> None:
     assert set(re.search(r'^\.PHONY: (.*)$', makefile, re.M)[1].split()) == targets
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_versions_are_those_of_requirements(page: Path) -> None:
+    pin = re.compile(r'[\w-]+==[\d.]*\d')
+    pinned = {p for path in ROOT.glob('requirements/*.txt') for p in pin.findall(path.read_text())}
+    assert set(pin.findall(page.read_text())) <= pinned
+
+
 def test_api_page_has_every_public_name() -> None:
     named = re.findall(r'^::: (\S+)$', (ROOT / 'docs/api.md').read_text(), re.M)
     public = [f'ghm_mmdet.functional.{name}' for name in functional.__all__]
