@@ -14,6 +14,8 @@ MMDET := onedl-mmdetection
 endif
 
 PY := $(VENV)/bin/python
+# Tests run beside one another, each process in one thread.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal
 MIM := $(PY) -m mim
 DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
@@ -46,7 +48,7 @@ compatibility: env  ## harmonize every config of MMDetection, and write docs/com
 docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
-.venv-docs/.ready: requirements/docs.txt
+.venv-docs/.ready: requirements/docs.txt requirements/test.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
@@ -55,14 +57,15 @@ doctor: env  ## say what is installed, and what is missing
 	$(PY) -m ghm_mmdet.doctor
 
 test: env  ## run the tests
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-slow: env  ## run the tests that take minutes
-	$(PY) -m pytest -m slow
+	$(PYTEST) -m slow
 
-lint: env  ## ruff: style and imports
+lint: env  ## ruff: style and imports; mypy: types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --exclude "*.md" .
+	$(PY) -m mypy
 
 clean:  ## remove the environments, the site, and what the demo wrote
 	rm -rf .venv .venv-openmmlab .venv-docs site work_dirs/demo

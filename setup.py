@@ -1,16 +1,10 @@
-"""Installation: `pip install .`; the wheel carries configs and tools as MM* packages do.
-
-Runtime dependencies are those of MMDetection, which requirements/ pins for each of the two
-supported stacks; none is declared here, because the same modules come under two distribution
-names and `ghm_mmdet.functional` needs PyTorch alone.
-"""
+"""What pyproject.toml can't say: the wheel carries configs and tools as MM* packages do."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.egg_info import egg_info
 
@@ -35,6 +29,9 @@ class BuildWithMim(build_py):
     """Add `ghm_mmdet/.mim` and the start-up file of `ghm_mmdet/scope.py` to the wheel."""
 
     def run(self) -> None:
+        if not self.editable_mode:
+            # What an earlier build left there would be in this wheel, too.
+            shutil.rmtree(Path(self.build_lib, 'ghm_mmdet'), ignore_errors=True)
         super().run()
         if not self.editable_mode:
             copy_mim_files(Path(self.build_lib, 'ghm_mmdet', '.mim'))
@@ -54,20 +51,5 @@ class EggInfoWithMim(egg_info):
         copy_mim_files(Path(self.egg_info, '.mim'))
 
 
-def version() -> str:
-    return re.search(r"__version__ = '(.+)'", (ROOT / 'ghm_mmdet/__init__.py').read_text())[1]
-
-
 os.chdir(ROOT)
-setup(
-    name='ghm_mmdet',
-    version=version(),
-    description='GHM-C and GHM-R, the gradient harmonizing losses, for MMDetection 3.x',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.10',
-    packages=find_packages(include=['ghm_mmdet', 'ghm_mmdet.*']),
-    zip_safe=False,
-    cmdclass=dict(build_py=BuildWithMim, egg_info=EggInfoWithMim),
-)
+setup(cmdclass=dict(build_py=BuildWithMim, egg_info=EggInfoWithMim))

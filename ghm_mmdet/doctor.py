@@ -12,39 +12,47 @@ import inspect
 import io
 import os
 import re
+import shlex
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from importlib.util import find_spec
 from pathlib import Path
 
 from . import __version__
 
-#: The distributions of each stack by the module they bring, as in requirements/.
-STACKS = {
-    'onedl': {
-        'mmcv': 'onedl-mmcv==2.3.6',
-        'mmengine': 'onedl-mmengine==0.10.12',
-        'mmdet': 'onedl-mmdetection==3.5.1',
-        'mim': 'onedl-mim==0.5.1',
-    },
-    'openmmlab': {
-        'mmcv': 'mmcv==2.1.0',
-        'mmengine': 'mmengine==0.10.7',
-        'mmdet': 'mmdet==3.3.0',
-        'mim': 'openmim==0.3.9',
-    },
-}
+
+def _requirements(extra: str) -> list[str]:
+    """What requirements/<extra>.txt says, from the metadata of the installed package."""
+    try:
+        # Lines such as 'mmcv==2.1.0; extra == "openmmlab"'
+        lines = [line.partition(';') for line in requires('ghm_mmdet') or []]
+    except PackageNotFoundError:
+        lines = []
+    found = [requirement.strip() for requirement, _, marker in lines if f'"{extra}"' in marker]
+    # A clone on Python's path need not be installed.
+    clone = Path(__file__).parents[1] / f'requirements/{extra}.txt'
+    return found or re.findall(r'^[^#\s]+', clone.read_text(), re.M)
+
+
+def _stack_requirements(stack: str) -> dict[str, str]:
+    """The distributions of a stack by the module they bring."""
+    requirements = _requirements(stack)
+    modules = ('mmcv', 'mmengine', 'mmdet', 'mim')
+    return {module: next(r for r in requirements if module in r) for module in modules}
+
+
+STACKS = {stack: _stack_requirements(stack) for stack in ('onedl', 'openmmlab')}
 #: Builds of mmcv and MMEngine with less in them.
 LITE = {'mmcv': ['mmcv-lite'], 'mmengine': ['mmengine-lite']}
 
 #: mmcv leaves its operators out silently where a build tool is missing.
 BUILD_MMCV = (
-    'pip install "setuptools>=77.0.3,<81" wheel ninja psutil numpy && '
+    f'pip install {shlex.join(_requirements("build"))} && '
     'MMCV_WITH_OPS=1 pip install --no-build-isolation'
 )
 PACKAGE_RESOURCES = 'setuptools 81 and later lack pkg_resources: pip install "setuptools<81"'
@@ -81,7 +89,14 @@ def main() -> None:
 
 
 def report(findings: list[Finding]) -> str:
-    """The findings as text, a line each, with the advice below what is missing or wrong."""
+    """The findings as text, a line each, with the advice below what is missing or wrong.
+
+    >>> print(report([Finding('mim', 'missing', 'pip install openmim')]))
+    mim         missing
+     !  pip install openmim
+    <BLANKLINE>
+    A training can start.
+    """
     lines = []
     for finding in findings:
         lines.append(f'{finding.name:<12}{finding.found}')

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Build the virtual environment of a stack, once: requirements/setup.sh onedl|openmmlab FOLDER
-# A second call with the same requirements returns at once. PYTHON names another interpreter.
+# A second call with the same requirements returns at once.
+#   PYTHON                  another interpreter
+#   MAX_JOBS                compilers at once; all cores by default
+#   FORCE_CUDA=1            mmcv's operators for CUDA, on a machine without a GPU
+#   GHM_MMDET_PLAIN_BUILD=1 no precompiled header for mmcv, if that ever makes trouble
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,17 +14,16 @@ python=${PYTHON:-python3}
 stamp=$venv/.ghm-ready
 
 case $stack in
-    onedl) mmcv=$(grep '^onedl-mmcv==' requirements/onedl.txt) ;;
-    openmmlab) mmcv=$(grep '^mmcv==' requirements/openmmlab.txt) ;;
+    onedl | openmmlab) mmcv=$(grep 'mmcv==' "requirements/$stack.txt") ;;
     *) echo "STACK must be onedl or openmmlab, got '$stack'" >&2; exit 2 ;;
 esac
 
-wanted=$(cd requirements && cat torch.txt build.txt "$stack.txt" test.txt setup.sh ../setup.py ../ghm_mmdet.pth | cksum)
+wanted=$(cd requirements && cat torch.txt build.txt "$stack.txt" test.txt ./*.sh ../setup.py ../pyproject.toml ../ghm_mmdet.pth | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
 
-say() { printf '\n[set-up of %s] %s\n' "$venv" "$1"; }
+say() { printf '\n[set-up of %s, %d:%02d min] %s\n' "$venv" $((SECONDS / 60)) $((SECONDS % 60)) "$1"; }
 
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     echo "Python 3.10 or newer is needed; '$python' is $("$python" --version). Name another: make PYTHON=python3.11" >&2
@@ -33,36 +36,65 @@ fi
 
 say "1/4 virtual environment and PyTorch ($(cat requirements/torch.txt))"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+venv=$(cd "$venv" && pwd)
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-"${pip[@]}" install -q -r requirements/torch.txt -r requirements/build.txt
+install=("${pip[@]}" install -q --no-compile)  # step 4 does it, on all cores at once
+wheels=$venv/wheels
+log=$venv/mmcv-build.log
+"${install[@]}" -r requirements/torch.txt -r requirements/build.txt
 
-if "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
-    say "2/4 mmcv's operators are there"
-else
-    say "2/4 $mmcv with its operators: compiled from source, about 10 minutes on 2 cores, once; pip keeps the wheel"
-    log=$venv/mmcv-build.log
+tag=$("$venv/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+cached=${mmcv//-/_}
+cached=$("${pip[@]}" cache list --format abspath "${cached/==/-}-$tag-" 2>/dev/null || true)
+
+build_mmcv() {
+    local flags=
+    if [ -z "$cached" ]; then
+        flags=$(requirements/precompiled_header.sh "$venv/bin/python" "$venv/header") ||
+            echo 'Without a precompiled header, which takes about four times as long'
+    fi
+    # CFLAGS replaces the flags of Python's own build, so it is left alone where there are none.
     MMCV_WITH_OPS=1 FORCE_CUDA=${FORCE_CUDA:-0} MAX_JOBS=${MAX_JOBS:-$(nproc)} \
-        "${pip[@]}" install --no-build-isolation "$mmcv" >"$log" 2>&1 &
+        env ${flags:+"CFLAGS=$flags"} \
+        "${pip[@]}" wheel --no-deps --no-build-isolation -w "$wheels" "$mmcv"
+    rm -rf "$venv/header"
+}
+
+rm -rf "$wheels"
+build=
+if "${pip[@]}" freeze | grep -qx "$mmcv" && "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
+    say "2/4 mmcv's operators are there; the others' wheels ($stack)"
+else
+    say "2/4 $mmcv with its operators, from source unless pip kept the wheel; meanwhile the others' wheels ($stack)"
+    build_mmcv >"$log" 2>&1 &
     build=$!
-    SECONDS=0
+fi
+# build.txt once more: without it openmim's dependencies take setuptools back to version 60.
+others=(-r requirements/build.txt -r requirements/test.txt)
+while read -r requirement; do others+=("$requirement"); done < <(grep '==' "requirements/$stack.txt" | grep -v 'mmcv==')
+"${pip[@]}" wheel -q -w "$wheels" "${others[@]}"
+if [ -n "$build" ]; then
+    last=$SECONDS
     while kill -0 "$build" 2>/dev/null; do
-        sleep 5
-        if [ $((SECONDS % 60)) -lt 5 ]; then echo "    $((SECONDS / 60)) min: $(tail -n 1 "$log" | cut -c1-100)"; fi
+        sleep 1
+        if [ $((SECONDS - last)) -ge 60 ]; then last=$SECONDS; say "$(tail -n 1 "$log" | cut -c1-100)"; fi
     done
     wait "$build" || { tail -n 40 "$log"; echo "The build of $mmcv failed; its whole log: $log" >&2; exit 1; }
 fi
 
-say "3/4 MMEngine, MMDetection, MIM and the test tools ($stack)"
-# build.txt once more: without it openmim's dependencies take setuptools back to version 60.
-"${pip[@]}" install -q -r requirements/build.txt -r "requirements/$stack.txt" -r requirements/test.txt
+say '3/4 installation'
+"${install[@]}" --no-index --find-links "$wheels" "$mmcv" "${others[@]}"
+rm -rf "$wheels"
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
     # Only to fetch torchvision:// backbones; beside a CPU build of torch it fails to import.
-    "${pip[@]}" install -q torchvision -r requirements/torch.txt
+    "${install[@]}" torchvision -r requirements/torch.txt
 fi
 
-say '4/4 ghm_mmdet itself, editable'
-"${pip[@]}" install -q --no-deps --no-build-isolation -e .
-cp ghm_mmdet.pth "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+say '4/4 ghm_mmdet itself, editable, and the bytecode of all'
+"${install[@]}" --no-deps --no-build-isolation -e .
+purelib=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+cp ghm_mmdet.pth "$purelib"
+"$venv/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$purelib" || true  # some files are templates, not Python
 
 "${pip[@]}" check
 "$venv/bin/python" -c 'import mmcv.ops, mmdet, mmengine, ghm_mmdet.registry'

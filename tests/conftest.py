@@ -1,13 +1,18 @@
 """What tests share. Without a CUDA device, Triton's kernels run in its interpreter."""
 
-import functools
+import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
+# Processes started by the method 'forkserver' fork from one that has imported what takes seconds.
+multiprocessing.set_forkserver_preload(['mmdet.apis', 'mmdet.models'])
 if not torch.cuda.is_available():
     # Triton reads it when the kernels are defined.
     os.environ.setdefault('TRITON_INTERPRET', '1')
@@ -19,21 +24,57 @@ def metafiles_are_read_once() -> Iterator[None]:
     from mmengine.config import utils
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, 'load', functools.cache(utils.load))
+        patch.setattr(utils, 'load', cache(utils.load))
         yield
 
 
 @pytest.fixture(scope='session')
-def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set of the demo's kind."""
-    from studies.demo_data import write_demo_data
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder that the first of the test processes to ask for it fills, for all of them.
 
-    return write_demo_data(tmp_path_factory.mktemp('demo'), num_train=40, num_val=8)
+    `make_once(name, fill)` calls `fill(folder)` of a folder that is not there yet.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        root = root.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = root / name, root / f'{name}.done'
+        with FileLock(root / f'{name}.lock'):
+            if not done.exists():
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope='session')
-def coco_root(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_data(make_once: Callable[..., Path]) -> Path:
+    """A small data set of the demo's kind."""
+    from studies.demo_data import write_demo_data
+
+    return make_once('demo_data', partial(write_demo_data, num_train=40, num_val=8))
+
+
+@pytest.fixture(scope='session')
+def coco_root(demo_data: Path, make_once: Callable[..., Path]) -> Path:
     """The same data in COCO's layout."""
     from .training import write_coco_layout
 
-    return write_coco_layout(demo_data, tmp_path_factory.mktemp('coco') / 'root')
+    return make_once('coco', partial(write_coco_layout, demo_data))
+
+
+@pytest.fixture(scope='session')
+def ghm_training(demo_data: Path, make_once: Callable[..., Path]) -> Path:
+    """Where the demo's detector was trained with GHM-C and GHM-R alone, in 50 iterations of 2.
+
+    `losses.npy` holds their losses, `iter_50.pth` is the checkpoint.
+    """
+    from .training import demo_config, train
+
+    def fill(folder: Path) -> None:
+        curve = train(demo_config(demo_data, folder, 50, custom_hooks=[]))[1].curve()
+        np.save(folder / 'losses.npy', curve)
+
+    return make_once('ghm_training', fill)

@@ -10,7 +10,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from .training import GHM_CONFIG, demo_config, train
+from .training import GHM_CONFIG
 
 FOCAL_CONFIG = GHM_CONFIG.with_name('retinanet_r18_fpn_fl-sl1_demo.py')
 BCCD_CONFIG = GHM_CONFIG.parents[1] / 'bccd/retinanet_r18_fpn_fl-sl1_bccd.py'
@@ -18,15 +18,12 @@ BUFFERS = {'edges', 'acc_sum'}
 
 
 @pytest.fixture(scope='module')
-def checkpoint(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a training with GHM-C and GHM-R."""
-    work_dir = tmp_path_factory.mktemp('ghm')
-    train(demo_config(demo_data, work_dir, 5, custom_hooks=[]))
-    return work_dir / 'iter_5.pth'
+def checkpoint(ghm_training: Path) -> Path:
+    return ghm_training / 'iter_50.pth'
 
 
 def config_giving_every_box(path: Path) -> Config:
-    """A detector of 5 iterations is sure of nothing."""
+    """A detector of 50 iterations is sure of nothing."""
     config = Config.fromfile(path)
     config.model.test_cfg.score_thr = 0
     return config

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -88,9 +89,12 @@ def test_data_root_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(scope='module')
-def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel_python(make_once: Callable[..., Path]) -> Path:
     """A Python that has the wheel installed, over this environment's packages."""
-    folder = tmp_path_factory.mktemp('wheel')
+    return make_once('wheel', install_wheel) / 'env/bin/python'
+
+
+def install_wheel(folder: Path) -> None:
     pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
     run(*pip, 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', folder, ROOT)
     venv.create(folder / 'env', symlinks=True)
@@ -102,12 +106,19 @@ def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (purelib / 'zz_base.pth').write_text(sysconfig.get_path('purelib'))
     wheel = next(folder.glob('*.whl'))
     run(*pip, 'install', '-q', '--no-deps', '--no-index', '--target', purelib, wheel)
-    return python
+
+
+def run_wheel(python: Path, *arguments: str | Path, cwd: Path, **environment: str) -> str:
+    """Outside of the repository, of which nothing may be on the path."""
+    env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    return run(python, *arguments, cwd=cwd, env={**env, **environment})
 
 
 def test_wheel_is_what_is_imported(wheel_python: Path, tmp_path: Path) -> None:
-    printed = run(wheel_python, '-c', 'import ghm_mmdet; print(ghm_mmdet.__file__)', cwd=tmp_path)
-    assert wheel_python.parent.parent in Path(printed.strip()).parents
+    code = 'import ghm_mmdet; print(ghm_mmdet.__file__)'
+    package = Path(run_wheel(wheel_python, '-c', code, cwd=tmp_path).strip()).parent
+    assert wheel_python.parent.parent in package.parents
+    assert (package / 'py.typed').exists()
 
 
 def test_wheel_gives_bases_to_configs(wheel_python: Path, tmp_path: Path) -> None:
@@ -121,11 +132,11 @@ from mmengine.config import Config
 head = Config.fromfile('mine.py').model.bbox_head
 print(head.num_classes, head.loss_cls.type)
 """
-    assert run(wheel_python, '-c', code, cwd=tmp_path).split() == ['3', 'ghm_mmdet.GHMC']
+    assert run_wheel(wheel_python, '-c', code, cwd=tmp_path).split() == ['3', 'ghm_mmdet.GHMC']
 
 
 def test_wheel_satisfies_the_doctor(wheel_python: Path, tmp_path: Path) -> None:
-    printed = run(wheel_python, '-m', 'ghm_mmdet.doctor', cwd=tmp_path)
+    printed = run_wheel(wheel_python, '-m', 'ghm_mmdet.doctor', cwd=tmp_path)
     assert "_base_ = 'ghm_mmdet::...' is known" in printed
     assert 'A training can start.' in printed
 
@@ -142,23 +153,23 @@ utils.load = functools.cache(utils.load)  # of all metafiles, for each base
 for name in sys.argv[1:]:
     print(name, Config.fromfile(f'{name}.py').train_cfg.max_epochs)
 """
-    printed = run(wheel_python, '-c', code, *names, cwd=tmp_path)
+    printed = run_wheel(wheel_python, '-c', code, *names, cwd=tmp_path)
     assert printed.splitlines() == [f'{name} 14' for name in names]
 
 
 def test_wheel_plans_the_reproduction(wheel_python: Path, tmp_path: Path) -> None:
     tool = wheel_python.parent.parent.glob('lib/*/site-packages/ghm_mmdet/.mim/tools/reproduce.py')
-    printed = run(wheel_python, next(tool), 'plan', '--table', '7', cwd=tmp_path)
+    printed = run_wheel(wheel_python, next(tool), 'plan', '--table', '7', cwd=tmp_path)
     assert 'ghm_mmdet/.mim/configs/ghm/faster-rcnn_r50_fpn_ghmr_8xb2-14e_coco.py' in printed
 
 
 def test_wheel_answers_mim(wheel_python: Path, tmp_path: Path) -> None:
     name = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
     mim = [wheel_python, '-m', 'mim']
-    listed = run(*mim, 'search', 'ghm_mmdet', '--model', 'ghm', cwd=tmp_path)
+    listed = run_wheel(*mim, 'search', 'ghm_mmdet', '--model', 'ghm', cwd=tmp_path)
     metafile = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())
     assert [model['Name'] for model in metafile['Models'] if model['Name'] not in listed] == []
-    run(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', tmp_path, cwd=tmp_path)
+    run_wheel(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', tmp_path, cwd=tmp_path)
     config = Config.fromfile(tmp_path / f'{name}.py')
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
 
@@ -170,14 +181,14 @@ def test_wheel_harmonizes_through_mim(wheel_python: Path, tmp_path: Path) -> Non
         'model = dict(bbox_head=dict(num_classes=3))\n'
     )
     tool = [wheel_python, '-m', 'mim', 'run', 'ghm_mmdet', 'harmonize']
-    printed = run(*tool, 'mine.py', '--out', 'ghm.py', '--warmup', '500', cwd=tmp_path)
+    printed = run_wheel(*tool, 'mine.py', '--out', 'ghm.py', '--warmup', '500', cwd=tmp_path)
     assert 'model.bbox_head.loss_cls (RetinaHead, FocalLoss): replaced by GHMC' in printed
     config = Config.fromfile(tmp_path / 'ghm.py')
     head = config.model.bbox_head
     assert (head.num_classes, head.loss_cls.type) == (3, 'ghm_mmdet.GHMC')
     assert config.custom_hooks[-1].iters == 500
     name = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-    printed = run(*tool, name, '--dry-run', cwd=tmp_path)
+    printed = run_wheel(*tool, name, '--dry-run', cwd=tmp_path)
     assert f'_base_ = {name!r}' in printed
 
 
@@ -186,16 +197,16 @@ def test_wheel_trains_and_tests_through_mim(
 ) -> None:
     """Outside the repository: download the config, train, evaluate the checkpoint."""
     name = 'retinanet_r18_fpn_ghmc-ghmr_demo'
-    here = dict(cwd=tmp_path, env={**os.environ, 'DEMO_ROOT': f'{demo_data}/'})
+    here = dict(cwd=tmp_path, DEMO_ROOT=f'{demo_data}/')
     mim = [wheel_python, '-m', 'mim']
-    run(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', '.', **here)
+    run_wheel(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', '.', **here)
     fast = ('--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3')
     config = (mmdet_distribution(), f'{name}.py', '--gpus', '0', '--work-dir')
-    printed = run(*mim, 'train', *config, 'work', *fast, **here)
+    printed = run_wheel(*mim, 'train', *config, 'work', *fast, **here)
     assert 'GHM takes over' in printed
     checkpoint = tmp_path / 'work/epoch_1.pth'
     every_box = ('--cfg-options', 'model.test_cfg.score_thr=0')
-    run(*mim, 'test', *config, 'test', '--checkpoint', checkpoint, *every_box, **here)
+    run_wheel(*mim, 'test', *config, 'test', '--checkpoint', checkpoint, *every_box, **here)
     assert 0 <= last_metrics(tmp_path / 'test')['bbox_mAP'] <= 1
 
 

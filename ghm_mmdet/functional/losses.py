@@ -25,6 +25,7 @@ def authentic_smooth_l1(d: Tensor, mu: float = 0.02) -> Tensor:
         ValueError: `mu` is not > 0.
 
     Example:
+        >>> import torch
         >>> authentic_smooth_l1(torch.tensor([0.0, 0.02, 1.0]))
         tensor([0.0000, 0.0083, 0.9802])
     """
@@ -71,6 +72,7 @@ def ghm_c_loss(
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
     Example:
+        >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
         >>> labels = torch.tensor([0, 2])  # 2 is background
         >>> ghm_c_loss(pred, labels, bins=10)
@@ -120,6 +122,7 @@ def softmax_ghm_c_loss(
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
     Example:
+        >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0, 0.0], [-4.0, -2.0, 1.0]])
         >>> softmax_ghm_c_loss(pred, torch.tensor([0, 2]), bins=10)
         tensor(0.0939)
@@ -164,6 +167,7 @@ def ghm_r_loss(
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
     Example:
+        >>> import torch
         >>> pred = torch.tensor([[0.1, 0.2, -0.1, 0.0]])
         >>> ghm_r_loss(pred, torch.zeros(1, 4))
         tensor(0.0575)

@@ -238,7 +238,10 @@ def _complete(experiment: Experiment, threads: str, first: Future | None) -> str
         first.result()
     try:
         experiment.check()
-        ran = [_execute(experiment, command, threads) for command in experiment.missing()]
+        ran = False
+        for command in experiment.missing():
+            ran = True
+            _execute(experiment, command, threads)
         metrics = experiment.result()
         if metrics is None:
             raise ValueError('no result: the detector found nothing at all')
@@ -284,5 +287,6 @@ def ap_cells(experiments: Iterable[Experiment]) -> list[str | None]:
     """AP of each experiment, and the mean of all, for a table; None where not run."""
     results = [experiment.result() for experiment in experiments]
     aps = [None if metrics is None else metrics['bbox_mAP'] for metrics in results]
-    mean = None if None in aps else statistics.mean(aps)
+    found = [ap for ap in aps if ap is not None]
+    mean = statistics.mean(found) if found and len(found) == len(aps) else None
     return [None if ap is None else f'{ap:.3f}' for ap in (*aps, mean)]

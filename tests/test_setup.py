@@ -1,0 +1,76 @@
+"""The precompiled header with which requirements/setup.sh compiles mmcv."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMPILER = os.environ.get('CXX', 'c++')
+GCC = 'echo "g++ 12.2.0, Copyright Free Software Foundation, Inc."'
+#: Makes the file behind -o, and keeps its arguments.
+COMPILES = 'echo "$@" >"$0.arguments"; while [ "$1" != -o ]; do shift; done; : >"$2"'
+
+
+def precompile(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ['requirements/precompiled_header.sh', sys.executable, folder / 'header'],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def compiler(folder: Path, version: str, compiles: str) -> str:
+    """One that answers `--version`, and does what it is told to for all else."""
+    path = folder / 'c++'
+    path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; else {compiles}; fi\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_header_is_compiled_as_the_build_will_be(tmp_path: Path) -> None:
+    done = precompile(tmp_path, CXX=compiler(tmp_path, GCC, COMPILES))
+    assert done.returncode == 0, done.stderr
+    header = tmp_path / 'header/mmcv.h'
+    assert header.read_text() == '#include <torch/types.h>\n'
+    assert Path(f'{header}.gch').exists()
+    flags, include = done.stdout.split(' -include ')
+    assert include.split()[0] == str(header)
+    arguments = (tmp_path / 'c++.arguments').read_text()
+    assert arguments.startswith(f'{flags} -fPIC -std=c++17 ')
+    assert '/torch/include' in arguments
+
+
+@pytest.mark.parametrize(
+    ('version', 'compiles', 'environment', 'reason'),
+    [
+        ('echo clang version 19', COMPILES, {}, 'is not GCC'),
+        (GCC, 'echo no space left >&2; exit 1', {}, 'no space left'),
+        (GCC, COMPILES, {'GHM_MMDET_PLAIN_BUILD': '1'}, 'GHM_MMDET_PLAIN_BUILD is set'),
+    ],
+)
+def test_build_goes_without_a_header(
+    tmp_path: Path, version: str, compiles: str, environment: dict[str, str], reason: str
+) -> None:
+    done = precompile(tmp_path, CXX=compiler(tmp_path, version, compiles), **environment)
+    assert done.returncode != 0
+    assert done.stdout == ''
+    assert reason in done.stderr
+
+
+@pytest.mark.slow
+def test_compiler_reads_the_header(tmp_path: Path) -> None:
+    if 'Free Software' not in subprocess.getoutput(f'{COMPILER} --version'):
+        pytest.skip('needs GCC')
+    done = precompile(tmp_path)
+    assert done.returncode == 0, done.stderr
+    source = tmp_path / 'operator.cpp'
+    source.write_text('at::Tensor f(at::Tensor x) { return x + 1; }\n')
+    # Without the folders to include from, the header can't be read as text instead.
+    build = [COMPILER, *done.stdout.split(), '-Werror', '-fPIC', '-std=c++17']
+    compiled = subprocess.run(
+        [*build, '-H', '-c', source, '-o', tmp_path / 'operator.o'], capture_output=True, text=True
+    )
+    assert compiled.returncode == 0, compiled.stderr
+    assert f'! {tmp_path}/header/mmcv.h.gch' in compiled.stderr
