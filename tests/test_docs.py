@@ -29,6 +29,8 @@ PROGRAMS = [f'tools/{path.name}' for path in sorted(ROOT.glob('tools/*.py'))]
 PROGRAMS += [f'studies.{name}' for name in ('bccd', 'cold_start', 'detectors', 'mini_batch')]
 SCRIPTS = sorted(ROOT.glob('tools/*.sh'))
 
+pytestmark = pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
+
 #: Commands that are run as they stand; the others are parsed, and their options checked.
 CHEAP = {
     'python tools/plot_figures.py docs/records/demo.npz --out docs/images',
@@ -248,7 +250,6 @@ def start(program: str) -> None:
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
-@pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
 def test_help_has_examples(
     program: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
