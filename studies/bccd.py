@@ -14,7 +14,7 @@ from ghm_mmdet.reproduce.experiment import Experiment, Settings
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.tables import METRICS
 
-from .command_line import perform, study_parser
+from .command_line import perform, schedule, study_parser
 
 EPOCHS = {'random weights': 12, 'warm start': 6}
 COLUMNS = ('AP50', 'AP60', 'AP70', 'AP75', 'AP80', 'AP90', 'APs', 'APm', 'APl')
@@ -68,9 +68,7 @@ FOCAL = next(v for v in VARIANTS if v.losses == 'fl-sl1')
 
 def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     """The training of a variant; a warm start goes on from that of focal loss."""
-    epochs = EPOCHS[variant.start]
-    names = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
-    options = [f'{name}={epochs}' for name in names]
+    options = [*schedule(EPOCHS[variant.start])]
     first = None
     if variant.start == 'warm start':
         first = experiment(FOCAL, settings, seed)
@@ -82,10 +80,6 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     options += variant.options
     config = config_path(variant.config)
     return Experiment(variant.name, config, settings, tuple(options), seed, first)
-
-
-def experiments(settings: Settings, seeds: int) -> list[Experiment]:
-    return [experiment(variant, settings, s) for s in range(seeds) for variant in VARIANTS]
 
 
 def table(settings: Settings, seeds: int) -> str:
@@ -109,4 +103,5 @@ def _figures(results: list[dict[str, float]]) -> list[str | None]:
 
 
 if __name__ == '__main__':
-    perform(study_parser(__doc__, 'work_dirs/bccd', 'BCCD_ROOT').parse_args(), experiments, table)
+    args = study_parser(__doc__, 'work_dirs/bccd', 'BCCD_ROOT').parse_args()
+    perform(args, VARIANTS, experiment, table)

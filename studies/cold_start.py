@@ -11,7 +11,7 @@ from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
 from ghm_mmdet.reproduce.markdown import markdown_table
 
-from .command_line import perform, study_parser
+from .command_line import perform, schedule, study_parser
 
 FOCAL = 'configs/demo/retinanet_r18_fpn_fl-sl1_demo.py'
 GHM = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
@@ -19,12 +19,12 @@ GHM = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
 
 @dataclass(frozen=True)
 class Variant:
-    """A config, and the options that make a variant of it."""
+    """The options that make a variant of a config."""
 
     name: str
     what: str
-    config: str
     options: tuple[str, ...] = ()
+    config: str = GHM
 
 
 def _cls(**settings: object) -> tuple[str, ...]:
@@ -43,72 +43,46 @@ def _warmup(iters: int) -> tuple[str, ...]:
     return (f'custom_hooks.0.iters={iters}',)
 
 
-#: 8 epochs of 100 iterations, shorter than the demo's training.
-SCHEDULE = ('train_cfg.max_epochs=8', 'train_cfg.val_interval=8', 'param_scheduler.1.T_max=8')
 NO_WARMUP = ('custom_hooks=[]',)
-VARIANTS = (
-    Variant('focal', 'focal loss + smooth L1', FOCAL),
-    Variant('ghm', 'GHM-C + GHM-R, no cure', GHM, NO_WARMUP),
-    Variant('warmup-100', 'warm-up of 100 iterations', GHM, _warmup(100)),
-    Variant('warmup-200', 'warm-up of 200 iterations', GHM, _warmup(200)),
-    Variant('warmup-400', 'warm-up of 400 iterations', GHM, _warmup(400)),
-    Variant('bound-50', 'β at most 50', GHM, NO_WARMUP + _both(max_beta=50)),
-    Variant('bound-10', 'β at most 10', GHM, NO_WARMUP + _both(max_beta=10)),
-    Variant(
-        'warmup-200-bound-10',
-        'warm-up of 200 iterations, β at most 10',
-        GHM,
-        _warmup(200) + _both(max_beta=10),
-    ),
-    Variant(
-        'warmup-200-paper',
-        "warm-up of 200 iterations, formula='paper'",
-        GHM,
-        _warmup(200) + _both(formula='paper'),
-    ),
-    Variant(
-        'floored',
-        "formula='floored'",
-        GHM,
-        NO_WARMUP + _both(formula='floored'),
-    ),
-    *(
-        Variant(
-            f'warmup-{iters}-floored',
-            f"warm-up of {iters} iterations, formula='floored'",
-            GHM,
-            _warmup(iters) + _both(formula='floored'),
-        )
-        for iters in (100, 200, 400)
-    ),
-    Variant(
-        'warmup-200-slow',
-        'warm-up of 200 iterations, momentum 0.99',
-        GHM,
-        _warmup(200) + _both(momentum=0.99),
-    ),
-    Variant(
+PAPER, FLOORED = _both(formula='paper'), _both(formula='floored')
+BOUND, SLOW, NO_AVERAGE = _both(max_beta=10), _both(momentum=0.99), _both(momentum=0)
+#: `name`, `what`, `options`.
+CURES = (
+    ('ghm', 'GHM-C + GHM-R, no cure', NO_WARMUP),
+    ('warmup-100', 'warm-up of 100 iterations', _warmup(100)),
+    ('warmup-200', 'warm-up of 200 iterations', _warmup(200)),
+    ('warmup-400', 'warm-up of 400 iterations', _warmup(400)),
+    ('bound-50', 'β at most 50', NO_WARMUP + _both(max_beta=50)),
+    ('bound-10', 'β at most 10', NO_WARMUP + BOUND),
+    ('warmup-200-bound-10', 'warm-up of 200 iterations, β at most 10', _warmup(200) + BOUND),
+    ('warmup-200-paper', "warm-up of 200 iterations, formula='paper'", _warmup(200) + PAPER),
+    ('floored', "formula='floored'", NO_WARMUP + FLOORED),
+    ('warmup-100-floored', "warm-up of 100 iterations, formula='floored'", _warmup(100) + FLOORED),
+    ('warmup-200-floored', "warm-up of 200 iterations, formula='floored'", _warmup(200) + FLOORED),
+    ('warmup-400-floored', "warm-up of 400 iterations, formula='floored'", _warmup(400) + FLOORED),
+    ('warmup-200-slow', 'warm-up of 200 iterations, momentum 0.99', _warmup(200) + SLOW),
+    (
         'warmup-400-bins-10',
         'warm-up of 400 iterations, M = 10 in GHM-C',
-        GHM,
         _warmup(400) + _cls(bins=10),
     ),
-    Variant(
+    (
         'warmup-400-no-average',
         'warm-up of 400 iterations, no moving average',
-        GHM,
-        _warmup(400) + _both(momentum=0),
+        _warmup(400) + NO_AVERAGE,
     ),
 )
+VARIANTS = (
+    Variant('focal', 'focal loss + smooth L1', config=FOCAL),
+    *(Variant(*cure) for cure in CURES),
+)
+#: Of 100 iterations, fewer than the demo's.
+EPOCHS = 8
 
 
 def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
-    options = (*SCHEDULE, *variant.options)
+    options = schedule(EPOCHS) + variant.options
     return Experiment(variant.name, config_path(variant.config), settings, options, seed)
-
-
-def experiments(settings: Settings, seeds: int) -> list[Experiment]:
-    return [experiment(variant, settings, s) for s in range(seeds) for variant in VARIANTS]
 
 
 def table(settings: Settings, seeds: int) -> str:
@@ -126,4 +100,5 @@ def table(settings: Settings, seeds: int) -> str:
 
 
 if __name__ == '__main__':
-    perform(study_parser(__doc__, 'work_dirs/cold_start').parse_args(), experiments, table)
+    args = study_parser(__doc__, 'work_dirs/cold_start').parse_args()
+    perform(args, VARIANTS, experiment, table)

@@ -2,14 +2,21 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
 from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
 from ghm_mmdet.reproduce.runs import shell_line
 
-Experiments = Callable[[Settings, int], list[Experiment]]
+V = TypeVar('V')
+
+
+def schedule(epochs: int) -> tuple[str, ...]:
+    """Options of a training of so many epochs, with an evaluation at its end."""
+    names = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+    return tuple(f'{name}={epochs}' for name in names)
 
 
 def study_parser(
@@ -54,11 +61,21 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def perform(
-    args: argparse.Namespace, experiments: Experiments, table: Callable[[Settings, int], str]
+    args: argparse.Namespace,
+    variants: Sequence[V],
+    experiment: Callable[[V, Settings, int], Experiment],
+    table: Callable[[Settings, int], str],
 ) -> None:
-    """Print the commands; or run what is missing, and print the table; or print the table."""
+    """Print the commands; or run what is missing, and print the table; or print the table.
+
+    Args:
+        args: Of a `study_parser`.
+        variants: Of the study.
+        experiment: The one of a variant and a seed.
+        table: The results of so many seeds.
+    """
     settings = settings_of(args)
-    chosen = experiments(settings, args.seeds)
+    chosen = [experiment(variant, settings, s) for s in range(args.seeds) for variant in variants]
     if args.only:
         names = {experiment.name for experiment in chosen}
         for pattern in args.only:

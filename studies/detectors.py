@@ -7,6 +7,7 @@ Examples:
 """
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from ghm_mmdet.reproduce.configs import config_path
@@ -15,7 +16,7 @@ from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import last_metrics
 from ghm_mmdet.swap import harmonized_text, losses_found
 
-from .command_line import perform, study_parser
+from .command_line import perform, schedule, study_parser
 
 LOSSES = ('original', 'harmonized', 'floored')
 #: Iterations of an epoch: 800 images, 8 at a time.
@@ -48,12 +49,6 @@ class Detector:
         """Iterations, half of the training, for which the original losses train instead of GHM."""
         return self.epochs * EPOCH // 2
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        epochs = self.epochs
-        names = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
-        return tuple(f'{name}={epochs}' for name in names)
-
 
 DETECTORS = (
     Detector('faster-rcnn_r18_fpn', 'Faster R-CNN'),
@@ -67,40 +62,37 @@ DETECTORS = (
 NO_VALIDATION = ('val_dataloader=None', 'val_cfg=None', 'val_evaluator=None')
 
 
+#: A detector and its losses.
+VARIANTS = tuple(product(DETECTORS, LOSSES))
+
+
 @dataclass(frozen=True)
-class HarmonizedTraining(Experiment):
-    """A training of a config that is written for it.
+class DetectorTraining(Experiment):
+    """A training of a detector, and where it has no validation a test of the last checkpoint."""
 
-    Attributes:
-        detector: Whose losses are replaced.
-        formula: Of the GHM losses.
-    """
-
-    detector: Detector = DETECTORS[0]
-    formula: str = 'official'
+    variant: tuple[Detector, str] = VARIANTS[0]
 
     def check(self) -> None:
-        self.config.parent.mkdir(parents=True, exist_ok=True)
-        write_harmonized(self.detector, self.config, self.formula)
+        detector, losses = self.variant
+        if losses != 'original':
+            self.config.parent.mkdir(parents=True, exist_ok=True)
+            formula = 'official' if losses == 'harmonized' else losses
+            write_harmonized(detector, self.config, formula)
         super().check()
 
-
-@dataclass(frozen=True)
-class TestedTraining(Experiment):
-    """A training without validation, and a test of its last checkpoint with other options."""
-
-    detector: Detector = DETECTORS[-1]
-
     def commands(self) -> list[list[str]]:
-        checkpoint = self.folder / f'epoch_{self.detector.epochs}.pth'
+        detector, losses = self.variant
+        if losses != 'original' or not detector.inference:
+            return super().commands()
+        checkpoint = self.folder / f'epoch_{detector.epochs}.pth'
         test = self.command(
             'test', '--checkpoint', str(checkpoint), '--work-dir', str(self.folder / 'test'),
-            options=(*self.detector.inference, *self.settings.cfg_options),
+            options=(*detector.inference, *self.settings.cfg_options),
         )  # fmt: skip
         return [self.train_command(), test]
 
     def measured(self) -> dict[str, float] | None:
-        return last_metrics(self.folder / 'test')
+        return super().measured() or last_metrics(self.folder / 'test')
 
 
 def write_harmonized(detector: Detector, out: Path, formula: str = 'official') -> None:
@@ -109,27 +101,14 @@ def write_harmonized(detector: Detector, out: Path, formula: str = 'official') -
     out.write_text(harmonized_text(str(detector.config), out, **options)[1])
 
 
-def experiment(detector: Detector, losses: str, settings: Settings, seed: int) -> Experiment:
-    name, options = f'{detector.name}-{losses}', detector.options
+def experiment(variant: tuple[Detector, str], settings: Settings, seed: int) -> DetectorTraining:
+    detector, losses = variant
+    name, config, options = f'{detector.name}-{losses}', detector.config, schedule(detector.epochs)
     if losses != 'original':
         config = settings.work_dir / f'{name}-seed{seed}.py'
-        formula = 'official' if losses == 'harmonized' else losses
-        return HarmonizedTraining(
-            name, config, settings, options, seed, detector=detector, formula=formula
-        )
-    if detector.inference:
+    elif detector.inference:
         options += NO_VALIDATION
-        return TestedTraining(name, detector.config, settings, options, seed, detector=detector)
-    return Experiment(name, detector.config, settings, options, seed)
-
-
-def experiments(settings: Settings, seeds: int) -> list[Experiment]:
-    return [
-        experiment(detector, losses, settings, seed)
-        for seed in range(seeds)
-        for detector in DETECTORS
-        for losses in LOSSES
-    ]
+    return DetectorTraining(name, config, settings, options, seed, variant=variant)
 
 
 def table(settings: Settings, seeds: int) -> str:
@@ -139,7 +118,7 @@ def table(settings: Settings, seeds: int) -> str:
             detector.what,
             detector.epochs * EPOCH,
             *(
-                ap_cells(experiment(detector, losses, settings, s) for s in range(seeds))[-1]
+                ap_cells(experiment((detector, losses), settings, s) for s in range(seeds))[-1]
                 for losses in LOSSES
             ),
             '<br>'.join(_replaced(detector)),
@@ -158,4 +137,5 @@ def _replaced(detector: Detector) -> list[str]:
 
 
 if __name__ == '__main__':
-    perform(study_parser(__doc__, 'work_dirs/detectors').parse_args(), experiments, table)
+    args = study_parser(__doc__, 'work_dirs/detectors').parse_args()
+    perform(args, VARIANTS, experiment, table)

@@ -22,7 +22,7 @@ from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
 from ghm_mmdet.reproduce.markdown import markdown_table
 
 from .cold_start import FOCAL, GHM
-from .command_line import perform, settings_of, study_parser
+from .command_line import perform, schedule, settings_of, study_parser
 from .variants import draw_averages, gradient_of_regions, harmonizing_of_regions, variants_table
 
 BATCH = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'
@@ -93,9 +93,8 @@ class MiniBatchTraining(Experiment):
     @cached_property
     def wanted(self) -> Config:
         variant = self.variant
-        config = load_config(
-            self.config, {**os.environ, **self.settings.environment}, self.cfg_options
-        )
+        environment = {**os.environ, **self.settings.environment}
+        config = load_config(self.config, environment, self.cfg_options)
         config.work_dir = str(self.folder)
         if self.starts_from:
             config.custom_hooks = []
@@ -123,17 +122,11 @@ class MiniBatchTraining(Experiment):
 
 
 def experiment(variant: Variant, settings: Settings, seed: int) -> MiniBatchTraining:
-    epochs = EPOCHS[variant.start]
-    names = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
-    options = tuple(f'{name}={epochs}' for name in names)
+    options = schedule(EPOCHS[variant.start])
     warm = variant.start == 'warm start'
     first = experiment(FOCAL_FIRST, settings, seed) if warm else None
     config = config_path(variant.config)
     return MiniBatchTraining(variant.name, config, settings, options, seed, first, variant)
-
-
-def experiments(settings: Settings, seeds: int) -> list[Experiment]:
-    return [experiment(variant, settings, s) for s in range(seeds) for variant in VARIANTS]
 
 
 def largest_beta(record: dict[str, np.ndarray], loss: str, formula: str, since: int) -> float:
@@ -222,7 +215,7 @@ def main() -> None:
     elif args.action == 'figure':
         write_figure(settings_of(args), args.out)
     else:
-        perform(args, experiments, table)
+        perform(args, VARIANTS, experiment, table)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 
 from ghm_mmdet.reproduce.experiment import Settings
 from ghm_mmdet.reproduce.runs import shell_line
-from studies.bccd import VARIANTS, experiment, experiments, table
+from studies.bccd import VARIANTS, experiment, table
 from tools.convert_bccd import convert_bccd
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def test_every_config_is_in_the_study() -> None:
 
 def test_warm_starts_take_the_weights_of_focal_loss(tmp_path: Path) -> None:
     settings = Settings(tmp_path, '/data/bccd', root_variable='BCCD_ROOT')
-    planned = experiments(settings, seeds=2)
+    planned = [experiment(v, settings, seed) for seed in range(2) for v in VARIANTS]
     lines = [shell_line(e.train_command(), settings.environment) for e in planned]
     assert len(lines) == 2 * len(VARIANTS)
     start = 'BCCD_ROOT=/data/bccd/ CUDA_VISIBLE_DEVICES=-1 mim train'

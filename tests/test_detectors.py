@@ -89,7 +89,7 @@ def test_table_has_the_measured_and_leaves_the_rest_empty(
 ) -> None:
     monkeypatch.chdir(ROOT)
     for seed, ap in enumerate((0.25, 0.5)):
-        training = experiment(DETECTORS[2], 'original', Settings(tmp_path), seed)
+        training = experiment((DETECTORS[2], 'original'), Settings(tmp_path), seed)
         run = training.folder / '20260101'
         run.mkdir(parents=True)
         (run / '20260101.json').write_text(json.dumps({'coco/bbox_mAP': ap}) + '\n')

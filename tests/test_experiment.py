@@ -132,18 +132,14 @@ def test_studies_plan_and_report(
 ) -> None:
     monkeypatch.chdir(ROOT)
     parser = study_parser('', str(tmp_path))
-    printed = {}
-    for action in ('plan', 'report'):
-        args = parser.parse_args([action, '--seeds', '2', '--only', 'w*'])
-        if action == 'plan':
-            perform(args, study.experiments, study.table)
-        else:
-            with pytest.raises(SystemExit) as stop:
-                perform(args, study.experiments, study.table)
-            assert not stop.value.code
-        printed[action] = capsys.readouterr().out.splitlines()
-    variants = [v for v in study.VARIANTS if v.name.startswith('w')]
-    assert len(printed['plan']) == 2 * len(variants)
-    assert len(printed['report']) == 2 + len(study.VARIANTS)
+    parts = (study.VARIANTS, study.experiment, study.table)
+    perform(parser.parse_args(['plan', '--only', 'w*']), *parts)
+    planned = capsys.readouterr().out.splitlines()
+    with pytest.raises(SystemExit) as stop:
+        perform(parser.parse_args(['report']), *parts)
+    assert not stop.value.code
+    reported = capsys.readouterr().out.splitlines()
+    assert len(planned) == 2 * sum(v.name.startswith('w') for v in study.VARIANTS)
+    assert len(reported) == 2 + len(study.VARIANTS)
     with pytest.raises(SystemExit, match='--only x names none of'):
-        perform(parser.parse_args(['run', '--only', 'x']), study.experiments, study.table)
+        perform(parser.parse_args(['run', '--only', 'x']), *parts)
