@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
 TOOLS = sorted(ROOT.glob('tools/*.py'))
 SCRIPTS = sorted(ROOT.glob('tools/*.sh'))
+pytestmark = pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
 #: What has a command line: the tools, and the modules that are run by `python -m`.
 PROGRAMS = [f'tools/{tool.name}' for tool in TOOLS] + [
     f'-m {path.parent.name}.{path.stem}'
@@ -245,7 +246,6 @@ def start(words: list[str], patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('program', PROGRAMS)
-@pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
 def test_help_of_tools_has_examples(
     program: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
