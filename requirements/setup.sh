@@ -62,7 +62,7 @@ build_mmcv() {
 
 rm -rf "$wheels"
 build=
-if "${pip[@]}" freeze | grep -qx "$mmcv" && "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
+if "${pip[@]}" freeze | grep -x "$mmcv" >/dev/null && "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
     say "2/4 mmcv's operators are there; the others' wheels ($stack)"
 else
     say "2/4 $mmcv with its operators, from source unless pip kept the wheel; meanwhile the others' wheels ($stack)"
