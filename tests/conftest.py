@@ -32,7 +32,7 @@ def metafiles_are_read_once() -> Iterator[None]:
 def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A folder that the first of the test processes to ask for it fills, for all of them.
 
-    `make_once(name, fill)` calls `fill(folder)` of a folder that is not there yet.
+    `make_once(name, fill)` calls `fill(folder)` once, with an empty folder.
     """
     root = tmp_path_factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ:
@@ -42,6 +42,7 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         folder, done = root / name, root / f'{name}.done'
         with FileLock(root / f'{name}.lock'):
             if not done.exists():
+                folder.mkdir(exist_ok=True)
                 fill(folder)
                 done.touch()
         return folder
