@@ -137,9 +137,7 @@ class Experiment:
         launcher = ('--launcher', 'pytorch') if gpus > 1 else ()
         options = self.cfg_options if options is None else options
         cfg_options = ('--cfg-options', *options) if options else ()
-        return mim_command(
-            verb, config or self.config, *launcher, *args, *cfg_options, gpus=gpus
-        )  # fmt: skip
+        return mim_command(verb, config or self.config, *launcher, *args, *cfg_options, gpus=gpus)
 
     def train_command(self) -> list[str]:
         """It goes on from the last checkpoint in the folder, where there is one."""

@@ -116,10 +116,7 @@ HEADS: dict[str, Calls] = {
     ),
     **_each('YOLOV3Head', loss_cls=LOGITS_DIVIDED_LATER, loss_conf=LOGITS_DIVIDED_LATER),
     **_each(
-        'TOODHead',
-        loss_cls=_PROBABILITIES,
-        initial_loss_cls=_PROBABILITIES,
-        loss_bbox=_DECODED,
+        'TOODHead', loss_cls=_PROBABILITIES, initial_loss_cls=_PROBABILITIES, loss_bbox=_DECODED
     ),
     **_each('PAAHead LADHead PISARetinaHead', loss_cls=_RANKS, loss_bbox=_RANKS),
     **_each(

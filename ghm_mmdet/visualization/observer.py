@@ -47,16 +47,7 @@ def regression_examples(
 
 
 def sum_regions(values: Tensor, regions: Tensor, bins: int) -> Tensor:
-    """The sum of the values in each unit region.
-
-    Args:
-        values: Any shape.
-        regions: From `assign_regions`, the shape of `values`.
-        bins: M.
-
-    Returns:
-        Float64 of shape (M,).
-    """
+    """The sum of the values in each of `assign_regions`' regions, float64 of shape (bins,)."""
     sums = torch.zeros(bins + 1, dtype=torch.float64, device=values.device)
     return sums.index_add_(0, regions.flatten(), values.double().flatten())[:bins]
 
