@@ -189,10 +189,7 @@ def _draw_loss_curve(axes: Axes, runs: dict[str, Path]) -> None:
 
 
 def _draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> None:
-    titles = (
-        'GHM-C: gradient norm g of classification',
-        'GHM-R: gradient norm gr of regression',
-    )
+    titles = ('GHM-C: gradient norm g of classification', 'GHM-R: gradient norm gr of regression')
     for axes, title, kind in zip(both, titles, (GHMC, GHMR), strict=True):
         for sums, colour, style, label in zip(
             norms[kind],
