@@ -50,24 +50,16 @@ Loss = Callable[..., Tensor]
 
 @dataclass
 class Row:
-    """One line of a table.
-
-    Attributes:
-        name: The candidate.
-        seconds: Median over the rounds, and the quartiles `low` and `high`.
-        ratio: Median over the rounds of the time relative to the first candidate's in the same
-            round, and the quartiles `ratio_low` and `ratio_high`.
-        peak_bytes: Peak of the memory beyond what was held before.
-    """
+    """One line of a table: of a candidate, medians over the rounds and their quartiles."""
 
     name: str
     seconds: float
     low: float
     high: float
-    ratio: float
+    ratio: float  # the time relative to the first candidate's in the same round
     ratio_low: float
     ratio_high: float
-    peak_bytes: int
+    peak_bytes: int  # of the memory beyond what was held before
 
 
 def anchors_per_level() -> list[int]:
@@ -185,14 +177,8 @@ def compare(
 ) -> tuple[list[Row], list[str]]:
     """Time the candidates in turn, round by round, then their peak memory.
 
-    Args:
-        runs: Name to what is timed; the first is what the others are relative to.
-        device: Where they run.
-        rounds: Rounds that count.
-        warm_up: Rounds before, that do not.
-
     Returns:
-        A row for each, and notes on those that failed.
+        A row for each, relative to the first; and notes on those that failed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     notes: list[str] = []
@@ -358,18 +344,9 @@ def machine(device: torch.device) -> dict[str, object]:
 
 
 def benchmark(
-    num_logits: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    bins: int,
-    rounds: int,
-    warm_up: int,
+    num_logits: int | None, device: torch.device, dtype: torch.dtype, bins: int, **repeat: int
 ) -> tuple[dict[str, object], str]:
-    """All losses, per level and concatenated.
-
-    Returns:
-        What `--json` writes, and the tables as Markdown.
-    """
+    """All losses, per level and concatenated: what `--json` writes, and the tables."""
     levels = make_levels(num_logits, dtype, device)
     count = sum(logits.numel() for logits, _, _ in levels['classification'])
     result: dict[str, object] = dict(machine=machine(device), dtype=str(dtype), bins=bins)
@@ -379,7 +356,7 @@ def benchmark(
         is_cls = kind == 'classification'
         floor = floor_seconds(shaped) if is_cls else None
         losses, left_out = candidates(kind, bins if is_cls else 10, device)
-        rows, failed = compare(_passes(losses, shaped), device, rounds, warm_up)
+        rows, failed = compare(_passes(losses, shaped), device, **repeat)
         notes = left_out + failed
         texts.append(format_table(f'{kind}, {layout}, {count:,} logits', rows, floor))
         texts += [f'- {note}' for note in notes]
@@ -393,19 +370,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    modes = ['losses', 'scaling', 'iteration']
-    parser.add_argument('mode', nargs='?', choices=modes, default='losses')
-    parser.add_argument(
-        '--logits', type=lambda s: int(float(s)), help='scale the shapes to as many; default: all'
-    )
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--dtype', choices=DTYPES, default='float32')
-    parser.add_argument('--bins', type=int, default=30, help='M of GHM-C; default: 30')
-    parser.add_argument('--rounds', type=int, default=15)
-    parser.add_argument('--warm-up', type=int, default=3, help='rounds that are not counted')
-    parser.add_argument('--threads', type=int, help='of PyTorch on the CPU')
-    parser.add_argument('--image-size', type=int, default=320, help='of `iteration`')
-    parser.add_argument('--json', type=Path, help='write the numbers to this file')
+    add = parser.add_argument
+    add('mode', nargs='?', choices=['losses', 'scaling', 'iteration'], default='losses')
+    add('--logits', type=lambda s: int(float(s)), help='scale the shapes to as many; default: all')
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add('--dtype', choices=DTYPES, default='float32')
+    add('--bins', type=int, default=30, help='M of GHM-C; default: 30')
+    add('--rounds', type=int, default=15)
+    add('--warm-up', type=int, default=3, help='rounds that are not counted')
+    add('--threads', type=int, help='of PyTorch on the CPU')
+    add('--image-size', type=int, default=320, help='of `iteration`')
+    add('--json', type=Path, help='write the numbers to this file')
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -58,19 +58,12 @@ WEIGHTS_ONLY_VARIABLE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 @dataclass
 class Finding:
-    """A line of the report.
-
-    Attributes:
-        name: What was looked at.
-        found: What was found.
-        advice: What to do; None if all is well.
-        stops: Whether no training can start.
-    """
+    """A line of the report: what was looked at, what was found, and what to do."""
 
     name: str
     found: str
-    advice: str | None = None
-    stops: bool = False
+    advice: str | None = None  # None if all is well
+    stops: bool = False  # whether no training can start
 
 
 def main() -> None:
@@ -123,10 +116,12 @@ def examine() -> list[Finding]:
     if has_torch:
         findings.append(_guarded('kernels', _kernels))
     if not any(finding.stops for finding in findings):
-        findings.append(_guarded('bases', _bases))  # before _scope, which adds the prefix
-        findings.append(_guarded('scope', _scope))
-        findings.append(_guarded('setuptools', _package_resources))
-        findings.append(_guarded('checkpoints', _checkpoints))
+        findings += [
+            _guarded('bases', _bases),  # before _scope, which adds the prefix
+            _guarded('scope', _scope),
+            _guarded('setuptools', _package_resources),
+            _guarded('checkpoints', _checkpoints),
+        ]
     return findings
 
 

@@ -24,17 +24,13 @@ COLUMNS = ('AP50', 'AP60', 'AP70', 'AP75', 'AP80', 'AP90', 'APs', 'APm', 'APl')
 class Variant:
     """A config of `configs/bccd/`, and the options that make a variant of it.
 
-    Attributes:
-        start: 'random weights', 12 epochs; or 'warm start', 6 epochs at half the learning rate
-            from the weights of 12 epochs of focal loss and smooth L1.
-        what: What the report calls it.
-        losses: The config, without `retinanet_r18_fpn_` and `_bccd.py`.
-        options: `key=value`, as MMDetection's `--cfg-options`.
+    From 'random weights', 12 epochs; or from a 'warm start', 6 epochs at half the learning rate
+    from the weights of 12 epochs of focal loss and smooth L1.
     """
 
     start: str
     what: str
-    losses: str
+    losses: str  # the config, without `retinanet_r18_fpn_` and `_bccd.py`
     options: tuple[str, ...] = ()
 
     @property

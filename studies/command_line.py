@@ -34,30 +34,24 @@ def study_parser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(root_variable=root_variable)
-    parser.add_argument('action', choices=['plan', 'run', 'report', *actions])
-    parser.add_argument('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
-    parser.add_argument(
-        '--only', nargs='+', metavar='NAME',
-        help='the runs of these names, without the seed, as warm*; default: all',
-    )  # fmt: skip
-    parser.add_argument('--seeds', type=int, default=2, help='0, 1, ...; default: %(default)s')
-    parser.add_argument('--jobs', type=int, default=1, help='at a time; default: %(default)s')
-    parser.add_argument('--data-root', help=f'default: ${root_variable}, or what the configs say')
-    parser.add_argument('--gpus', type=int, default=0, help='default: %(default)s, the CPU')
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
-    )
-    parser.add_argument(
-        '--results', type=Path, help='file that keeps the results, a JSON line each'
-    )
+    add = parser.add_argument
+    add('action', choices=['plan', 'run', 'report', *actions])
+    add('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
+    names = 'the runs of these names, without the seed, as warm*; default: all'
+    add('--only', nargs='+', metavar='NAME', help=names)
+    add('--seeds', type=int, default=2, help='0, 1, ...; default: %(default)s')
+    add('--jobs', type=int, default=1, help='at a time; default: %(default)s')
+    add('--data-root', help=f'default: ${root_variable}, or what the configs say')
+    add('--gpus', type=int, default=0, help='default: %(default)s, the CPU')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
+    add('--results', type=Path, help='file that keeps the results, a JSON line each')
     return parser
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    options = tuple(args.cfg_options)
-    return Settings(
-        args.work_dir, args.data_root, args.gpus, options, args.root_variable, args.results
-    )
+    names = ('work_dir', 'data_root', 'gpus', 'root_variable', 'results')
+    shared = {name: getattr(args, name) for name in names}
+    return Settings(**shared, cfg_options=tuple(args.cfg_options))
 
 
 def perform(

@@ -23,10 +23,7 @@ ROWS = 'harmonizing'
 
 
 def on_statistics(loss: nn.Module, keep: Callable[[Tensor, Tensor, Tensor], None]) -> None:
-    """Let each call of a GHM loss hand R, S and N to `keep`.
-
-    The one place that knows how the losses compute them.
-    """
+    """Let each call of a GHM loss hand R, S and N to `keep`; only here is it known how."""
     statistics_of = loss.statistics
 
     def kept(counted: Counted) -> RegionStatistics:
@@ -82,13 +79,7 @@ class HarmonizingRecorder(Hook):
 
 
 def train(name: str, seed: int, settings: Settings) -> None:
-    """Train one variant, from its last checkpoint on where there is one.
-
-    Args:
-        name: Of a variant of the study.
-        seed: Of MMEngine's `randomness`.
-        settings: Of the study.
-    """
+    """Train a variant of this name, from its last checkpoint on where there is one."""
     variant = next(v for v in VARIANTS if v.name == name)
     training = experiment(variant, settings, seed)
     config = training.wanted

@@ -24,20 +24,15 @@ def dotted(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Head:
-    """A head of a config, or what surrounds one, and the reasons there to keep its losses.
-
-    Attributes:
-        path: Its place in the config.
-        config: Its config.
-        keep_all: Why none of its losses is replaced, or None.
-        keep_of_box_head: Why a loss of a box head is kept, by its key.
-        train_cfg: The nearest one.
-    """
+    """A head of a config, or what surrounds one, and the reasons there to keep its losses."""
 
     path: Path
     config: dict[str, Any]
+    #: Why none of its losses is replaced, or None.
     keep_all: str | None = None
+    #: Why a loss of a box head is kept, by its key.
     keep_of_box_head: dict[str, str] = field(default_factory=dict)
+    #: The nearest one.
     train_cfg: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,10 +76,9 @@ def find_heads(model: dict[str, Any]) -> list[Head]:
 
 
 def _heads_in(node: Head) -> Iterator[Head]:
-    config, path = node.config, node.path
+    config = node.config
     if isinstance(config, (list, tuple)):
-        for i, value in enumerate(config):
-            yield from _heads_in(replace(node, path=(*path, i), config=value))
+        config = dict(enumerate(config))
     if not isinstance(config, dict):
         return
     if 'type' in config:
@@ -94,11 +88,11 @@ def _heads_in(node: Head) -> Iterator[Head]:
             yield node
     for key, value in config.items():
         if key not in ('train_cfg', 'test_cfg') and not _is_loss(key, value):
-            yield from _heads_in(replace(node, path=(*path, key), config=value))
+            yield from _heads_in(replace(node, path=(*node.path, key), config=value))
 
 
-def _is_loss(key: str, value: Any) -> bool:
-    named = key.startswith('loss_') or key == 'initial_loss_cls'
+def _is_loss(key: str | int, value: Any) -> bool:
+    named = str(key).startswith('loss_') or key == 'initial_loss_cls'
     return named and isinstance(value, dict) and 'type' in value
 
 

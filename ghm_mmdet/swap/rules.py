@@ -63,8 +63,9 @@ def _each(
     names: str, loss_cls: Call | str = '', loss_bbox: Call | str = '', **others: Call | str
 ) -> dict[str, Calls]:
     """Each head to the same calls, without those that are empty."""
-    calls = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, **others)
-    return dict.fromkeys(names.split(), {key: call for key, call in calls.items() if call})
+    every = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, **others)
+    calls = {key: call for key, call in every.items() if call}
+    return dict.fromkeys(names.split(), calls)
 
 
 #: Heads whose scores are read through softmax, whatever the loss says.
