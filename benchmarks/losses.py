@@ -9,11 +9,11 @@ Examples:
     python -m benchmarks.losses iteration --image-size 320 --threads 2
 """
 
-import argparse
 import json
 import os
 import platform
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -367,9 +367,7 @@ def benchmark(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('mode', nargs='?', choices=['losses', 'scaling', 'iteration'], default='losses')
     add('--logits', type=lambda s: int(float(s)), help='scale the shapes to as many; default: all')

@@ -1,7 +1,7 @@
 """What the studies' command lines share: plan, run what is missing, report."""
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,18 +21,9 @@ def schedule(epochs: int) -> tuple[str, ...]:
 
 def study_parser(
     doc: str, work_dir: str, root_variable: str = 'DEMO_ROOT', actions: tuple[str, ...] = ()
-) -> argparse.ArgumentParser:
-    """The options of every study.
-
-    Args:
-        doc: Of the study, with examples.
-        work_dir: Default of `--work-dir`.
-        root_variable: The environment variable by which its configs take `--data-root`.
-        actions: Of its own, besides plan, run and report.
-    """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+) -> ArgumentParser:
+    """The options of every study; `actions` are its own, besides plan, run and report."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.set_defaults(root_variable=root_variable)
     add = parser.add_argument
     add('action', choices=['plan', 'run', 'report', *actions])
@@ -48,25 +39,21 @@ def study_parser(
     return parser
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def settings_of(args: Namespace) -> Settings:
     names = ('work_dir', 'data_root', 'gpus', 'root_variable', 'results')
     shared = {name: getattr(args, name) for name in names}
     return Settings(**shared, cfg_options=tuple(args.cfg_options))
 
 
 def perform(
-    args: argparse.Namespace,
+    args: Namespace,
     variants: Sequence[V],
     experiment: Callable[[V, Settings, int], Experiment],
     table: Callable[[Settings, int], str],
 ) -> None:
     """Print the commands; or run what is missing, and print the table; or print the table.
 
-    Args:
-        args: Of a `study_parser`.
-        variants: Of the study.
-        experiment: The one of a variant and a seed.
-        table: The results of so many seeds.
+    `experiment` is of a variant and a seed, `table` of so many seeds.
     """
     settings = settings_of(args)
     chosen = [experiment(variant, settings, s) for s in range(args.seeds) for variant in variants]

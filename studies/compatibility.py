@@ -6,13 +6,14 @@ Examples:
         --out docs/compatibility.md
 """
 
-import argparse
 import gc
 import json
 import logging
 import tempfile
 import warnings
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -31,17 +32,11 @@ from .tiny_step import CONFIGS, build, has_masks, small_model, training_step
 
 
 class Representative(NamedTuple):
-    """The config that takes a training step for the heads of its type.
+    """The config that takes a training step for the heads of its type."""
 
-    Attributes:
-        config: Its path among MMDetection's configs.
-        factor: What its numbers of channels are divided by.
-        size: Of the images, in pixels.
-    """
-
-    config: str
-    factor: int = 8
-    size: int = 128
+    config: str  # its path among MMDetection's configs
+    factor: int = 8  # what its numbers of channels are divided by
+    size: int = 128  # of the images, in pixels
 
 
 def _of(config: str, *settings: int) -> Representative:
@@ -102,24 +97,16 @@ REPRESENTATIVES = {
 
 @dataclass
 class Scanned:
-    """A config of MMDetection, and what became of it.
+    """A config of MMDetection, and what became of it."""
 
-    Attributes:
-        config: Its path among MMDetection's configs.
-        verdict: One of `VERDICTS`.
-        why: Why it is refused or does not load.
-        swaps: The losses replaced, as (head, loss key, 'GHM-C' or 'GHM-R').
-        kept: The losses kept, as (head, loss key, loss, why).
-        builds: Whether the harmonized model was built; None where it was not tried.
-        why_not: Why it was not.
-    """
-
-    config: str
-    verdict: str
-    why: str = ''
+    config: str  # its path among MMDetection's configs
+    verdict: str  # one of VERDICTS
+    why: str = ''  # it is refused or does not load
+    #: The losses replaced: head, loss key, 'GHM-C' or 'GHM-R'.
     swaps: list[tuple[str, str, str]] = field(default_factory=list)
+    #: The losses kept: head, loss key, loss, why.
     kept: list[tuple[str, str, str, str]] = field(default_factory=list)
-    builds: bool | None = None
+    builds: bool | None = None  # None: it was not tried
     why_not: str = ''
 
 
@@ -306,16 +293,20 @@ def _totals(results: list[dict[str, Any]]) -> str:
     return markdown_table([*heads, 'of the harmonized build', 'heads that took a step'], rows)
 
 
+def _grouped(pairs: Iterable[tuple[Any, str]]) -> dict[Any, list[str]]:
+    """Each first to the different seconds that it stands with, in order."""
+    groups: dict[Any, set[str]] = defaultdict(set)
+    for key, value in pairs:
+        groups[key].add(value)
+    return {key: sorted(values) for key, values in groups.items()}
+
+
 def _swap_table(configs: list[Scanned], steps: dict[str, float | str]) -> str:
-    uses: dict[str, set[str]] = defaultdict(set)
-    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for config in configs:
-        for head, key, ghm in config.swaps:
-            uses[head].add(config.config)
-            keys[head, ghm].add(f'`{key}`')
+    swaps = [(config.config, *swap) for config in configs for swap in config.swaps]
+    keys = _grouped(((head, ghm), f'`{key}`') for _, head, key, ghm in swaps)
     rows = []
-    for head, found in sorted(uses.items()):
-        names = [', '.join(sorted(keys[head, ghm])) for ghm in GHM_NAMES.values()]
+    for head, found in sorted(_grouped((head, name) for name, head, _, _ in swaps).items()):
+        names = [', '.join(keys.get((head, ghm), ())) for ghm in GHM_NAMES.values()]
         step = steps.get(head, 'not tried')
         trains = 'yes' if isinstance(step, float) else f'no: {step}'
         rows.append([f'`{head}`', len(found), *names, trains])
@@ -323,55 +314,49 @@ def _swap_table(configs: list[Scanned], steps: dict[str, float | str]) -> str:
 
 
 def _kept_table(configs: list[Scanned]) -> str:
-    uses: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    heads: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for config in configs:
-        for head, key, loss, why in config.kept:
-            entry = (f'`{key}`' if key.startswith(('loss', 'initial')) else '-', loss, why)
-            uses[entry].add(config.config)
-            heads[entry].add(f'`{head}`')
+    kept = [
+        (config.config, head, (f'`{key}`' if key.startswith(('loss', 'initial')) else '-', *rest))
+        for config in configs
+        for head, key, *rest in config.kept
+    ]
+    heads = _grouped((entry, f'`{head}`') for _, head, entry in kept)
+    uses = _grouped((entry, name) for name, _, entry in kept)
     rows = [
-        [key, loss, ', '.join(sorted(heads[key, loss, why])), len(found), why]
+        [key, loss, ', '.join(heads[key, loss, why]), len(found), why]
         for (key, loss, why), found in sorted(uses.items())
     ]
     return markdown_table(['key', 'loss', 'heads', 'configs', 'why'], rows)
 
 
 def _refused_table(configs: list[Scanned]) -> str:
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for config in configs:
-        if config.verdict == 'refused':
-            by_reason[config.why].append(config.config)
+    reasons = _grouped((c.why, c.config) for c in configs if c.verdict == 'refused')
     rows = []
-    for why, names in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+    for why, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
         folders = sorted({f'`{name.partition("/")[0]}`' for name in names})
         rows.append([len(names), ', '.join(folders), why])
     return markdown_table(['configs', 'in', 'why'], rows)
 
 
 def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
-    names: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for config in configs:
-        if config.verdict == 'does not load':
-            names['does not load', config.why].append(config.config)
-        elif config.builds is False:
-            names['does not build', config.why_not].append(config.config)
+    exceptions = [
+        (('does not load', c.why) if c.builds is None else ('does not build', c.why_not), c.config)
+        for c in configs
+        if c.verdict == 'does not load' or c.builds is False
+    ]
     for result in results:
         for head, value in result['steps'].items():
             if not isinstance(value, float):
                 what = f'no training step of `{head}`, {result["mmdet"]}'
-                names[what, value].append(REPRESENTATIVES[head].config)
+                exceptions.append(((what, value), REPRESENTATIVES[head].config))
     rows = [
         [what, why, len(found), ', '.join(f'`{name}`' for name in found)]
-        for (what, why), found in sorted(names.items(), key=lambda item: -len(item[1]))
+        for (what, why), found in sorted(_grouped(exceptions).items(), key=lambda x: -len(x[1]))
     ]
     return markdown_table(['what', 'why', 'configs', 'which'], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest='action', required=True)
     doing = actions.add_parser('run', help='scan, take training steps, build')
     doing.add_argument('--json', type=Path, default=Path('work_dirs/compatibility-onedl.json'))

@@ -6,7 +6,7 @@ Example:
     python -m studies.demo_page --work-dir work_dirs/demo
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 from pathlib import Path
 
@@ -181,9 +181,7 @@ def _draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', default='work_dirs/demo', help='default: %(default)s')
     page = write_demo_page(parser.parse_args().work_dir)
     print(f'pictures: {page}')

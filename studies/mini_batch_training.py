@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,18 +50,14 @@ class HarmonizingRecorder(Hook):
     def before_train(self, runner: Runner) -> None:
         for loss in runner.model.modules():
             if isinstance(loss, (GHMC, GHMR)):
-                name = 'cls' if isinstance(loss, GHMC) else 'reg'
-                on_statistics(loss, self._keeper(name, runner))
+                rows = self.rows['cls' if isinstance(loss, GHMC) else 'reg']
+                on_statistics(loss, partial(self._keep, runner, rows))
 
-    def _keeper(self, name: str, runner: Runner) -> Callable[[Tensor, Tensor, Tensor], None]:
-        def keep(*statistics: Tensor) -> None:
-            if runner.iter % self.interval == 0:
-                rows = self.rows[name]
-                level = sum(row[0] == runner.iter for row in rows[-LEVELS:])
-                arrays = (x.double().cpu().numpy().copy() for x in statistics)
-                rows.append((runner.iter, level, *arrays))
-
-        return keep
+    def _keep(self, runner: Runner, rows: list[tuple], *statistics: Tensor) -> None:
+        if runner.iter % self.interval == 0:
+            level = sum(row[0] == runner.iter for row in rows[-LEVELS:])
+            arrays = (x.double().cpu().numpy().copy() for x in statistics)
+            rows.append((runner.iter, level, *arrays))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint[ROWS] = self.rows

@@ -36,12 +36,7 @@ MOST_SAMPLES = 32
 
 
 def small_model(cfg: Config, factor: int = 8) -> ConfigDict:
-    """The config's model with fewer channels and samples, without pretrained weights.
-
-    Args:
-        cfg: A config of a detector.
-        factor: What numbers of channels are divided by; 1 leaves them.
-    """
+    """The model with channels divided by a factor, few samples and no pretrained weights."""
     model = copy.deepcopy(cfg.model)
     for node in _dicts(model):
         _simplify(node)
@@ -106,12 +101,7 @@ def _divided(value: Any, factor: int) -> Any:
 
 
 def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) -> dict[str, float]:
-    """One step on two random images: the loss and its gradient.
-
-    Args:
-        model: A detector.
-        size: Of the images, in pixels.
-        with_mask: Whether the images have masks too.
+    """One step on two random images of `size` pixels.
 
     Returns:
         The largest absolute gradient of each head that has a GHM loss.

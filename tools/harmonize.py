@@ -10,8 +10,8 @@ Examples:
     python tools/harmonize.py configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
 """
 
-import argparse
 import sys
+from argparse import ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from ghm_mmdet.functional.harmonizing import FORMULAS
@@ -19,10 +19,8 @@ from ghm_mmdet.swap import harmonized_text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add, yes_or_no = parser.add_argument, BooleanOptionalAction
     add('config', help='path, or name as mmdet::retinanet/...')
     add('--out', type=Path, help='where to write the config; default: print it')
     add('--dry-run', action='store_true', help='print, write nothing')

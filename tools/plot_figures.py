@@ -7,7 +7,7 @@ Example:
     python tools/plot_figures.py work_dirs/demo/record.npz --out work_dirs/demo/figures
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from ghm_mmdet.visualization.figures import write_figures
 from ghm_mmdet.visualization.record import GradientDensityRecord
@@ -15,9 +15,7 @@ from ghm_mmdet.visualization.style import FORMATS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('record', help='the .npz')
     add('--out', required=True, help='folder to write to')

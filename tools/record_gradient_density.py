@@ -7,7 +7,7 @@ Example:
         --out work_dirs/demo/record.npz --batches 100
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from mmengine.config import Config, DictAction
 
@@ -15,9 +15,7 @@ from ghm_mmdet.visualization.checkpoint import record_checkpoint
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('config')
     add('checkpoint')

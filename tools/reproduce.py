@@ -12,8 +12,8 @@ A rehearsal on a small data set in COCO's layout, on the CPU and without ImageNe
     python tools/reproduce.py report --table 5 --work-dir work_dirs/rehearsal
 """
 
-import argparse
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from ghm_mmdet.reproduce.experiment import Settings, run_missing
@@ -23,9 +23,7 @@ from ghm_mmdet.reproduce.tables import tables
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('action', choices=['plan', 'run', 'report'])
     add('--table', type=int, nargs='+', help='1 to 7; default: all')

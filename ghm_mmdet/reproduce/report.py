@@ -39,9 +39,8 @@ def report(tables: Iterable[Table], work_dir: str | Path) -> str:
 class MeasuredRun:
     """What the folder of a run holds.
 
-    Attributes:
-        config: Its recorded config; None if nothing was evaluated.
-        metrics: Those of its newest checkpoint on val2017; None if nothing was evaluated.
+    `config` is the recorded one, `metrics` are those of its newest checkpoint on val2017; both
+    are None if nothing was evaluated.
     """
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -153,11 +152,8 @@ def _row(row: Row, table: Table, run: MeasuredRun) -> list[str | None]:
         digits = 3 if column == SECONDS else 1
         measured = run.measured(column, table.on_test_dev)
         difference = None if paper is None or measured is None else measured - paper
-        cells += [
-            None if paper is None else f'{paper:.{digits}f}',
-            None if measured is None else f'{measured:.{digits}f}',
-            None if difference is None else f'{difference:+.{digits}f}',
-        ]
+        for value, sign in ((paper, ''), (measured, ''), (difference, '+')):
+            cells.append(None if value is None else f'{value:{sign}.{digits}f}')
     return cells
 
 

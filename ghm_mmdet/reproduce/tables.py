@@ -16,16 +16,10 @@ COCO_COLUMNS = 'AP AP50 AP75 APs APm APl'
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
-
-    Attributes:
-        method: What the paper calls it.
-        run: Name of the config in `configs/ghm/`, without `.py`.
-        paper: The paper's numbers, AP in percent, one for each column; None where it has none.
-    """
+    """A row of a table: a number for each column, AP in percent; None where the paper has none."""
 
     method: str
-    run: str
+    run: str  # name of the config in `configs/ghm/`, without `.py`
     paper: tuple[float | None, ...]
 
 

@@ -73,30 +73,24 @@ def region_beta(counts: np.ndarray) -> np.ndarray:
 
 
 def harmonized(gradient: np.ndarray, norm: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The gradient norms after harmonizing: β(norm) times the gradient.
+    """The gradient norms after harmonizing: β(norm) times the gradient, NaN in an empty region.
 
     Args:
         gradient: Before harmonizing, shape (n,).
         norm: g or gr of each, which decides the region, shape (n,).
         counts: R, shape (M,).
-
-    Returns:
-        Shape (n,); NaN where a region is empty.
     """
     regions = assign_regions(torch.from_numpy(norm), len(counts)).numpy()
     return region_beta(counts)[regions] * gradient
 
 
 def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dict[str, np.ndarray]:
-    """The share of each unit region in the whole gradient of CE, FL and GHM-C.
+    """The shares of M unit regions in the whole gradient of CE, FL and GHM-C; NaN if empty.
 
     Args:
         counts: Number of examples of each bin of g, shape (B,).
         gradient: Sum of their g, shape (B,).
         regions: M.
-
-    Returns:
-        The name of each loss to shares that sum to 1, shape (M,); NaN where a region is empty.
     """
     mean_g = (gradient / counts.clip(1)).clip(1e-12, 1 - 1e-12)
     r = in_regions(counts, regions)
@@ -108,18 +102,14 @@ def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dic
     return {loss: np.where(r > 0, part / np.nansum(part), np.nan) for loss, part in sums.items()}
 
 
-def draw_density(axes: Axes, counts: np.ndarray, norm: str, examples: str) -> None:
+def draw_density(axes: Axes, counts: np.ndarray, kind: str, yscale: str = 'log') -> None:
     """Figures 2 and 4: the distribution of a gradient norm, g of logits or gr of offsets."""
+    norm, examples = ('g', 'logits') if kind == 'cls' else ('gr', 'offsets')
     edges = np.linspace(0, 1, len(counts) + 1)
     axes.stairs(counts / counts.sum(), edges, fill=True, color=BLUE, label=examples)
-    axes.set(xlabel=f'gradient norm {norm}', ylabel=f'fraction of the {examples}', xlim=(0, 1))
+    axes.set(xlabel=f'gradient norm {norm}', ylabel=f'fraction of the {examples}')
+    axes.set(xlim=(0, 1), yscale=yscale)
     axes.legend(loc='upper center')
-
-
-def draw_density_of_g(axes: Axes, counts: np.ndarray) -> None:
-    """Figure 2, y in log scale."""
-    draw_density(axes, counts, 'g', 'logits')
-    axes.set_yscale('log')
 
 
 def draw_gradient_of_classification(axes: Axes, counts: np.ndarray) -> None:
@@ -184,14 +174,14 @@ def figures(
         if counts.any():
             r = in_regions(counts, bins_cls)
             drawn['figure1'], axes = new_figure(7.5, 2.7, columns=3)
-            draw_density_of_g(axes[0], r)
+            draw_density(axes[0], r, 'cls')
             draw_gradient_of_classification(axes[1], r)
             draw_contributions(axes[2], contributions(counts, gradient, bins_cls))
-            drawn['figure2'] = _figure(draw_density_of_g, r)
+            drawn['figure2'] = _figure(draw_density, r, 'cls')
             drawn['figure3'] = _figure(draw_gradient_of_classification, r)
         if counts_reg.any():
             r = in_regions(counts_reg, bins_reg)
-            drawn['figure4'] = _figure(draw_density, r, 'gr', 'offsets')
+            drawn['figure4'] = _figure(draw_density, r, 'reg', 'linear')
             drawn['figure5'] = _figure(draw_gradient_of_regression, r, record.mu)
     return drawn
 
@@ -232,13 +222,11 @@ def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
         counts: 'cls' and 'reg' to the number of examples of each bin, shape (B,).
     """
     figure, both = new_figure(9, 3.2, columns=2)
-    panels = (('cls', 'g', 'logits'), ('reg', 'gr', 'offsets'))
-    for axes, (kind, norm, examples) in zip(both, panels, strict=True):
+    for axes, kind in zip(both, KINDS, strict=True):
         bins = len(counts[kind])
         if counts[kind].any():
             shown = in_regions(counts[kind], SHOWN_REGIONS if bins % SHOWN_REGIONS == 0 else bins)
-            draw_density(axes, shown, norm, examples)
-            axes.set_yscale('log')
+            draw_density(axes, shown, kind)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

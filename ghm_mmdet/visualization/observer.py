@@ -25,9 +25,7 @@ def classification_examples(
     """The gradient norm g (Eq. 3) of what a head passes to its loss, and which are valid.
 
     Args:
-        pred: Logits, shape (..., C), floating point.
-        target: Labels or targets as `ghm_c_loss` takes them.
-        weight: An example is valid where it is > 0. Default: None, all are.
+        pred, target, weight: As `ghm_c_loss` takes them.
 
     Returns:
         g in at least float32, and a bool, both of the shape of `pred`.
