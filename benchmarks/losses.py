@@ -337,10 +337,8 @@ def machine(device: torch.device) -> dict[str, object]:
     name = platform.processor() or platform.machine()
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
-    return dict(
-        device=name, threads=torch.get_num_threads(), torch=torch.__version__,
-        python=platform.python_version(),
-    )  # fmt: skip
+    versions = dict(torch=torch.__version__, python=platform.python_version())
+    return dict(device=name, threads=torch.get_num_threads(), **versions)
 
 
 def benchmark(

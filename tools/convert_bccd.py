@@ -20,8 +20,7 @@ def convert_bccd(voc: str | Path, out: str | Path) -> dict[str, tuple[int, int]]
     """Write `train.json`, `val.json`, `trainval.json` and `test.json`, and a link to the images.
 
     Args:
-        voc: The folder `BCCD` of the public repository: `Annotations/`, `ImageSets/Main/` and
-            `JPEGImages/`.
+        voc: The folder `BCCD` of the public repository, with `Annotations/` and so on.
         out: Folder that receives the files, and `images`, a link to `JPEGImages/`.
 
     Returns:

@@ -18,23 +18,14 @@ from .runs import last_metrics, mim_command, shell_line
 
 @dataclass(frozen=True)
 class Settings:
-    """What the experiments of a study share.
+    """What the experiments of a study share."""
 
-    Attributes:
-        work_dir: Folder that receives a folder of each experiment.
-        data_root: Folder of the data. None: what the configs say.
-        gpus: Number of GPUs, 0 for the CPU.
-        cfg_options: `key=value` for every experiment, as MMDetection's `--cfg-options`.
-        root_variable: The environment variable by which the configs take `data_root`.
-        results: File that keeps the results, one JSON line each. None: the work folders alone.
-    """
-
-    work_dir: Path = Path('work_dirs')
-    data_root: str | None = None
-    gpus: int = 0
-    cfg_options: tuple[str, ...] = ()
-    root_variable: str = 'COCO_ROOT'
-    results: Path | None = None
+    work_dir: Path = Path('work_dirs')  # receives a folder of each experiment
+    data_root: str | None = None  # folder of the data; None: what the configs say
+    gpus: int = 0  # 0: the CPU
+    cfg_options: tuple[str, ...] = ()  # `key=value`, as MMDetection's `--cfg-options`
+    root_variable: str = 'COCO_ROOT'  # the configs take `data_root` by it from the environment
+    results: Path | None = None  # file that keeps the results, one JSON line each
 
     def __post_init__(self) -> None:
         if self.gpus < 0:
@@ -159,11 +150,7 @@ class Experiment:
             file.write(json.dumps(asdict(row)) + '\n')
 
     def check(self) -> None:
-        """Whether what is there under this name was made with these settings.
-
-        Raises:
-            ValueError: It was made with others.
-        """
+        """Raise ValueError if what is there under this name was made with other settings."""
         kept, recorded = self.kept(), self.folder / self.config.name
         if kept is not None:
             if (kept.config, kept.options) != (self.config.name, list(self.cfg_options)):

@@ -82,7 +82,7 @@ class PaperRun(Experiment):
         return last_metrics(self.test_folder)
 
     def check(self) -> None:
-        """As `Experiment`; FileNotFoundError, too, if the annotations are not where they should."""
+        """Raise FileNotFoundError, too, if the annotations are not where the config says."""
         for annotations in annotation_files(self.wanted):
             if not annotations.exists():
                 raise FileNotFoundError(

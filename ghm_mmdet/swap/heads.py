@@ -60,9 +60,8 @@ class Head:
         """How it, or the nearest known class that it derives from, calls its losses."""
         if self.computes_its_losses:
             return rules.HEADS[name_of(rules.HEADS_WITH_LOSSES[self.name])]
-        if self.name in rules.HEADS:
-            return rules.HEADS[self.name]
-        return next((rules.HEADS[n] for n in _ancestors(self.config) if n in rules.HEADS), None)
+        names = [self.name] if self.name in rules.HEADS else _ancestors(self.config)
+        return next((rules.HEADS[name] for name in names if name in rules.HEADS), None)
 
     def matches(self, pattern: str | None) -> bool:
         """Whether its type or its place match a pattern of `fnmatch`; None matches all."""
@@ -124,10 +123,9 @@ def _ancestors(head: dict) -> list[str]:
 
 def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
     """What `SSDHead` computes by itself; the defaults are those of MMDetection's configs."""
-    ratio = train_cfg.get('neg_pos_ratio', 3)
-    beta = train_cfg.get('smoothl1_beta', 1.0)
-    cross_entropy = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False, neg_pos_ratio=ratio)
+    cross_entropy = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False, loss_weight=1.0)
+    smooth_l1 = dict(type='SmoothL1Loss', loss_weight=1.0)
     return dict(
-        loss_cls=dict(**cross_entropy, loss_weight=1.0),
-        loss_bbox=dict(type='SmoothL1Loss', beta=beta, loss_weight=1.0),
+        loss_cls=dict(**cross_entropy, neg_pos_ratio=train_cfg.get('neg_pos_ratio', 3)),
+        loss_bbox=dict(**smooth_l1, beta=train_cfg.get('smoothl1_beta', 1.0)),
     )

@@ -278,15 +278,12 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
 
     Those with weights of classes are left to the hook: DETR's head writes them to its loss.
     """
-    warmup_losses = {}
+    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
     for found in plan.replaced:
         loss = found.original
         if loss.get('class_weight') is None:
             scope = '' if '.' in str(loss['type']) else 'mmdet.'
             config = {**loss, 'type': f'{scope}{loss["type"]}'}
-            warmup_losses[found.where.removeprefix('model.')] = config
-    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
-    if warmup_losses:
-        hook['losses'] = warmup_losses
+            hook.setdefault('losses', {})[found.where.removeprefix('model.')] = config
     plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
     plan.notes.append(f'warm-up: with the losses replaced for the first {iters} iterations')

@@ -26,8 +26,7 @@ def record_checkpoint(
     The detector is in training mode, as when `GradientDensityHook` observes it.
 
     Args:
-        config: The config that the checkpoint was trained with.
-        checkpoint: Its path.
+        config, checkpoint: The config that the checkpoint was trained with, and its path.
         batches: Number of batches, an int >= 1. Default: 50.
         seed: Of the order of the images and their augmentation. Default: 0.
         device: Where the detector runs. Default: 'cpu'.
