@@ -9,17 +9,18 @@ Examples:
     python -m benchmarks.losses iteration --image-size 320 --threads 2
 """
 
-import argparse
 import json
 import os
 import platform
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -42,47 +43,23 @@ BATCH_SIZE = 2
 DTYPES = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
-@dataclass
-class Level:
-    """What a RetinaNet head hands its losses for one level, all on one device.
-
-    Attributes:
-        logits: (N, 80), requires grad.
-        labels: (N,), int64; 80 is background.
-        weight: (N,), 0 for the few ignored anchors.
-        offsets: (N, 4), requires grad.
-        targets: (N, 4).
-        box_weight: (N, 4), 1 for positive anchors.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    weight: Tensor
-    offsets: Tensor
-    targets: Tensor
-    box_weight: Tensor
+#: What a head calls a loss with: predictions, which require a gradient, targets and weights.
+Examples = tuple[Tensor, Tensor, Tensor]
+Loss = Callable[..., Tensor]
 
 
 @dataclass
 class Row:
-    """One line of a table.
-
-    Attributes:
-        name: The candidate.
-        seconds: Median over the rounds, and the quartiles `low` and `high`.
-        ratio: Median over the rounds of the time relative to the first candidate's in the same
-            round, and the quartiles `ratio_low` and `ratio_high`.
-        peak_bytes: Peak of the memory beyond what was held before.
-    """
+    """One line of a table: of a candidate, medians over the rounds and their quartiles."""
 
     name: str
     seconds: float
     low: float
     high: float
-    ratio: float
+    ratio: float  # the time relative to the first candidate's in the same round
     ratio_low: float
     ratio_high: float
-    peak_bytes: int
+    peak_bytes: int  # of the memory beyond what was held before
 
 
 def anchors_per_level() -> list[int]:
@@ -93,90 +70,76 @@ def anchors_per_level() -> list[int]:
 
 def make_levels(
     num_logits: int | None, dtype: torch.dtype, device: torch.device, seed: int = 0
-) -> list[Level]:
+) -> dict[str, list[Examples]]:
     """Random tensors of RetinaNet's shapes, as many as `num_logits`, None for all of them.
 
     The logits are those of a detector in the midst of training: most far below 0. One anchor
     in a thousand is positive, one in 500 ignored.
+
+    Returns:
+        For each level with N anchors 'classification': logits (N, 80), labels (N,), of which 80
+        is background, weight (N,); and 'regression': offsets, targets and weight (N, 4).
     """
     generator = torch.Generator().manual_seed(seed)
     rows = [n * BATCH_SIZE for n in anchors_per_level()]
     scale = 1.0 if num_logits is None else num_logits / (sum(rows) * NUM_CLASSES)
-    return [_make_level(max(1, round(n * scale)), dtype, device, generator) for n in rows]
+    levels: dict[str, list[Examples]] = dict(classification=[], regression=[])
+    for n in (max(1, round(n * scale)) for n in rows):
+        logits = torch.randn(n, NUM_CLASSES, generator=generator) * 1.5 - 4
+        labels = torch.randint(0, NUM_CLASSES, (n,), generator=generator)
+        chance = torch.rand(n, generator=generator)
+        labels[chance > 0.001] = NUM_CLASSES
+        offsets, targets = torch.randn(2, n, 4, generator=generator) / 5
+        positive = (labels < NUM_CLASSES).float().unsqueeze(1).expand(n, 4)
+        for kind, pred, target, weight in (
+            ('classification', logits, labels, (chance < 0.998).float()),
+            ('regression', offsets, targets, positive),
+        ):
+            pred = pred.to(device, dtype).requires_grad_()
+            levels[kind].append((pred, target.to(device), weight.to(device)))
+    return levels
 
 
-def _make_level(
-    rows: int, dtype: torch.dtype, device: torch.device, generator: torch.Generator
-) -> Level:
-    logits = torch.randn(rows, NUM_CLASSES, generator=generator) * 1.5 - 4
-    labels = torch.randint(0, NUM_CLASSES, (rows,), generator=generator)
-    chance = torch.rand(rows, generator=generator)
-    labels[chance > 0.001] = NUM_CLASSES
-    offsets, targets = torch.randn(2, rows, 4, generator=generator) / 5
-    positive = (labels < NUM_CLASSES).float()
-    return Level(
-        logits.to(device, dtype).requires_grad_(),
-        labels.to(device),
-        (chance < 0.998).float().to(device),
-        offsets.to(device, dtype).requires_grad_(),
-        targets.to(device),
-        positive.unsqueeze(1).expand(rows, 4).to(device),
-    )
-
-
-def concatenated(levels: Sequence[Level]) -> list[Level]:
+def concatenated(levels: Sequence[Examples]) -> list[Examples]:
     """All levels as one, as `GHMRetinaHead` calls its losses."""
-    names = Level.__dataclass_fields__
-    level = Level(*(torch.cat([getattr(x, name) for x in levels]).detach() for name in names))
-    level.logits.requires_grad_()
-    level.offsets.requires_grad_()
-    return [level]
+    pred, target, weight = (torch.cat(tensors).detach() for tensors in zip(*levels, strict=True))
+    return [(pred.requires_grad_(), target, weight)]
 
 
-Loss = Callable[[Level], Tensor]
-
-
-def binary_cross_entropy(level: Level) -> Tensor:
+def binary_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """PyTorch's, with the one-hot target it needs, built as a head would."""
-    rows = (level.labels < NUM_CLASSES).nonzero().squeeze(1)
-    p_star = torch.zeros_like(level.logits)
-    p_star[rows, level.labels[rows]] = 1
-    weight = level.weight.to(p_star.dtype).unsqueeze(1)
-    return F.binary_cross_entropy_with_logits(level.logits, p_star, weight)
+    rows = (labels < NUM_CLASSES).nonzero().squeeze(1)
+    p_star = torch.zeros_like(logits)
+    p_star[rows, labels[rows]] = 1
+    weight = weight.to(p_star.dtype).unsqueeze(1)
+    return F.binary_cross_entropy_with_logits(logits, p_star, weight)
 
 
-def classification_losses(
-    bins: int, kernels: Sequence[str], device: torch.device
-) -> tuple[dict[str, Loss], list[str]]:
-    """The candidates by name, the first one the yardstick; and notes on those left out."""
-    losses: dict[str, Loss] = {'torch BCE, one-hot': binary_cross_entropy}
-    notes: list[str] = []
-    focal = _built_in('FocalLoss', notes, device)
-    if focal is not None:
-        losses['MMDetection FocalLoss'] = lambda x: focal(
-            x.logits, x.labels, x.weight, avg_factor=1.0
-        )
-    ghm_c = _built_in('GHMC', notes, device, bins=bins)
-    if ghm_c is not None:
-        losses['MMDetection GHMC'] = lambda x: ghm_c(x.logits, x.labels, x.weight)
-    return losses | _ours(ghm_c_loss, bins, kernels), notes
+def smooth_l1(offsets: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    loss = F.smooth_l1_loss(offsets, targets.to(offsets.dtype), reduction='none')
+    return (loss * weight).sum()
 
 
-def regression_losses(
-    bins: int, kernels: Sequence[str], device: torch.device
-) -> tuple[dict[str, Loss], list[str]]:
-    """As `classification_losses`, of the box offsets."""
-    losses: dict[str, Loss] = {
-        'torch smooth L1': lambda x: (
-            F.smooth_l1_loss(x.offsets, x.targets.to(x.offsets.dtype), reduction='none')
-            * x.box_weight
-        ).sum()
-    }
-    notes: list[str] = []
-    ghm_r = _built_in('GHMR', notes, device, bins=bins)
-    if ghm_r is not None:
-        losses['MMDetection GHMR'] = lambda x: ghm_r(x.offsets, x.targets, x.box_weight)
-    return losses | _ours(ghm_r_loss, bins, kernels), notes
+def candidates(kind: str, bins: int, device: torch.device) -> tuple[dict[str, Loss], list[str]]:
+    """The losses by name, the first one the yardstick; and notes on those left out."""
+    losses: dict[str, Loss]
+    if kind == 'classification':
+        losses, built_in = {'torch BCE, one-hot': binary_cross_entropy}, ('FocalLoss', 'GHMC')
+    else:
+        losses, built_in = {'torch smooth L1': smooth_l1}, ('GHMR',)
+    notes = []
+    for name in built_in:
+        settings = {} if name == 'FocalLoss' else dict(bins=bins)
+        try:
+            loss = getattr(import_module('mmdet.models.losses'), name)(**settings).to(device)
+            losses[f'MMDetection {name}'] = partial(loss, avg_factor=1.0)
+        except ImportError as error:
+            notes.append(f'MMDetection {name}: left out, it cannot be imported here: {error}')
+    ours = partial(ghm_c_loss if kind == 'classification' else ghm_r_loss, bins=bins)
+    for kernels in available_kernels(device):
+        losses[f'ours, region, {kernels}'] = partial(_call, ours, kernels)
+    losses['ours, exact'] = partial(ours, density='exact')
+    return losses, notes
 
 
 def available_kernels(device: torch.device) -> list[str]:
@@ -185,50 +148,28 @@ def available_kernels(device: torch.device) -> list[str]:
     return ['triton', 'torch'] if has_triton else ['torch']
 
 
-def _built_in(
-    name: str, notes: list[str], device: torch.device, **settings: object
-) -> nn.Module | None:
-    try:
-        return getattr(import_module('mmdet.models.losses'), name)(**settings).to(device)
-    except ImportError as error:
-        notes.append(f'MMDetection {name}: left out, it cannot be imported here: {error}')
-        return None
-
-
-def _ours(loss: Callable[..., Tensor], bins: int, kernels: Sequence[str]) -> dict[str, Loss]:
-    names = {f'ours, region, {name}': (name, 'region') for name in kernels}
-    names['ours, exact'] = (None, 'exact')
-    return {name: partial(_call, loss, bins, *which) for name, which in names.items()}
-
-
-def _call(
-    loss: Callable[..., Tensor], bins: int, kernels: str | None, density: str, x: Level
-) -> Tensor:
-    args = (x.logits, x.labels, x.weight)
-    if loss is ghm_r_loss:
-        args = (x.offsets, x.targets, x.box_weight)
+def _call(loss: Loss, kernels: str, *examples: Tensor) -> Tensor:
     with _environment(VARIABLE, kernels):
-        return loss(*args, bins=bins, density=density)
+        return loss(*examples)
 
 
 @contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
+def _environment(name: str, value: str) -> Iterator[None]:
     before = os.environ.get(name)
-    if value is not None:
-        os.environ[name] = value
+    os.environ[name] = value
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        del os.environ[name]
         if before is not None:
             os.environ[name] = before
 
 
-def forward_and_backward(loss: Loss, levels: Sequence[Level]) -> None:
+def forward_and_backward(loss: Loss, levels: Sequence[Examples]) -> None:
     """One call per level, the sum of all backwards; the gradients are let go at the end."""
-    sum(loss(level) for level in levels).backward()
-    for level in levels:
-        level.logits.grad = level.offsets.grad = None
+    sum(loss(*examples) for examples in levels).backward()
+    for pred, _, _ in levels:
+        pred.grad = None
 
 
 def compare(
@@ -236,14 +177,8 @@ def compare(
 ) -> tuple[list[Row], list[str]]:
     """Time the candidates in turn, round by round, then their peak memory.
 
-    Args:
-        runs: Name to what is timed; the first is what the others are relative to.
-        device: Where they run.
-        rounds: Rounds that count.
-        warm_up: Rounds before, that do not.
-
     Returns:
-        A row for each, and notes on those that failed.
+        A row for each, relative to the first; and notes on those that failed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     notes: list[str] = []
@@ -272,7 +207,7 @@ def _median_and_quartiles(values: list[float]) -> tuple[float, float, float]:
     return middle, low, high
 
 
-def _passes(losses: dict[str, Loss], levels: Sequence[Level]) -> dict[str, Callable[[], None]]:
+def _passes(losses: dict[str, Loss], levels: Sequence[Examples]) -> dict[str, Callable[[], None]]:
     return {name: partial(forward_and_backward, loss, levels) for name, loss in losses.items()}
 
 
@@ -307,9 +242,9 @@ def peak_memory(run: Callable[[], None], device: torch.device) -> int:
     return peak
 
 
-def floor_seconds(levels: Sequence[Level], rounds: int = 20) -> float | None:
+def floor_seconds(levels: Sequence[Examples], rounds: int = 20) -> float | None:
     """On CUDA: the time of two reads and one write of the logits, at the speed of a copy."""
-    logits = torch.cat([level.logits.detach() for level in levels])
+    logits = torch.cat([logits.detach() for logits, _, _ in levels])
     if logits.device.type != 'cuda':
         return None
     copy = torch.empty_like(logits)
@@ -323,23 +258,24 @@ def scaling(
     """GHM-C of the region density over N at M = 30, and over M at N = `num_logits`."""
     runs = {}
     for part in (8, 4, 2, 1):
-        levels = concatenated(make_levels(num_logits // part, torch.float32, device))
-        name = f'N = {levels[0].logits.numel():,}'
-        runs |= _passes({name: partial(_call, ghm_c_loss, 30, None, 'region')}, levels)
-    losses = {
-        f'M = {m}': partial(_call, ghm_c_loss, m, None, 'region') for m in (10, 20, 30, 50, 100)
-    }
-    tables = {
+        levels = make_levels(num_logits // part, torch.float32, device)['classification']
+        whole = concatenated(levels)
+        runs |= _passes({f'N = {whole[0][0].numel():,}': partial(ghm_c_loss, bins=30)}, whole)
+    losses = {f'M = {m}': partial(ghm_c_loss, bins=m) for m in (10, 20, 30, 50, 100)}
+    return {
         'N': compare(runs, device, rounds, warm_up)[0],
-        'M': compare(_passes(losses, levels), device, rounds, warm_up)[0],
+        'M': compare(_passes(losses, whole), device, rounds, warm_up)[0],
     }
-    return tables
 
 
 def training_iteration(
     image_size: int, device: torch.device, rounds: int, warm_up: int, images: int = 2
 ) -> list[Row]:
-    """A whole iteration of one RetinaNet-R50 with focal + smooth L1 and with GHM, in turn."""
+    """A whole iteration of one RetinaNet-R50 with focal + smooth L1 and with GHM, in turn.
+
+    A step of SGD on random images with five random boxes each.
+    """
+    from mmdet.testing import demo_mm_inputs
     from mmdet.utils import register_all_modules
     from mmengine.hub import get_config
     from mmengine.registry import MODELS
@@ -347,60 +283,31 @@ def training_iteration(
     register_all_modules(init_default_scope=True)
     config = get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
     config.backbone.init_cfg = None
-    model = MODELS.build(config).to(device)
-    focal = config.bbox_head.loss_cls
-    smooth_l1 = dict(type='SmoothL1Loss', beta=1 / 9)
-    step = _training_step(model, image_size, images)
+    model = MODELS.build(config).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+    shapes = [(3, image_size, image_size)] * images
+    inputs = demo_mm_inputs(images, shapes, num_items=[5] * images, num_classes=NUM_CLASSES)
+    batch = model.data_preprocessor(inputs, True)
 
     def with_losses(*configs: dict) -> Callable[[], None]:
         loss_cls, loss_bbox = (MODELS.build(dict(config)).to(device) for config in configs)
 
-        def run() -> None:
+        def step() -> None:
             model.bbox_head.loss_cls, model.bbox_head.loss_bbox = loss_cls, loss_bbox
-            step()
+            optimizer.zero_grad()
+            losses = model(**batch, mode='loss')
+            sum(sum(v) if isinstance(v, list) else v for v in losses.values()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 35)
+            optimizer.step()
 
-        return run
+        return step
 
+    sl1 = dict(type='SmoothL1Loss', beta=1 / 9)
     runs = {
-        'focal + smooth L1': with_losses(focal, smooth_l1),
+        'focal + smooth L1': with_losses(config.bbox_head.loss_cls, sl1),
         'GHM-C + GHM-R': with_losses(GHM_C, GHM_R),
     }
     return compare(runs, device, rounds, warm_up)[0]
-
-
-def _training_step(model: nn.Module, size: int, images: int) -> Callable[[], None]:
-    """One step of SGD on random images with five random boxes each."""
-    from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
-
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(images, 3, size, size, generator=generator).to(device)
-    samples = []
-    for _ in range(images):
-        corner = torch.rand(5, 2, generator=generator) * size / 2
-        extent = (torch.rand(5, 2, generator=generator) * 0.4 + 0.1) * size
-        sample = DetDataSample(
-            metainfo=dict(
-                img_shape=(size, size), pad_shape=(size, size), batch_input_shape=(size,) * 2
-            )
-        )
-        sample.gt_instances = InstanceData(
-            bboxes=torch.cat([corner, corner + extent], 1).to(device),
-            labels=torch.randint(0, NUM_CLASSES, (5,), generator=generator).to(device),
-        )
-        samples.append(sample)
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        losses = model.loss(inputs, samples)
-        sum(sum(v) if isinstance(v, list) else v for v in losses.values()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 35)
-        optimizer.step()
-
-    return step
 
 
 def format_table(title: str, rows: Sequence[Row], floor: float | None = None) -> str:
@@ -430,65 +337,46 @@ def machine(device: torch.device) -> dict[str, object]:
     name = platform.processor() or platform.machine()
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
-    return dict(
-        device=name, threads=torch.get_num_threads(), torch=torch.__version__,
-        python=platform.python_version(),
-    )  # fmt: skip
+    versions = dict(torch=torch.__version__, python=platform.python_version())
+    return dict(device=name, threads=torch.get_num_threads(), **versions)
 
 
 def benchmark(
-    num_logits: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    bins: int,
-    rounds: int,
-    warm_up: int,
+    num_logits: int | None, device: torch.device, dtype: torch.dtype, bins: int, **repeat: int
 ) -> tuple[dict[str, object], str]:
-    """All losses, per level and concatenated.
-
-    Returns:
-        What `--json` writes, and the tables as Markdown.
-    """
+    """All losses, per level and concatenated: what `--json` writes, and the tables."""
     levels = make_levels(num_logits, dtype, device)
-    kernels = available_kernels(device)
+    count = sum(logits.numel() for logits, _, _ in levels['classification'])
     result: dict[str, object] = dict(machine=machine(device), dtype=str(dtype), bins=bins)
     texts = []
-    for layout, shaped in (('per level', levels), ('concatenated', concatenated(levels))):
-        count = sum(level.logits.numel() for level in shaped)
-        floor = floor_seconds(shaped)
-        for kind, candidates in (
-            ('classification', classification_losses(bins, kernels, device)),
-            ('regression', regression_losses(10, kernels, device)),
-        ):
-            losses, left_out = candidates
-            rows, failed = compare(_passes(losses, shaped), device, rounds, warm_up)
-            of_kind = floor if kind == 'classification' else None
-            texts.append(format_table(f'{kind}, {layout}, {count:,} logits', rows, of_kind))
-            texts += [f'- {note}' for note in left_out + failed]
-            result[f'{kind}, {layout}'] = dict(
-                logits=count, floor_seconds=of_kind, rows=[asdict(row) for row in rows],
-                notes=left_out + failed,
-            )  # fmt: skip
+    for layout, kind in product(('per level', 'concatenated'), levels):
+        shaped = levels[kind] if layout == 'per level' else concatenated(levels[kind])
+        is_cls = kind == 'classification'
+        floor = floor_seconds(shaped) if is_cls else None
+        losses, left_out = candidates(kind, bins if is_cls else 10, device)
+        rows, failed = compare(_passes(losses, shaped), device, **repeat)
+        notes = left_out + failed
+        texts.append(format_table(f'{kind}, {layout}, {count:,} logits', rows, floor))
+        texts += [f'- {note}' for note in notes]
+        result[f'{kind}, {layout}'] = dict(
+            logits=count, floor_seconds=floor, rows=[asdict(row) for row in rows], notes=notes
+        )
     return result, '\n\n'.join(texts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    modes = ['losses', 'scaling', 'iteration']
-    parser.add_argument('mode', nargs='?', choices=modes, default='losses')
-    parser.add_argument(
-        '--logits', type=lambda s: int(float(s)), help='scale the shapes to as many; default: all'
-    )
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--dtype', choices=DTYPES, default='float32')
-    parser.add_argument('--bins', type=int, default=30, help='M of GHM-C; default: 30')
-    parser.add_argument('--rounds', type=int, default=15)
-    parser.add_argument('--warm-up', type=int, default=3, help='rounds that are not counted')
-    parser.add_argument('--threads', type=int, help='of PyTorch on the CPU')
-    parser.add_argument('--image-size', type=int, default=320, help='of `iteration`')
-    parser.add_argument('--json', type=Path, help='write the numbers to this file')
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('mode', nargs='?', choices=['losses', 'scaling', 'iteration'], default='losses')
+    add('--logits', type=lambda s: int(float(s)), help='scale the shapes to as many; default: all')
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add('--dtype', choices=DTYPES, default='float32')
+    add('--bins', type=int, default=30, help='M of GHM-C; default: 30')
+    add('--rounds', type=int, default=15)
+    add('--warm-up', type=int, default=3, help='rounds that are not counted')
+    add('--threads', type=int, help='of PyTorch on the CPU')
+    add('--image-size', type=int, default=320, help='of `iteration`')
+    add('--json', type=Path, help='write the numbers to this file')
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -7,7 +7,6 @@ Example:
 """
 
 import argparse
-import contextlib
 import inspect
 import io
 import os
@@ -16,7 +15,8 @@ import shlex
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, requires
@@ -39,42 +39,31 @@ def _requirements(extra: str) -> list[str]:
     return found or re.findall(r'^[^#\s]+', clone.read_text(), re.M)
 
 
-def _stack_requirements(stack: str) -> dict[str, str]:
-    """The distributions of a stack by the module they bring."""
-    requirements = _requirements(stack)
-    modules = ('mmcv', 'mmengine', 'mmdet', 'mim')
-    return {module: next(r for r in requirements if module in r) for module in modules}
-
-
-STACKS = {stack: _stack_requirements(stack) for stack in ('onedl', 'openmmlab')}
-#: Builds of mmcv and MMEngine with less in them.
-LITE = {'mmcv': ['mmcv-lite'], 'mmengine': ['mmengine-lite']}
-
+#: Each stack to its distributions, by the module that they bring.
+STACKS = {
+    stack: {
+        module: next(line for line in _requirements(stack) if module in line)
+        for module in ('mmcv', 'mmengine', 'mmdet', 'mim')
+    }
+    for stack in ('onedl', 'openmmlab')
+}
 #: mmcv leaves its operators out silently where a build tool is missing.
 BUILD_MMCV = (
     f'pip install {shlex.join(_requirements("build"))} && '
     'MMCV_WITH_OPS=1 pip install --no-build-isolation'
 )
 PACKAGE_RESOURCES = 'setuptools 81 and later lack pkg_resources: pip install "setuptools<81"'
-REBUILD = '--no-cache-dir --force-reinstall --no-deps'
 WEIGHTS_ONLY_VARIABLE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
 @dataclass
 class Finding:
-    """A line of the report.
-
-    Attributes:
-        name: What was looked at.
-        found: What was found.
-        advice: What to do; None if all is well.
-        stops: Whether no training can start.
-    """
+    """A line of the report: what was looked at, what was found, and what to do."""
 
     name: str
     found: str
-    advice: str | None = None
-    stops: bool = False
+    advice: str | None = None  # None if all is well
+    stops: bool = False  # whether no training can start
 
 
 def main() -> None:
@@ -83,7 +72,11 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
-    findings = examine()
+    # Packages print warnings and remarks while they are imported.
+    noise = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
+        warnings.simplefilter('ignore')
+        findings = examine()
     print(report(findings))
     sys.exit(any(finding.stops for finding in findings))
 
@@ -109,52 +102,61 @@ def report(findings: list[Finding]) -> str:
 
 def examine() -> list[Finding]:
     """All findings. What rests on a package that is missing or broken is not examined."""
-    with quiet():
-        stack = stack_of_mmdet()
-        findings = [_this_package(), _python(), _module('torch', 'pip install torch')]
-        has_torch = findings[-1].advice is None
-        if has_torch:
-            findings.append(_guarded('CUDA', _cuda))
-        findings += [examine_package(name, stack) for name in STACKS[stack]]
-        findings.append(_stack(stack))
-        if has_torch:
-            findings.append(_guarded('kernels', _kernels))
-        if not any(finding.stops for finding in findings):
-            findings.append(_guarded('bases', _bases))  # before _scope, which adds the prefix
-            findings.append(_guarded('scope', _scope))
-            findings.append(_guarded('setuptools', _package_resources))
-            findings.append(_guarded('checkpoints', _checkpoints))
+    stack = stack_of_mmdet()
+    findings = [
+        Finding('ghm_mmdet', f'{__version__}, {Path(__file__).parent}'),
+        Finding('python', f'{sys.version.split()[0]}, {sys.executable}'),
+        _module('torch', 'pip install torch'),
+    ]
+    has_torch = findings[-1].advice is None
+    if has_torch:
+        findings.append(_guarded('CUDA', _cuda))
+    findings += [examine_package(name, stack) for name in STACKS[stack]]
+    findings.append(_stack(stack))
+    if has_torch:
+        findings.append(_guarded('kernels', _kernels))
+    if not any(finding.stops for finding in findings):
+        findings += [
+            _guarded('bases', _bases),  # before _scope, which adds the prefix
+            _guarded('scope', _scope),
+            _guarded('setuptools', _package_resources),
+            _guarded('checkpoints', _checkpoints),
+        ]
     return findings
 
 
 def _guarded(name: str, examination: Callable[[], Finding]) -> Finding:
     """The finding; an examination that fails is one, too."""
-    findings: list[Finding] = []
-    error = failure(lambda: findings.append(examination()))
-    if error:
-        return Finding(name, error, 'this check failed itself; a training may start or not')
-    return findings[0]
+    try:
+        return examination()
+    except Exception as error:
+        return Finding(name, _line(error), 'this check failed itself; a training may start or not')
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings and remarks that packages print while they are imported."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+def failure(attempt: Callable[[], object]) -> str | None:
+    """The error of an attempt in one line, or None if it succeeds."""
+    try:
+        attempt()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # even SystemExit, from a package that is imported
+        return _line(error)
+    return None
+
+
+def _line(error: BaseException) -> str:
+    return ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def stack_of_mmdet() -> str:
     """The stack whose MMDetection is installed; the default stack where there is none."""
-    installed = _distributions('mmdet')
-    return 'openmmlab' if 'mmdet' in installed and len(installed) == 1 else 'onedl'
+    return 'openmmlab' if _distributions('mmdet') == ['mmdet'] else 'onedl'
 
 
 def _distributions(module: str) -> list[str]:
-    """The installed distributions that bring a module."""
-    names = [_name(requirement[module]) for requirement in STACKS.values()]
-    return [name for name in [*names, *LITE.get(module, [])] if _version(name)]
+    """The installed distributions that bring a module; the lite ones have less in them."""
+    names = [_name(requirements[module]) for requirements in STACKS.values()]
+    return [name for name in (*names, f'{module}-lite') if _version(name)]
 
 
 def _name(requirement: str) -> str:
@@ -168,45 +170,22 @@ def _version(name: str) -> str | None:
         return None
 
 
-def failure(attempt: Callable[[], object]) -> str | None:
-    """The error of an attempt in one line, or None if it succeeds."""
-    try:
-        attempt()
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        lines = str(error).strip().splitlines()
-        return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
-    return None
-
-
-def _this_package() -> Finding:
-    return Finding('ghm_mmdet', f'{__version__}, {Path(__file__).parent}')
-
-
-def _python() -> Finding:
-    return Finding('python', f'{sys.version.split()[0]}, {sys.executable}')
-
-
-def _module(name: str, install: str) -> Finding:
+def _module(name: str, install: str, stops: bool = True) -> Finding:
     """A module that must import."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
-        return Finding(name, 'missing', install, stops=True)
+        return Finding(name, 'missing', install, stops)
     error = failure(lambda: import_module(name))
-    if error:
-        return Finding(name, error, _cure_of_import(name, error, install), stops=True)
-    return Finding(name, getattr(sys.modules[name], '__version__', spec.origin))
-
-
-def _cure_of_import(name: str, error: str, install: str) -> str:
+    if error is None:
+        return Finding(name, getattr(sys.modules[name], '__version__', spec.origin))
     missing = re.search("No module named '([a-z_]+)", error)
     culprit = missing[1] if missing else name
+    advice = f'it is installed, but its import fails; install it again: {install}'
     if culprit == 'pkg_resources':
-        return PACKAGE_RESOURCES
-    if culprit != name and culprit in ('torch', *STACKS['onedl']):
-        return f'it needs {culprit}: see there'
-    return f'it is installed, but its import fails; install it again: {install}'
+        advice = PACKAGE_RESOURCES
+    elif culprit != name and culprit in ('torch', *STACKS['onedl']):
+        advice = f'it needs {culprit}: see there'
+    return Finding(name, error, advice, stops)
 
 
 def _cuda() -> Finding:
@@ -226,36 +205,31 @@ def _cuda() -> Finding:
 
 def examine_package(module: str, stack: str) -> Finding:
     """One of mmcv, mmengine, mmdet and mim."""
-    requirement = STACKS[stack][module]
-    installed = _distributions(module)
+    requirement, installed = STACKS[stack][module], _distributions(module)
     names = ', '.join(f'{name} {_version(name)}' for name in installed)
     if len(installed) > 1:
-        advice = (
-            'they overwrite one another: pip uninstall -y '
-            f'{" ".join(installed)} && pip install {requirement}'
-        )
+        uninstall = f'pip uninstall -y {" ".join(installed)}'
+        advice = f'they overwrite one another: {uninstall} && pip install {requirement}'
         return Finding(module, names, advice, stops=True)
     install = BUILD_MMCV if module == 'mmcv' else 'pip install'
-    finding = _module(module, f'{install} {requirement}')
+    # MMDetection's own tools/train.py trains without MIM.
+    finding = _module(module, f'{install} {requirement}', stops=module != 'mim')
     if finding.advice is None:
         finding.found = names or f'{finding.found}, of no known distribution'
         if module == 'mmcv':
-            _examine_operators(finding, requirement)
-    if module == 'mim' and finding.advice:
-        # MMDetection's own tools/train.py trains without it.
-        finding.stops = False
+            return _operators(finding.found, requirement)
     return finding
 
 
-def _examine_operators(finding: Finding, requirement: str) -> None:
+def _operators(found: str, requirement: str) -> Finding:
+    """mmcv, which imports, and its compiled operators."""
     error = failure(lambda: import_module('mmcv.ops'))
     if error is None:
-        finding.found += ', with compiled operators'
-        return
-    finding.found += f', without compiled operators ({error})'
+        return Finding('mmcv', f'{found}, with compiled operators')
     lite = 'pip uninstall -y mmcv-lite; ' if _version('mmcv-lite') else ''
-    finding.advice = f'build them: {lite}{BUILD_MMCV} {REBUILD} {requirement}'
-    finding.stops = True
+    rebuild = f'{BUILD_MMCV} --no-cache-dir --force-reinstall --no-deps {requirement}'
+    found = f'{found}, without compiled operators ({error})'
+    return Finding('mmcv', found, f'build them: {lite}{rebuild}', stops=True)
 
 
 def _stack(stack: str) -> Finding:
@@ -288,11 +262,8 @@ def _kernels() -> Finding:
 
 
 def _scope() -> Finding:
-    def build() -> None:
-        registry = import_module('mmdet.registry')
-        registry.MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True))
-
-    error = failure(build)
+    registry = import_module('mmdet.registry')
+    error = failure(lambda: registry.MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True)))
     if error:
         return Finding('scope', error, 'install ghm_mmdet again: pip install .', stops=True)
     return Finding('scope', "type='ghm_mmdet.GHMC' builds")

@@ -24,17 +24,13 @@ COLUMNS = ('AP50', 'AP60', 'AP70', 'AP75', 'AP80', 'AP90', 'APs', 'APm', 'APl')
 class Variant:
     """A config of `configs/bccd/`, and the options that make a variant of it.
 
-    Attributes:
-        start: 'random weights', 12 epochs; or 'warm start', 6 epochs at half the learning rate
-            from the weights of 12 epochs of focal loss and smooth L1.
-        what: What the report calls it.
-        losses: The config, without `retinanet_r18_fpn_` and `_bccd.py`.
-        options: `key=value`, as MMDetection's `--cfg-options`.
+    From 'random weights', 12 epochs; or from a 'warm start', 6 epochs at half the learning rate
+    from the weights of 12 epochs of focal loss and smooth L1.
     """
 
     start: str
     what: str
-    losses: str
+    losses: str  # the config, without `retinanet_r18_fpn_` and `_bccd.py`
     options: tuple[str, ...] = ()
 
     @property
@@ -88,18 +84,14 @@ def table(settings: Settings, seeds: int) -> str:
     for variant in VARIANTS:
         found = (experiment(variant, settings, seed).result() for seed in range(seeds))
         results = [metrics for metrics in found if metrics is not None]
-        rows.append([variant.start, variant.what, len(results), *_figures(results)])
+        columns = {c: [100 * metrics[METRICS[c]] for metrics in results] for c in ('AP', *COLUMNS)}
+        figures: list[str | None] = [None] * (2 + len(COLUMNS))
+        if results:
+            figures = [f'{statistics.mean(values):.1f}' for values in columns.values()]
+            figures.insert(1, f'{min(columns["AP"]):.1f}, {max(columns["AP"]):.1f}')
+        rows.append([variant.start, variant.what, len(results), *figures])
     heads = ['start', 'losses', 'seeds', 'AP', 'lowest and highest', *COLUMNS]
     return markdown_table(heads, rows)
-
-
-def _figures(results: list[dict[str, float]]) -> list[str | None]:
-    if not results:
-        return [None] * (2 + len(COLUMNS))
-    aps = [100 * metrics[METRICS['AP']] for metrics in results]
-    means = (statistics.mean(100 * m[METRICS[column]] for m in results) for column in COLUMNS)
-    spread = f'{min(aps):.1f}, {max(aps):.1f}'
-    return [f'{statistics.mean(aps):.1f}', spread, *(f'{mean:.1f}' for mean in means)]
 
 
 if __name__ == '__main__':

@@ -27,22 +27,16 @@ class Variant:
     config: str = GHM
 
 
-def _cls(**settings: object) -> tuple[str, ...]:
-    return tuple(f'model.bbox_head.loss_cls.{k}={v}' for k, v in settings.items())
-
-
-def _reg(**settings: object) -> tuple[str, ...]:
-    return tuple(f'model.bbox_head.loss_bbox.{k}={v}' for k, v in settings.items())
-
-
 def _both(**settings: object) -> tuple[str, ...]:
-    return _cls(**settings) + _reg(**settings)
+    losses = ('loss_cls', 'loss_bbox')
+    return tuple(f'model.bbox_head.{x}.{k}={v}' for x in losses for k, v in settings.items())
 
 
 def _warmup(iters: int) -> tuple[str, ...]:
     return (f'custom_hooks.0.iters={iters}',)
 
 
+TEN_BINS = ('model.bbox_head.loss_cls.bins=10',)
 NO_WARMUP = ('custom_hooks=[]',)
 PAPER, FLOORED = _both(formula='paper'), _both(formula='floored')
 BOUND, SLOW, NO_AVERAGE = _both(max_beta=10), _both(momentum=0.99), _both(momentum=0)
@@ -61,11 +55,7 @@ CURES = (
     ('warmup-200-floored', "warm-up of 200 iterations, formula='floored'", _warmup(200) + FLOORED),
     ('warmup-400-floored', "warm-up of 400 iterations, formula='floored'", _warmup(400) + FLOORED),
     ('warmup-200-slow', 'warm-up of 200 iterations, momentum 0.99', _warmup(200) + SLOW),
-    (
-        'warmup-400-bins-10',
-        'warm-up of 400 iterations, M = 10 in GHM-C',
-        _warmup(400) + _cls(bins=10),
-    ),
+    ('warmup-400-bins-10', 'warm-up of 400 iterations, M = 10 in GHM-C', _warmup(400) + TEN_BINS),
     (
         'warmup-400-no-average',
         'warm-up of 400 iterations, no moving average',

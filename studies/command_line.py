@@ -1,7 +1,7 @@
 """What the studies' command lines share: plan, run what is missing, report."""
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,58 +21,39 @@ def schedule(epochs: int) -> tuple[str, ...]:
 
 def study_parser(
     doc: str, work_dir: str, root_variable: str = 'DEMO_ROOT', actions: tuple[str, ...] = ()
-) -> argparse.ArgumentParser:
-    """The options of every study.
-
-    Args:
-        doc: Of the study, with examples.
-        work_dir: Default of `--work-dir`.
-        root_variable: The environment variable by which its configs take `--data-root`.
-        actions: Of its own, besides plan, run and report.
-    """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+) -> ArgumentParser:
+    """The options of every study; `actions` are its own, besides plan, run and report."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.set_defaults(root_variable=root_variable)
-    parser.add_argument('action', choices=['plan', 'run', 'report', *actions])
-    parser.add_argument('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
-    parser.add_argument(
-        '--only', nargs='+', metavar='NAME',
-        help='the runs of these names, without the seed, as warm*; default: all',
-    )  # fmt: skip
-    parser.add_argument('--seeds', type=int, default=2, help='0, 1, ...; default: %(default)s')
-    parser.add_argument('--jobs', type=int, default=1, help='at a time; default: %(default)s')
-    parser.add_argument('--data-root', help=f'default: ${root_variable}, or what the configs say')
-    parser.add_argument('--gpus', type=int, default=0, help='default: %(default)s, the CPU')
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
-    )
-    parser.add_argument(
-        '--results', type=Path, help='file that keeps the results, a JSON line each'
-    )
+    add = parser.add_argument
+    add('action', choices=['plan', 'run', 'report', *actions])
+    add('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
+    names = 'the runs of these names, without the seed, as warm*; default: all'
+    add('--only', nargs='+', metavar='NAME', help=names)
+    add('--seeds', type=int, default=2, help='0, 1, ...; default: %(default)s')
+    add('--jobs', type=int, default=1, help='at a time; default: %(default)s')
+    add('--data-root', help=f'default: ${root_variable}, or what the configs say')
+    add('--gpus', type=int, default=0, help='default: %(default)s, the CPU')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
+    add('--results', type=Path, help='file that keeps the results, a JSON line each')
     return parser
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    options = tuple(args.cfg_options)
-    return Settings(
-        args.work_dir, args.data_root, args.gpus, options, args.root_variable, args.results
-    )
+def settings_of(args: Namespace) -> Settings:
+    names = ('work_dir', 'data_root', 'gpus', 'root_variable', 'results')
+    shared = {name: getattr(args, name) for name in names}
+    return Settings(**shared, cfg_options=tuple(args.cfg_options))
 
 
 def perform(
-    args: argparse.Namespace,
+    args: Namespace,
     variants: Sequence[V],
     experiment: Callable[[V, Settings, int], Experiment],
     table: Callable[[Settings, int], str],
 ) -> None:
     """Print the commands; or run what is missing, and print the table; or print the table.
 
-    Args:
-        args: Of a `study_parser`.
-        variants: Of the study.
-        experiment: The one of a variant and a seed.
-        table: The results of so many seeds.
+    `experiment` is of a variant and a seed, `table` of so many seeds.
     """
     settings = settings_of(args)
     chosen = [experiment(variant, settings, s) for s in range(args.seeds) for variant in variants]

@@ -7,8 +7,8 @@ A detector sees a few objects of 12 to 40 pixels among thousands of anchors on l
 and noise, so that easy negatives outnumber positives by hundreds: the imbalance GHM is about.
 """
 
-import argparse
 import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import cv2
@@ -21,16 +21,9 @@ IMAGE_SIZE = 160
 def write_demo_data(
     out: str | Path, num_train: int = 800, num_val: int = 200, seed: int = 0
 ) -> Path:
-    """Write the data set in COCO's layout.
+    """Write `annotations/{train,val}.json`, `train/` and `val/` to the folder `out`, and return it.
 
-    Args:
-        out: Folder that receives `annotations/{train,val}.json`, `train/` and `val/`.
-        num_train: Images to train on. Default: 800.
-        num_val: Images to evaluate on. Default: 200.
-        seed: Of the generator; the same seed writes the same files. Default: 0.
-
-    Returns:
-        `out` as a path.
+    The same seed writes the same files.
     """
     out = Path(out)
     (out / 'annotations').mkdir(parents=True, exist_ok=True)
@@ -83,9 +76,10 @@ def _free_box(rng: np.random.Generator, taken: list[tuple]) -> tuple | None:
     for _ in range(20):
         size = int(rng.integers(12, 41))
         x, y = rng.integers(2, IMAGE_SIZE - size - 2, 2).tolist()
-        if all(
-            x > tx + tw or tx > x + size or y > ty + th or ty > y + size for tx, ty, tw, th in taken
-        ):
+        beside = (
+            x > tx + w or tx > x + size or y > ty + h or ty > y + size for tx, ty, w, h in taken
+        )
+        if all(beside):
             return x, y, size, size
     return None
 
@@ -112,13 +106,12 @@ def _draw_shape(image: np.ndarray, category_id: int, box: tuple, colour: list[in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--out', default='work_dirs/demo/data', help='default: %(default)s')
-    parser.add_argument('--num-train', type=int, default=800, help='images; default: %(default)s')
-    parser.add_argument('--num-val', type=int, default=200, help='images; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--out', default='work_dirs/demo/data', help='default: %(default)s')
+    add('--num-train', type=int, default=800, help='images; default: %(default)s')
+    add('--num-val', type=int, default=200, help='images; default: %(default)s')
+    add('--seed', type=int, default=0, help='default: %(default)s')
     args = parser.parse_args()
     out = write_demo_data(args.out, args.num_train, args.num_val, args.seed)
     print(f'{args.num_train} + {args.num_val} images in {out}')

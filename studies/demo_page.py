@@ -6,7 +6,7 @@ Example:
     python -m studies.demo_page --work-dir work_dirs/demo
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.functional import assign_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import last_metrics, training_curve
+from ghm_mmdet.reproduce.tables import METRICS
 from ghm_mmdet.visualization.checkpoint import call_losses
 from ghm_mmdet.visualization.observer import (
     classification_examples,
@@ -41,20 +42,13 @@ RUNS = {
     "the same, formula='floored'": 'retinanet_r18_fpn_ghmc-ghmr-floored_demo',
     'focal loss + smooth L1': 'retinanet_r18_fpn_fl-sl1_demo',
 }
-METRICS = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75', 'bbox_mAP_s', 'bbox_mAP_m')
-HEADINGS = ('AP', 'AP50', 'AP75', 'APs', 'APm')
+COLUMNS = ('AP', 'AP50', 'AP75', 'APs', 'APm')
 SCORE_THRESHOLD = 0.4
 REGIONS = 30
 
 
 def write_demo_page(work_dir: str | Path) -> Path:
-    """Write `ap.md`, `page.png` and, for itself, `gradient_norms.png` from finished runs.
-
-    Args:
-        work_dir: Folder that holds the runs.
-
-    Returns:
-        The path of `page.png`.
+    """Write `ap.md`, `page.png`, whose path it returns, and `gradient_norms.png` beside the runs.
 
     Raises:
         FileNotFoundError: A run has no evaluation.
@@ -65,7 +59,8 @@ def write_demo_page(work_dir: str | Path) -> Path:
     (work_dir / 'ap.md').write_text(table + '\n')
     print(table)
 
-    config, checkpoint = _config_and_checkpoint(work_dir / GHM)
+    config = Config.fromfile(next((work_dir / GHM).glob('*.py')))
+    checkpoint = Path((work_dir / GHM / 'last_checkpoint').read_text().strip())
     page = Figure(figsize=(13, 10), layout='constrained')
     top, bottom = page.subfigures(2, 1, height_ratios=[1.6, 1])
     _draw_detections(top, config, checkpoint)
@@ -88,8 +83,8 @@ def ap_table(tests: dict[str, Path]) -> str:
         metrics = last_metrics(folder)
         if metrics is None:
             raise FileNotFoundError(f'no evaluation in {folder}: run `mim test` there first')
-        rows.append([name, *(f'{metrics[m]:.3f}' for m in METRICS)])
-    return markdown_table(['losses', *HEADINGS], rows)
+        rows.append([name, *(f'{metrics[METRICS[c]]:.3f}' for c in COLUMNS)])
+    return markdown_table(['losses', *COLUMNS], rows)
 
 
 def gradient_norms(
@@ -124,25 +119,13 @@ def gradient_norms(
     return sums
 
 
-def _config_and_checkpoint(run: Path) -> tuple[Config, Path]:
-    config = Config.fromfile(next(run.glob('*.py')))
-    return config, Path((run / 'last_checkpoint').read_text().strip())
-
-
 def _draw_detections(figure: FigureBase, config: Config, checkpoint: Path) -> None:
     figure.suptitle(f'Ground truth (above) and detections with score > {SCORE_THRESHOLD} (below)')
     model = init_detector(config, str(checkpoint), device='cpu')
     dataset = Runner.build_dataloader(config.val_dataloader).dataset
-    visualizer = VISUALIZERS.build(
-        dict(
-            type='DetLocalVisualizer',
-            name='demo_page',
-            line_width=2,
-            alpha=1.0,
-            bbox_color=(255, 255, 255),
-            text_color=(255, 255, 255),
-        )
-    )
+    white = (255, 255, 255)
+    settings = dict(line_width=2, alpha=1.0, bbox_color=white, text_color=white)
+    visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='demo_page', **settings))
     visualizer.dataset_meta = dataset.metainfo
     axes = figure.subplots(2, 5)
     for column, index in enumerate(range(0, len(dataset), len(dataset) // 5)[:5]):
@@ -179,40 +162,26 @@ def _draw_loss_curve(axes: Axes, runs: dict[str, Path]) -> None:
         curve = training_curve(run)
         steps = [record['step'] for record in curve]
         axes.plot(steps, [record['loss'] for record in curve], color=colour, label=name)
-    axes.set(
-        xlabel='iteration',
-        ylabel='loss',
-        yscale='log',
-        title='Training loss, each on its own scale',
-    )
+    axes.set(xlabel='iteration', ylabel='loss', yscale='log')
+    axes.set_title('Training loss, each on its own scale')
     axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.16), fontsize='small')
 
 
 def _draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> None:
-    titles = (
-        'GHM-C: gradient norm g of classification',
-        'GHM-R: gradient norm gr of regression',
-    )
+    titles = ('GHM-C: gradient norm g of classification', 'GHM-R: gradient norm gr of regression')
+    before = dict(color=BLUE, linestyle='--', label='before harmonizing')
+    after = dict(color=ORANGE, linestyle='-', label='after harmonizing')
+    edges = np.linspace(0, 1, REGIONS + 1)
     for axes, title, kind in zip(both, titles, (GHMC, GHMR), strict=True):
-        for sums, colour, style, label in zip(
-            norms[kind],
-            (BLUE, ORANGE),
-            ('--', '-'),
-            ('before harmonizing', 'after harmonizing'),
-            strict=True,
-        ):
-            share = (sums / sums.sum()).numpy()
-            edges = np.linspace(0, 1, REGIONS + 1)
-            axes.stairs(share, edges, color=colour, linestyle=style, linewidth=2, label=label)
+        for sums, line in zip(norms[kind], (before, after), strict=True):
+            axes.stairs((sums / sums.sum()).numpy(), edges, linewidth=2, **line)
         axes.set(xlabel='gradient norm', ylabel='share of the whole gradient', title=title)
         axes.set_yscale('log')
         axes.legend()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', default='work_dirs/demo', help='default: %(default)s')
     page = write_demo_page(parser.parse_args().work_dir)
     print(f'pictures: {page}')

@@ -25,18 +25,11 @@ EPOCH = 100
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector of the study.
-
-    Attributes:
-        name: Of its config in `configs/demo/detectors/`, without `_demo.py`.
-        what: What the report calls it.
-        inference: Options with which checkpoints of its original losses are evaluated; empty
-            if MMDetection can.
-        epochs: Of its training.
-    """
+    """A detector of the study; its config is `configs/demo/detectors/{name}_demo.py`."""
 
     name: str
     what: str
+    #: Options to evaluate checkpoints of its original losses with, where MMDetection can't.
     inference: tuple[str, ...] = ()
     epochs: int = 6
 
@@ -60,8 +53,6 @@ DETECTORS = (
     Detector('ssd_r18', 'SSD', inference=('model.bbox_head.type=ghm_mmdet.GHMSSDHead',)),
 )
 NO_VALIDATION = ('val_dataloader=None', 'val_cfg=None', 'val_evaluator=None')
-
-
 #: A detector and its losses.
 VARIANTS = tuple(product(DETECTORS, LOSSES))
 
@@ -113,27 +104,19 @@ def experiment(variant: tuple[Detector, str], settings: Settings, seed: int) -> 
 
 def table(settings: Settings, seeds: int) -> str:
     """Mean AP over the seeds."""
-    rows = [
-        [
-            detector.what,
-            detector.epochs * EPOCH,
-            *(
-                ap_cells(experiment((detector, losses), settings, s) for s in range(seeds))[-1]
-                for losses in LOSSES
-            ),
-            '<br>'.join(_replaced(detector)),
+    rows = []
+    for detector in DETECTORS:
+        means = [
+            ap_cells(experiment((detector, losses), settings, s) for s in range(seeds))[-1]
+            for losses in LOSSES
         ]
-        for detector in DETECTORS
-    ]
+        replaced = [
+            f'`{found.where.removeprefix("model.")}`: {found.loss} → {found.ghm["type"]}'
+            for found in losses_found(str(detector.config)).replaced
+        ]
+        rows.append([detector.what, detector.epochs * EPOCH, *means, '<br>'.join(replaced)])
     heads = ['original losses', 'harmonized', "formula='floored'", 'replaced']
     return markdown_table(['detector', 'iterations', *heads], rows)
-
-
-def _replaced(detector: Detector) -> list[str]:
-    return [
-        f'`{found.where.removeprefix("model.")}`: {found.loss} → {found.ghm["type"]}'
-        for found in losses_found(str(detector.config)).replaced
-    ]
 
 
 if __name__ == '__main__':

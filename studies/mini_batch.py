@@ -36,22 +36,16 @@ WARMUP_ITERS = 400
 class Variant:
     """A training of the demo.
 
-    Attributes:
-        start: 'warm-up', 8 epochs from random weights the first 4 with focal loss; or
-            'warm start', 4 more epochs from the weights of 8 epochs of focal loss.
-        what: What the report calls it.
-        config: Path of the config.
-        formula: Of both GHM losses; None for focal loss.
-        scale: Factor of both loss weights.
-        half: Convolutions in float16, with a dynamic loss scale.
+    From 'warm-up', 8 epochs from random weights the first 4 with focal loss; or from 'warm
+    start', 4 more epochs from the weights of 8 epochs of focal loss.
     """
 
     start: str
     what: str
     config: str
-    formula: str | None = None
-    scale: int = 1
-    half: bool = False
+    formula: str | None = None  # of both GHM losses
+    scale: int = 1  # of both loss weights
+    half: bool = False  # convolutions in float16, with a dynamic loss scale
 
     @property
     def name(self) -> str:
@@ -78,8 +72,6 @@ VARIANTS = (
     Variant('warm start', 'batch, floored', BATCH, 'floored'),
 )
 FOCAL_FIRST, PER_LEVEL, WHOLE = VARIANTS[:3]
-
-
 #: Of a training's folder: what its losses saw.
 RECORD = 'harmonizing.npz'
 
@@ -129,24 +121,15 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> MiniBatchTrai
     return MiniBatchTraining(variant.name, config, settings, options, seed, first, variant)
 
 
-def largest_beta(record: dict[str, np.ndarray], loss: str, formula: str, since: int) -> float:
-    """The median, over iterations from `since` on, of the largest β of the iteration."""
-    return float(np.median(_per_iteration(record, loss, formula, since)[0]))
-
-
-def share_of_rarest(record: dict[str, np.ndarray], loss: str, formula: str, since: int) -> float:
-    """The median share of an iteration's gradient that its rarest regions take.
-
-    The rarest region of a call is the one with the fewest examples among those with any. A
-    region's part of the gradient is `R_j β_j g_j / N` with g_j in its middle, and an
-    iteration's gradient that of all its calls.
-    """
-    return float(np.median(_per_iteration(record, loss, formula, since)[1]))
-
-
-def _per_iteration(
+def weights(
     record: dict[str, np.ndarray], loss: str, formula: str, since: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[float, float]:
+    """The largest β of an iteration, and the share of its gradient that rare regions take.
+
+    Both are medians over the iterations from `since` on. The rare region of a call is the one
+    with the fewest examples among those with any; an iteration's gradient is that of all its
+    calls.
+    """
     iterations, counts = record[f'{loss}_iteration'], record[f'{loss}_counts']
     average, number = record[f'{loss}_average'], record[f'{loss}_number']
     largest, shares = [], []
@@ -161,7 +144,7 @@ def _per_iteration(
         if betas:
             largest.append(max(betas))
             shares.append(rarest / total)
-    return np.array(largest), np.array(shares)
+    return float(np.median(largest)), float(np.median(shares))
 
 
 def table(settings: Settings, seeds: int) -> str:
@@ -183,9 +166,9 @@ def _explaining_cells(runs: list[MiniBatchTraining]) -> list[str | None]:
     since = WARMUP_ITERS if variant.start == 'warm-up' else 0
     cells: list[str | None] = []
     for loss in ('cls', 'reg'):
-        beta = statistics.mean(largest_beta(r, loss, variant.formula, since) for r in records)
-        share = statistics.mean(share_of_rarest(r, loss, variant.formula, since) for r in records)
-        cells += [f'{beta:.3g}', f'{share:.1%}']
+        found = [weights(r, loss, variant.formula, since) for r in records]
+        betas, shares = zip(*found, strict=True)
+        cells += [f'{statistics.mean(betas):.3g}', f'{statistics.mean(shares):.1%}']
     return cells
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,7 @@ ROWS = 'harmonizing'
 
 
 def on_statistics(loss: nn.Module, keep: Callable[[Tensor, Tensor, Tensor], None]) -> None:
-    """Let each call of a GHM loss hand R, S and N to `keep`.
-
-    The one place that knows how the losses compute them.
-    """
+    """Let each call of a GHM loss hand R, S and N to `keep`; only here is it known how."""
     statistics_of = loss.statistics
 
     def kept(counted: Counted) -> RegionStatistics:
@@ -52,18 +50,14 @@ class HarmonizingRecorder(Hook):
     def before_train(self, runner: Runner) -> None:
         for loss in runner.model.modules():
             if isinstance(loss, (GHMC, GHMR)):
-                name = 'cls' if isinstance(loss, GHMC) else 'reg'
-                on_statistics(loss, self._keeper(name, runner))
+                rows = self.rows['cls' if isinstance(loss, GHMC) else 'reg']
+                on_statistics(loss, partial(self._keep, runner, rows))
 
-    def _keeper(self, name: str, runner: Runner) -> Callable[[Tensor, Tensor, Tensor], None]:
-        def keep(*statistics: Tensor) -> None:
-            if runner.iter % self.interval == 0:
-                rows = self.rows[name]
-                level = sum(row[0] == runner.iter for row in rows[-LEVELS:])
-                arrays = (x.double().cpu().numpy().copy() for x in statistics)
-                rows.append((runner.iter, level, *arrays))
-
-        return keep
+    def _keep(self, runner: Runner, rows: list[tuple], *statistics: Tensor) -> None:
+        if runner.iter % self.interval == 0:
+            level = sum(row[0] == runner.iter for row in rows[-LEVELS:])
+            arrays = (x.double().cpu().numpy().copy() for x in statistics)
+            rows.append((runner.iter, level, *arrays))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint[ROWS] = self.rows
@@ -82,13 +76,7 @@ class HarmonizingRecorder(Hook):
 
 
 def train(name: str, seed: int, settings: Settings) -> None:
-    """Train one variant, from its last checkpoint on where there is one.
-
-    Args:
-        name: Of a variant of the study.
-        seed: Of MMEngine's `randomness`.
-        settings: Of the study.
-    """
+    """Train a variant of this name, from its last checkpoint on where there is one."""
     variant = next(v for v in VARIANTS if v.name == name)
     training = experiment(variant, settings, seed)
     config = training.wanted

@@ -1,7 +1,8 @@
 """One training step of a config made small: few channels, small random images, on the CPU."""
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,21 @@ from mmdet.testing import demo_mm_inputs, demo_track_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
-from torch import Tensor, nn
+from torch import nn
 
 from ghm_mmdet.losses import GHMC, GHMR
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 #: The keys that hold numbers of channels.
 CHANNELS = (
-    'in_channels',
-    'out_channels',
-    'feat_channels',
-    'conv_out_channels',
-    'fc_out_channels',
-    'out_conv_channels',
-    'embed_dims',
-    'feedforward_channels',
-    'num_feats',
-    'point_feat_channels',
-    'conv_feat_channels',
-    'proposal_feature_channel',
-    'cls_in_channels',
-    'reg_in_channels',
-    'reg_offset_out_channels',
-    'reg_cls_out_channels',
-    'input_feat_channels',
-)
+    'in_channels', 'out_channels', 'feat_channels', 'conv_out_channels', 'fc_out_channels',
+    'out_conv_channels', 'embed_dims', 'feedforward_channels', 'num_feats', 'point_feat_channels',
+    'conv_feat_channels', 'proposal_feature_channel', 'cls_in_channels', 'reg_in_channels',
+    'reg_offset_out_channels', 'reg_cls_out_channels', 'input_feat_channels',
+)  # fmt: skip
 #: Numbers of channels that configs leave to the class.
-DEFAULT_CHANNELS = dict(
-    ResNet=('base_channels', 64),
-    ResNetV1d=('base_channels', 64),
-    DeformableDETRHead=('embed_dims', 256),
-    DINOHead=('embed_dims', 256),
-    DDQDETRHead=('embed_dims', 256),
+DEFAULT_CHANNELS = dict.fromkeys(('ResNet', 'ResNetV1d'), ('base_channels', 64)) | dict.fromkeys(
+    ('DeformableDETRHead', 'DINOHead', 'DDQDETRHead'), ('embed_dims', 256)
 )
 #: Numbers of channels below are those of images, masks and the like.
 FEW = 64
@@ -52,16 +36,12 @@ MOST_SAMPLES = 32
 
 
 def small_model(cfg: Config, factor: int = 8) -> ConfigDict:
-    """The config's model with fewer channels and samples, without pretrained weights.
-
-    Args:
-        cfg: A config of a detector.
-        factor: What numbers of channels are divided by; 1 leaves them.
-    """
+    """The model with channels divided by a factor, few samples and no pretrained weights."""
     model = copy.deepcopy(cfg.model)
-    _each_dict(model, _simplify)
-    if factor > 1:
-        _each_dict(model, lambda node: _divide_channels(node, factor))
+    for node in _dicts(model):
+        _simplify(node)
+        if factor > 1:
+            _divide_channels(node, factor)
     if isinstance(model.get('teacher_config'), str):
         teacher = Config.fromfile(CONFIGS.parent / model.teacher_config)
         model.teacher_config = Config(dict(model=small_model(teacher, factor)))
@@ -71,9 +51,7 @@ def small_model(cfg: Config, factor: int = 8) -> ConfigDict:
 
 def has_masks(cfg: Config) -> bool:
     """Whether the training of a config loads masks."""
-    found = []
-    _each_dict(cfg.get('train_dataloader', {}), lambda node: found.append(node.get('with_mask')))
-    return any(found)
+    return any(node.get('with_mask') for node in _dicts(cfg.get('train_dataloader', {})))
 
 
 def build(model: ConfigDict) -> nn.Module:
@@ -81,17 +59,21 @@ def build(model: ConfigDict) -> nn.Module:
     return MODELS.build(model)
 
 
-def _each_dict(node: Any, change: Callable[[dict], None]) -> None:
+def _dicts(node: Any) -> Iterator[dict]:
+    """Every dict of nested dicts and lists, the outer ones first."""
     if isinstance(node, dict):
-        change(node)
-    for value in list(node.values()) if isinstance(node, dict) else node:
-        if isinstance(value, (dict, list, tuple)):
-            _each_dict(value, change)
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _dicts(value)
 
 
 def _simplify(node: dict) -> None:
-    if node.get('pretrained') is not None:
-        node['pretrained'] = None
+    # Weights to download; images padded to the size of training.
+    for key in ('pretrained', 'batch_augments'):
+        if node.get(key) is not None:
+            node[key] = None
     if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
         node['init_cfg'] = None
     if node.get('type') == 'RandomSampler' and 'num' in node:
@@ -99,9 +81,6 @@ def _simplify(node: dict) -> None:
     # It needs several processes.
     if node.get('type') in ('SyncBN', 'MMSyncBN'):
         node['type'] = 'BN'
-    # They pad small images to the size of training.
-    if node.get('batch_augments') is not None:
-        node['batch_augments'] = None
 
 
 def _divide_channels(node: dict, factor: int) -> None:
@@ -122,12 +101,7 @@ def _divided(value: Any, factor: int) -> Any:
 
 
 def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) -> dict[str, float]:
-    """One step on two random images: the loss and its gradient.
-
-    Args:
-        model: A detector.
-        size: Of the images, in pixels.
-        with_mask: Whether the images have masks too.
+    """One step on two random images of `size` pixels.
 
     Returns:
         The largest absolute gradient of each head that has a GHM loss.
@@ -142,16 +116,16 @@ def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) ->
     # BoxInst and YOLOX look them up.
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1))
     losses = {name: m for name, m in model.named_modules() if isinstance(m, (GHMC, GHMR))}
-    called = dict.fromkeys(losses, 0)
-    for name, loss in losses.items():
-        loss.register_forward_hook(lambda *_, name=name: called.update({name: called[name] + 1}))
+    called: set[nn.Module] = set()
+    for loss in losses.values():
+        loss.register_forward_pre_hook(lambda loss, _: called.add(loss))
     data = model.data_preprocessor(random_batch(model, size, with_mask), True)
     total, parts = model.parse_losses(model(**data, mode='loss'))
     if not torch.isfinite(total):
         raise ValueError(f'the loss is not finite: {parts}')
     total.backward()
     # YOLOX calls its L1 loss only in the last epochs.
-    silent = [name for name, calls in called.items() if not calls and 'loss_l1' not in name]
+    silent = [name for name, m in losses.items() if m not in called and 'loss_l1' not in name]
     if silent:
         raise ValueError(f'not called: {", ".join(silent)}')
     heads = {name.rpartition('.')[0] for name in losses}
@@ -159,10 +133,10 @@ def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) ->
 
 
 def _largest_gradient(name: str, head: nn.Module) -> float:
-    gradients: list[Tensor] = [p.grad for p in head.parameters() if p.grad is not None]
-    if not all(torch.isfinite(gradient).all() for gradient in gradients):
+    gradients = [p.grad.abs().max() for p in head.parameters() if p.grad is not None]
+    largest = torch.stack(gradients).max().item() if gradients else 0.0
+    if not math.isfinite(largest):
         raise ValueError(f'a gradient of {name} is not finite')
-    largest = max((gradient.abs().max().item() for gradient in gradients), default=0.0)
     if largest == 0:
         raise ValueError(f'{name} has no gradient')
     return largest

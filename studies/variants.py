@@ -28,12 +28,9 @@ def gradient_of_regions(counts: np.ndarray, beta: np.ndarray, number: float) -> 
 
 
 def variants_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> str:
-    """What each variant makes of the histograms of one iteration, as a Markdown table.
+    """What each variant makes of the histograms of a recorded iteration, as a Markdown table.
 
-    Args:
-        record: Of a training with one density per level, as `HarmonizingRecorder` writes it.
-        loss: 'cls' or 'reg'.
-        iteration: A recorded iteration.
+    The record is that of a `HarmonizingRecorder`, of a training with one density per level.
     """
     rows = record[f'{loss}_iteration'] == iteration
     if not rows.any():
@@ -44,18 +41,16 @@ def variants_table(record: dict[str, np.ndarray], loss: str, iteration: int) -> 
     batch = counts.sum(0)
     whole = [(batch, batch, max(batch.sum(), 1.0))]
     levels = list(zip(counts, counts, number, strict=True))
-    variants = [
-        ('per level', 'official, with the moving average', 'official',
-         list(zip(counts, average, number, strict=True))),
-        ('per level', 'official', 'official', levels),
-        ('per level', 'paper', 'paper', levels),
-        ('per level', 'floored', 'floored', levels),
-        ('whole batch', 'official', 'official', whole),
-        ('whole batch', 'paper', 'paper', whole),
-        ('whole batch', 'floored', 'floored', whole),
-    ]  # fmt: skip
+    averaged = list(zip(counts, average, number, strict=True))
     heads = ['density', 'formula', 'N', 'n', 'β of the region with most examples', 'largest β']
-    rows = [[density, what, *_cells(calls, formula)] for density, what, formula, calls in variants]
+    rows = [
+        ['per level', 'official, with the moving average', *_cells(averaged, 'official')],
+        *(
+            [density, formula, *_cells(calls, formula)]
+            for density, calls in (('per level', levels), ('whole batch', whole))
+            for formula in ('official', 'paper', 'floored')
+        ),
+    ]
     return markdown_table([*heads, 'gradient, summed'], rows)
 
 
@@ -75,12 +70,7 @@ def _cells(calls: list[tuple[np.ndarray, np.ndarray, float]], formula: str) -> l
 def draw_averages(
     records: dict[str, dict[str, np.ndarray]], regions: tuple[int, ...] = (0, 5, 14, 24)
 ) -> Figure:
-    """S of some unit regions of GHM-C over the training, a panel for each record.
-
-    Args:
-        records: From the title of a panel to a record of `HarmonizingRecorder`.
-        regions: Unit regions from 0 on; each has its colour.
-    """
+    """S of some unit regions of GHM-C over the training, a panel for each record by its title."""
     with rc_context(STYLE):
         figure = Figure(figsize=(9, 3.4), dpi=DPI, layout='constrained')
         axes = figure.subplots(1, len(records), sharey=True)

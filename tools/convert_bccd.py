@@ -5,13 +5,14 @@ Example:
     python tools/convert_bccd.py BCCD_Dataset/BCCD --out data/bccd
 """
 
-import argparse
 import json
 import sys
 import xml.etree.ElementTree as ET
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 CLASSES = ('RBC', 'WBC', 'Platelets')
+FOLDER = 'BCCD_Dataset/BCCD'
 SPLITS = ('train', 'val', 'trainval', 'test')
 
 
@@ -19,8 +20,7 @@ def convert_bccd(voc: str | Path, out: str | Path) -> dict[str, tuple[int, int]]
     """Write `train.json`, `val.json`, `trainval.json` and `test.json`, and a link to the images.
 
     Args:
-        voc: The folder `BCCD` of the public repository: `Annotations/`, `ImageSets/Main/` and
-            `JPEGImages/`.
+        voc: The folder `BCCD` of the public repository, with `Annotations/` and so on.
         out: Folder that receives the files, and `images`, a link to `JPEGImages/`.
 
     Returns:
@@ -34,11 +34,13 @@ def convert_bccd(voc: str | Path, out: str | Path) -> dict[str, tuple[int, int]]
     lists = {split: voc / f'ImageSets/Main/{split}.txt' for split in SPLITS}
     for path in (*lists.values(), voc / 'JPEGImages'):
         if not path.exists():
-            raise FileNotFoundError(
-                f'{path} is not there: voc must be the folder BCCD_Dataset/BCCD'
-            )
+            raise FileNotFoundError(f'{path} is not there: voc must be the folder {FOLDER}')
     out.mkdir(parents=True, exist_ok=True)
-    _link_images(voc / 'JPEGImages', out / 'images')
+    images, link = voc / 'JPEGImages', out / 'images'
+    if not link.exists():
+        link.symlink_to(images.resolve(), target_is_directory=True)
+    elif link.resolve() != images.resolve():
+        raise ValueError(f'{link} is there and is not a link to {images}: remove it')
     sizes = {}
     for split, path in lists.items():
         content = _coco(voc, path.read_text().split())
@@ -47,52 +49,31 @@ def convert_bccd(voc: str | Path, out: str | Path) -> dict[str, tuple[int, int]]
     return sizes
 
 
-def _link_images(images: Path, link: Path) -> None:
-    if not link.exists():
-        link.symlink_to(images.resolve(), target_is_directory=True)
-    elif link.resolve() != images.resolve():
-        raise ValueError(f'{link} is there and is not a link to {images}: remove it')
-
-
 def _coco(voc: Path, names: list[str]) -> dict[str, list]:
-    content = dict(
-        images=[],
-        annotations=[],
-        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
-    )
+    images, annotations = [], []
     for image_id, name in enumerate(names):
         root = ET.parse(voc / f'Annotations/{name}.xml').getroot()
-        width, height = (int(root.findtext(f'size/{side}')) for side in ('width', 'height'))
-        file_name = f'{name}.jpg'
-        content['images'].append(dict(id=image_id, file_name=file_name, width=width, height=height))
+        size = {side: int(root.findtext(f'size/{side}')) for side in ('width', 'height')}
+        images.append(dict(id=image_id, file_name=f'{name}.jpg', **size))
         for item in root.iter('object'):
-            x1, y1, x2, y2 = (
-                float(item.findtext(f'bndbox/{side}')) for side in ('xmin', 'ymin', 'xmax', 'ymax')
-            )
+            sides = ('xmin', 'ymin', 'xmax', 'ymax')
+            x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{side}')) for side in sides)
             if x2 <= x1 or y2 <= y1:
                 continue
-            annotation = dict(
-                id=len(content['annotations']) + 1,
-                image_id=image_id,
-                category_id=_category(item.findtext('name'), name),
-                bbox=[x1, y1, x2 - x1, y2 - y1],
-                area=(x2 - x1) * (y2 - y1),
-                iscrowd=0,
-            )
-            content['annotations'].append(annotation)
-    return content
-
-
-def _category(label: str, image: str) -> int:
-    if label not in CLASSES:
-        raise ValueError(f'{image} has an object of class {label!r}, not of {", ".join(CLASSES)}')
-    return CLASSES.index(label) + 1
+            label = item.findtext('name')
+            if label not in CLASSES:
+                raise ValueError(
+                    f'{name} has an object of class {label!r}, not of {", ".join(CLASSES)}'
+                )
+            box = dict(bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1), iscrowd=0)
+            ids = dict(id=len(annotations) + 1, image_id=image_id)
+            annotations.append(dict(**ids, category_id=CLASSES.index(label) + 1, **box))
+    categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)]
+    return dict(images=images, annotations=annotations, categories=categories)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('voc', help='the folder BCCD of the repository')
     parser.add_argument('--out', default='data/bccd', help='default: %(default)s')
     args = parser.parse_args()

@@ -10,8 +10,8 @@ Examples:
     python tools/harmonize.py configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
 """
 
-import argparse
 import sys
+from argparse import ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from ghm_mmdet.functional.harmonizing import FORMULAS
@@ -19,36 +19,21 @@ from ghm_mmdet.swap import harmonized_text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='path, or name as mmdet::retinanet/...')
-    parser.add_argument('--out', type=Path, help='where to write the config; default: print it')
-    parser.add_argument('--dry-run', action='store_true', help='print, write nothing')
-    both = argparse.BooleanOptionalAction
-    parser.add_argument('--cls', action=both, default=True, help='classification losses')
-    parser.add_argument('--reg', action=both, default=True, help='regression losses')
-    parser.add_argument(
-        '--head',
-        metavar='PATTERN',
-        help="only heads of this type or place, as RPNHead or 'roi_head.*'; default: all",
-    )
-    parser.add_argument('--bins', type=int, help='M; default: 30 for GHM-C, 10 for GHM-R')
-    parser.add_argument(
-        '--momentum', type=float, help='alpha; default: 0.75 for GHM-C, 0.7 for GHM-R'
-    )
-    parser.add_argument(
-        '--formula',
-        choices=FORMULAS,
-        default='official',
-        help='floored: for small data sets; default: %(default)s',
-    )
-    parser.add_argument(
-        '--batch-density', action='store_true', help='density over all FPN levels (RetinaHead)'
-    )
-    parser.add_argument(
-        '--warmup', type=int, metavar='ITERS', help='train with the losses replaced at first'
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add, yes_or_no = parser.add_argument, BooleanOptionalAction
+    add('config', help='path, or name as mmdet::retinanet/...')
+    add('--out', type=Path, help='where to write the config; default: print it')
+    add('--dry-run', action='store_true', help='print, write nothing')
+    add('--cls', action=yes_or_no, default=True, help='classification losses')
+    add('--reg', action=yes_or_no, default=True, help='regression losses')
+    heads = "only heads of this type or place, as RPNHead or 'roi_head.*'; default: all"
+    add('--head', metavar='PATTERN', help=heads)
+    add('--bins', type=int, help='M; default: 30 for GHM-C, 10 for GHM-R')
+    add('--momentum', type=float, help='alpha; default: 0.75 for GHM-C, 0.7 for GHM-R')
+    formula = 'floored: for small data sets; default: %(default)s'
+    add('--formula', choices=FORMULAS, default='official', help=formula)
+    add('--batch-density', action='store_true', help='density over all FPN levels (RetinaHead)')
+    add('--warmup', type=int, metavar='ITERS', help='train with the losses replaced at first')
     options = vars(parser.parse_args())
     config, out, dry_run = (options.pop(name) for name in ('config', 'out', 'dry_run'))
     try:

@@ -7,7 +7,7 @@ Example:
     python tools/plot_figures.py work_dirs/demo/record.npz --out work_dirs/demo/figures
 """
 
-import argparse
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from ghm_mmdet.visualization.figures import write_figures
 from ghm_mmdet.visualization.record import GradientDensityRecord
@@ -15,23 +15,17 @@ from ghm_mmdet.visualization.style import FORMATS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('record', help='the .npz')
-    parser.add_argument('--out', required=True, help='folder to write to')
-    parser.add_argument('--rows', type=int, default=1,
-                        help='sum so many rows, the last ones; default: %(default)s')  # fmt: skip
-    parser.add_argument('--bins-cls', type=int, default=30,
-                        help='M of GHM-C; default: %(default)s')  # fmt: skip
-    parser.add_argument('--bins-reg', type=int, default=10,
-                        help='M of GHM-R; default: %(default)s')  # fmt: skip
-    parser.add_argument('--format', choices=FORMATS, default='png', help='default: %(default)s')
-    args = parser.parse_args()
-    paths = write_figures(
-        GradientDensityRecord.load(args.record), args.out, args.format, rows=args.rows,
-        bins_cls=args.bins_cls, bins_reg=args.bins_reg,
-    )  # fmt: skip
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('record', help='the .npz')
+    add('--out', required=True, help='folder to write to')
+    add('--rows', type=int, default=1, help='sum the last so many rows; default: %(default)s')
+    add('--bins-cls', type=int, default=30, help='M of GHM-C; default: %(default)s')
+    add('--bins-reg', type=int, default=10, help='M of GHM-R; default: %(default)s')
+    add('--format', choices=FORMATS, default='png', help='default: %(default)s')
+    args = vars(parser.parse_args())
+    record, out, image_format = (args.pop(name) for name in ('record', 'out', 'format'))
+    paths = write_figures(GradientDensityRecord.load(record), out, image_format, **args)
     print('\n'.join(map(str, paths)))
 
 

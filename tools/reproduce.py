@@ -12,8 +12,8 @@ A rehearsal on a small data set in COCO's layout, on the CPU and without ImageNe
     python tools/reproduce.py report --table 5 --work-dir work_dirs/rehearsal
 """
 
-import argparse
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from ghm_mmdet.reproduce.experiment import Settings, run_missing
@@ -23,19 +23,14 @@ from ghm_mmdet.reproduce.tables import tables
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('action', choices=['plan', 'run', 'report'])
-    parser.add_argument('--table', type=int, nargs='+', help='1 to 7; default: all')
-    parser.add_argument('--work-dir', type=Path, default='work_dirs', help='default: %(default)s')
-    parser.add_argument(
-        '--data-root', help='folder in the layout of COCO, default: $COCO_ROOT or data/coco/'
-    )
-    parser.add_argument('--gpus', type=int, default=GPUS, help='0: the CPU; default: %(default)s')
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('action', choices=['plan', 'run', 'report'])
+    add('--table', type=int, nargs='+', help='1 to 7; default: all')
+    add('--work-dir', type=Path, default='work_dirs', help='default: %(default)s')
+    add('--data-root', help='folder in the layout of COCO, default: $COCO_ROOT or data/coco/')
+    add('--gpus', type=int, default=GPUS, help='0: the CPU; default: %(default)s')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
     args = parser.parse_args()
     try:
         chosen = tables(args.table)

@@ -1,7 +1,7 @@
 """COCO's metrics and, beside them, AP at single IoU thresholds (Table 6)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 from mmdet.evaluation.metrics import CocoMetric, coco_metric
@@ -35,7 +35,11 @@ class CocoIoUMetric(CocoMetric):
                 )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        with _kept_evaluations() as evaluations:
+        evaluations: list = []
+        # CocoMetric does not give them away.
+        makers = ('COCOeval', 'COCOevalMP')
+        keeping = {name: _keeping(getattr(coco_metric, name), evaluations) for name in makers}
+        with mock.patch.multiple(coco_metric, **keeping):
             metrics = super().compute_metrics(results)
         for evaluation in evaluations:
             if not evaluation.params.useCats:
@@ -55,23 +59,11 @@ def average_precision(evaluation: 'coco_metric.COCOeval', iou: float) -> float:
     return float(precision.mean()) if precision.size else -1.0
 
 
-@contextmanager
-def _kept_evaluations() -> Iterator[list]:
-    """Keep the COCOeval objects that `CocoMetric` makes, for it does not give them away."""
-    kept: list = []
-    originals = {name: getattr(coco_metric, name) for name in ('COCOeval', 'COCOevalMP')}
+def _keeping(make: Callable, kept: list) -> Callable:
+    """A function that makes the same and keeps it in a list."""
 
-    def keeping(make: Callable) -> Callable:
-        def make_and_keep(*args: object) -> object:
-            kept.append(make(*args))
-            return kept[-1]
+    def make_and_keep(*args: object) -> object:
+        kept.append(make(*args))
+        return kept[-1]
 
-        return make_and_keep
-
-    try:
-        for name, original in originals.items():
-            setattr(coco_metric, name, keeping(original))
-        yield kept
-    finally:
-        for name, original in originals.items():
-            setattr(coco_metric, name, original)
+    return make_and_keep

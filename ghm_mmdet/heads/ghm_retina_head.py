@@ -2,10 +2,9 @@
 
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.structures.bbox import get_box_tensor
-from torch import Tensor
 
 from ..registry import MODELS
-from .whole_batch import Examples, WholeBatchLosses
+from .whole_batch import Examples, Part, WholeBatchLosses
 
 
 @MODELS.register_module()
@@ -23,31 +22,15 @@ class GHMRetinaHead(WholeBatchLosses, RetinaHead):
     there is a single one.
     """
 
-    def examples_of_part(
-        self,
-        cls_score: Tensor,
-        bbox_pred: Tensor,
-        anchors: Tensor,
-        labels: Tensor,
-        label_weights: Tensor,
-        bbox_targets: Tensor,
-        bbox_weights: Tensor,
-    ) -> tuple[Examples, Examples]:
-        """What the losses are called with for one FPN level.
-
-        Args:
-            cls_score: Shape (B, A·C, H, W).
-            bbox_pred: Shape (B, A·4, H, W).
-            anchors: Shape (B, H·W·A, 4).
-            labels, label_weights: Shape (B, H·W·A).
-            bbox_targets, bbox_weights: Shape (B, H·W·A, 4).
-        """
-        cls_score = cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
-        bbox_pred = bbox_pred.permute(0, 2, 3, 1).reshape(-1, self.bbox_coder.encode_size)
+    def examples_of_part(self, part: Part) -> tuple[Examples, Examples]:
+        cls_score = part.cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
+        bbox_pred = part.bbox_pred.permute(0, 2, 3, 1).reshape(-1, self.bbox_coder.encode_size)
         if self.reg_decoded_bbox:
-            anchors = anchors.reshape(-1, anchors.size(-1))
+            anchors = part.anchors.flatten(0, 1)
             bbox_pred = get_box_tensor(self.bbox_coder.decode(anchors, bbox_pred))
-        bbox_targets = bbox_targets.reshape(-1, bbox_targets.size(-1))
-        bbox_weights = bbox_weights.reshape(-1, bbox_weights.size(-1))
-        cls_examples = (cls_score, labels.reshape(-1), label_weights.reshape(-1))
-        return cls_examples, (bbox_pred, bbox_targets, bbox_weights)
+        bbox_examples = (
+            bbox_pred,
+            part.bbox_targets.flatten(0, 1),
+            part.bbox_weights.flatten(0, 1),
+        )
+        return (cls_score, part.labels.flatten(), part.label_weights.flatten()), bbox_examples

@@ -1,11 +1,10 @@
 """SSD's head, with losses from the config."""
 
 from mmdet.models.dense_heads import SSDHead
-from torch import Tensor
 
 from ..registry import MODELS
 from ..released import GHM_C, GHM_R
-from .whole_batch import Examples, WholeBatchLosses
+from .whole_batch import Examples, Part, WholeBatchLosses
 
 SOFTMAX_GHM_C = {**GHM_C, 'use_sigmoid': False}
 
@@ -50,23 +49,9 @@ class GHMSSDHead(WholeBatchLosses, SSDHead):
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
 
-    def examples_of_part(
-        self,
-        cls_score: Tensor,
-        bbox_pred: Tensor,
-        anchors: Tensor,
-        labels: Tensor,
-        label_weights: Tensor,
-        bbox_targets: Tensor,
-        bbox_weights: Tensor,
-    ) -> tuple[Examples, Examples]:
-        """What the losses are called with for one image.
-
-        Args:
-            cls_score: Shape (A, C + 1).
-            bbox_pred, anchors, bbox_targets, bbox_weights: Shape (A, 4).
-            labels, label_weights: Shape (A,).
-        """
+    def examples_of_part(self, part: Part) -> tuple[Examples, Examples]:
+        bbox_pred = part.bbox_pred
         if self.reg_decoded_bbox:
-            bbox_pred = self.bbox_coder.decode(anchors, bbox_pred)
-        return (cls_score, labels, label_weights), (bbox_pred, bbox_targets, bbox_weights)
+            bbox_pred = self.bbox_coder.decode(part.anchors, bbox_pred)
+        cls_examples = (part.cls_score, part.labels, part.label_weights)
+        return cls_examples, (bbox_pred, part.bbox_targets, part.bbox_weights)

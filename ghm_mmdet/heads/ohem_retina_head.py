@@ -4,7 +4,7 @@ from mmdet.models.dense_heads import RetinaHead
 from torch import Tensor
 
 from ..registry import MODELS
-from .whole_batch import Examples, WholeBatchLosses
+from .whole_batch import Examples, Part, WholeBatchLosses
 
 
 @MODELS.register_module()
@@ -27,20 +27,11 @@ class OHEMRetinaHead(WholeBatchLosses, RetinaHead):
                 'reg_decoded_bbox must be False, got True: OHEMRetinaHead regresses encoded offsets'
             )
 
-    def examples_of_part(
-        self,
-        cls_score: Tensor,
-        bbox_pred: Tensor,
-        anchors: Tensor,
-        labels: Tensor,
-        label_weights: Tensor,
-        bbox_targets: Tensor,
-        bbox_weights: Tensor,
-    ) -> tuple[Examples, Examples]:
-        """What the losses are called with for one FPN level; shapes as in `GHMRetinaHead`."""
-        cls_score = _by_image(cls_score, self.cls_out_channels)
-        bbox_pred = _by_image(bbox_pred, self.bbox_coder.encode_size)
-        return (cls_score, labels, label_weights), (bbox_pred, bbox_targets, bbox_weights)
+    def examples_of_part(self, part: Part) -> tuple[Examples, Examples]:
+        cls_score = _by_image(part.cls_score, self.cls_out_channels)
+        bbox_pred = _by_image(part.bbox_pred, self.bbox_coder.encode_size)
+        cls_examples = (cls_score, part.labels, part.label_weights)
+        return cls_examples, (bbox_pred, part.bbox_targets, part.bbox_weights)
 
 
 def _by_image(level: Tensor, width: int) -> Tensor:

@@ -1,6 +1,7 @@
 """One call of each loss for the whole mini-batch, in the place of one per FPN level or image."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from mmdet.models.dense_heads import AnchorHead
@@ -10,16 +11,33 @@ from torch import Tensor
 Examples = tuple[Tensor, Tensor, Tensor]
 
 
+class Part(NamedTuple):
+    """The B images of one of RetinaNet's FPN levels, A anchors each; or one image of SSD.
+
+    Attributes:
+        cls_score: Shape (B, A·C, H, W); (A, C + 1) in SSD.
+        bbox_pred: Shape (B, A·4, H, W); (A, 4).
+        anchors, bbox_targets, bbox_weights: Shape (B, H·W·A, 4); (A, 4).
+        labels, label_weights: Shape (B, H·W·A); (A,).
+    """
+
+    cls_score: Tensor
+    bbox_pred: Tensor
+    anchors: Tensor
+    labels: Tensor
+    label_weights: Tensor
+    bbox_targets: Tensor
+    bbox_weights: Tensor
+
+
 class WholeBatchLosses(AnchorHead):
     """Mixin for an anchor head that calls `loss_cls` and `loss_bbox` part by part.
 
-    The head behind it cuts the mini-batch into parts, FPN levels or images, and calls its
-    losses for each of them. Here it collects what the losses are to be called with, and each is
-    called once.
+    Here it collects what the losses are to be called with, and each is called once.
     """
 
-    #: What `loss_cls` and `loss_bbox` are to be called with for the tensors of one part.
-    examples_of_part: Callable[..., tuple[Examples, Examples]]
+    #: What `loss_cls` and `loss_bbox` are to be called with for one part.
+    examples_of_part: Callable[[Part], tuple[Examples, Examples]]
     #: The dimension of the examples along which the parts are joined.
     joined_dim = 0
 
@@ -36,7 +54,7 @@ class WholeBatchLosses(AnchorHead):
             losses[name] = getattr(self, name)(*joined, avg_factor=avg_factor[0])
         return losses
 
-    def loss_by_feat_single(self, *part: Tensor, avg_factor: int) -> tuple[tuple, tuple]:
+    def loss_by_feat_single(self, *tensors: Tensor, avg_factor: int) -> tuple[tuple, tuple]:
         # MMDetection's head calls it by this name for each part, and lists what it returns.
-        cls_examples, bbox_examples = self.examples_of_part(*part)
+        cls_examples, bbox_examples = self.examples_of_part(Part(*tensors))
         return (*cls_examples, avg_factor), (*bbox_examples, avg_factor)

@@ -132,12 +132,11 @@ def easy_and_hard(counts: np.ndarray, gradient: np.ndarray) -> dict[str, float]:
     """The shares of easy and of very hard examples, of their number and of their gradient.
 
     Args:
-        counts: Number of examples of each bin, shape (B,).
-        gradient: Sum of their gradient norms, shape (B,).
+        counts, gradient: Number of examples of each bin, and sum of their gradient norms; shape
+            (B,). A bin belongs where its centre is.
 
     Returns:
-        'easy' and 'hard', the shares of the number, 'gradient_easy' and 'gradient_hard', those
-        of the gradient; empty where there are no examples. A bin belongs where its centre is.
+        'easy', 'hard', 'gradient_easy' and 'gradient_hard'; empty where there are no examples.
     """
     center = (np.arange(len(counts)) + 0.5) / len(counts)
     return {

@@ -55,11 +55,8 @@ class GHMWarmupHook(Hook):
         self._warming_up: list[nn.Module] = []
 
     def before_train(self, runner: Runner) -> None:
-        losses = {
-            name: loss
-            for name, loss in runner.model.named_modules()
-            if isinstance(loss, (GHMC, GHMR))
-        }
+        modules = runner.model.named_modules()
+        losses = {name: loss for name, loss in modules if isinstance(loss, (GHMC, GHMR))}
         if not losses:
             raise ValueError('GHMWarmupHook: the model has no ghm_mmdet.GHMC or ghm_mmdet.GHMR')
         for suffix in self.losses:
@@ -71,8 +68,7 @@ class GHMWarmupHook(Hook):
         if runner.iter >= self.iters:
             return
         for name, loss in losses.items():
-            config = dict(self._warmup_config(name, loss))
-            warmup_loss = MODELS.build(config).to(loss.edges.device)
+            warmup_loss = MODELS.build(self._warmup_config(name, loss)).to(loss.edges.device)
             use_sigmoid = getattr(loss, 'use_sigmoid', None)
             if getattr(warmup_loss, 'use_sigmoid', use_sigmoid) != use_sigmoid:
                 raise ValueError(
@@ -99,7 +95,10 @@ class GHMWarmupHook(Hook):
             return self.losses[max(suffixes, key=len)]
         if isinstance(loss, GHMR):
             return self.loss_bbox
-        return self.loss_cls if loss.use_sigmoid else _cross_entropy_of(loss)
+        if loss.use_sigmoid:
+            return self.loss_cls
+        kept = {key: getattr(loss, key) for key in ('class_weight', 'ignore_index', 'loss_weight')}
+        return dict(type='mmdet.CrossEntropyLoss', **kept)
 
     def _switch_to_ghm(self) -> None:
         for loss in self._warming_up:
@@ -110,15 +109,6 @@ class GHMWarmupHook(Hook):
 def _ends_with(name: str, suffix: str) -> bool:
     """Whether a module's name ends with whole parts of it: 'a.b.c' with 'b.c'."""
     return f'.{name}'.endswith(f'.{suffix}')
-
-
-def _cross_entropy_of(loss: GHMC) -> dict:
-    return dict(
-        type='mmdet.CrossEntropyLoss',
-        class_weight=loss.class_weight,
-        ignore_index=loss.ignore_index,
-        loss_weight=loss.loss_weight,
-    )
 
 
 def _answer_with(warmup_loss: nn.Module, loss: GHMC | GHMR) -> None:
@@ -138,11 +128,7 @@ def _answer_with(warmup_loss: nn.Module, loss: GHMC | GHMR) -> None:
         with torch.no_grad():
             count(pred, target, weight)
         return warmup_loss(
-            pred,
-            target,
-            weight,
-            avg_factor=avg_factor,
-            reduction_override=reduction_override,
+            pred, target, weight, avg_factor=avg_factor, reduction_override=reduction_override
         )
 
     loss.forward = forward

@@ -2,7 +2,7 @@
 
 import re
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -32,23 +32,22 @@ def load_config(
         options: `key=value`, read as MMDetection's `--cfg-options`.
     """
     template = Config.fromfile(path, use_environment_variables=False).to_dict()
-    content = _mapped(
-        template, lambda text: VARIABLE.sub(lambda m: environment.get(m[1], m[2]), text)
-    )
-    config = Config(content, filename=str(path))
+    config = Config(_filled_in(template, environment), filename=str(path))
     parsed = Namespace()
     DictAction(['--cfg-options'], 'options')(None, parsed, options)
     config.merge_from_dict(parsed.options)
     return config
 
 
-def _mapped(value: object, change: Callable[[str], str]) -> object:
-    """The value with each string in it changed."""
+def _filled_in(value: object, environment: Mapping[str, str]) -> object:
+    """The value with the variables in each of its strings replaced."""
     if isinstance(value, dict):
-        return {key: _mapped(inner, change) for key, inner in value.items()}
+        return {key: _filled_in(inner, environment) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(inner, change) for inner in value)
-    return change(value) if isinstance(value, str) else value
+        return type(value)(_filled_in(inner, environment) for inner in value)
+    if isinstance(value, str):
+        return VARIABLE.sub(lambda found: environment.get(found[1], found[2]), value)
+    return value
 
 
 def differences(recorded: Config, other: Config) -> list[tuple[str, object, object]]:
@@ -62,13 +61,11 @@ def differences(recorded: Config, other: Config) -> list[tuple[str, object, obje
 
 
 def _settings(value: object, prefix: str = '') -> Iterator[tuple[str, object]]:
-    items = (
-        value.items() if isinstance(value, dict)
-        else enumerate(value) if isinstance(value, (list, tuple))
-        else None
-    )  # fmt: skip
-    if not items:
+    """Every value that is not a collection, or an empty one, with its dotted key."""
+    if isinstance(value, (list, tuple)) and value:
+        value = dict(enumerate(value))
+    if not (isinstance(value, dict) and value):
         yield prefix, value
         return
-    for key, inner in items:
+    for key, inner in value.items():
         yield from _settings(inner, f'{prefix}.{key}' if prefix else str(key))

@@ -18,23 +18,14 @@ from .runs import last_metrics, mim_command, shell_line
 
 @dataclass(frozen=True)
 class Settings:
-    """What the experiments of a study share.
+    """What the experiments of a study share."""
 
-    Attributes:
-        work_dir: Folder that receives a folder of each experiment.
-        data_root: Folder of the data. None: what the configs say.
-        gpus: Number of GPUs, 0 for the CPU.
-        cfg_options: `key=value` for every experiment, as MMDetection's `--cfg-options`.
-        root_variable: The environment variable by which the configs take `data_root`.
-        results: File that keeps the results, one JSON line each. None: the work folders alone.
-    """
-
-    work_dir: Path = Path('work_dirs')
-    data_root: str | None = None
-    gpus: int = 0
-    cfg_options: tuple[str, ...] = ()
-    root_variable: str = 'COCO_ROOT'
-    results: Path | None = None
+    work_dir: Path = Path('work_dirs')  # receives a folder of each experiment
+    data_root: str | None = None  # folder of the data; None: what the configs say
+    gpus: int = 0  # 0: the CPU
+    cfg_options: tuple[str, ...] = ()  # `key=value`, as MMDetection's `--cfg-options`
+    root_variable: str = 'COCO_ROOT'  # the configs take `data_root` by it from the environment
+    results: Path | None = None  # file that keeps the results, one JSON line each
 
     def __post_init__(self) -> None:
         if self.gpus < 0:
@@ -56,15 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment gave: a line of `Settings.results`.
-
-    Attributes:
-        run: Name of the experiment's folder.
-        config: Name of its config.
-        seed: Its seed, None for the config's.
-        options: Its `--cfg-options`.
-        metrics: As `last_metrics`.
-    """
+    """What an `Experiment` gave, by `last_metrics`: a line of `Settings.results`."""
 
     run: str
     config: str
@@ -84,23 +67,16 @@ def read_results(path: Path | None) -> list[Result]:
 class Experiment:
     """One training of a config, and where its result lies.
 
-    A study whose training is another command overrides `commands`.
-
-    Attributes:
-        name: What the study calls it; with the seed it names the folder.
-        config: Path of the config.
-        settings: What it shares with others.
-        options: `key=value` of its own.
-        seed: Of MMEngine's `randomness`. None: the config's.
-        starts_from: The experiment whose weights it starts from, if any.
+    With the seed the name is that of its folder. A study whose training is another command
+    overrides `commands`.
     """
 
     name: str
     config: Path
     settings: Settings
-    options: tuple[str, ...] = ()
-    seed: int | None = None
-    starts_from: 'Experiment | None' = None
+    options: tuple[str, ...] = ()  # `key=value` of its own
+    seed: int | None = None  # of MMEngine's `randomness`; None: the config's
+    starts_from: 'Experiment | None' = None  # the one whose weights it starts from
 
     @property
     def run(self) -> str:
@@ -126,20 +102,15 @@ class Experiment:
         return load_config(self.config, environment, self.cfg_options)
 
     def command(
-        self,
-        verb: str,
-        *args: str,
-        config: Path | None = None,
-        options: tuple[str, ...] | None = None,
+        self, verb: str, *args: str, config: Path | None = None, options: tuple | None = None
     ) -> list[str]:
         """A command line of MIM; without `config` and `options`, with those of the training."""
         gpus = self.settings.gpus
-        launcher = ('--launcher', 'pytorch') if gpus > 1 else ()
-        options = self.cfg_options if options is None else options
-        cfg_options = ('--cfg-options', *options) if options else ()
-        return mim_command(
-            verb, config or self.config, *launcher, *args, *cfg_options, gpus=gpus
-        )  # fmt: skip
+        if gpus > 1:
+            args = ('--launcher', 'pytorch', *args)
+        if options := self.cfg_options if options is None else options:
+            args = (*args, '--cfg-options', *options)
+        return mim_command(verb, config or self.config, *args, gpus=gpus)
 
     def train_command(self) -> list[str]:
         """It goes on from the last checkpoint in the folder, where there is one."""
@@ -160,9 +131,9 @@ class Experiment:
         return self.measured() if kept is None else kept.metrics
 
     def kept(self) -> Result | None:
-        """The line of the file of results."""
-        found = [row for row in read_results(self.settings.results) if row.run == self.run]
-        return found[-1] if found else None
+        """The last line of the file of results."""
+        rows = {row.run: row for row in read_results(self.settings.results)}
+        return rows.get(self.run)
 
     def measured(self) -> dict[str, float] | None:
         """The metrics in the folder."""
@@ -179,27 +150,20 @@ class Experiment:
             file.write(json.dumps(asdict(row)) + '\n')
 
     def check(self) -> None:
-        """Whether what is there under this name was made with these settings.
-
-        Raises:
-            ValueError: It was made with others.
-        """
+        """Raise ValueError if what is there under this name was made with other settings."""
         kept, recorded = self.kept(), self.folder / self.config.name
         if kept is not None:
-            ours = (self.config.name, list(self.cfg_options))
-            if (kept.config, kept.options) != ours:
+            if (kept.config, kept.options) != (self.config.name, list(self.cfg_options)):
                 raise ValueError(
                     f'{self.settings.results} holds {self.run} with other settings: '
                     f'{kept.config} {" ".join(kept.options)}'
                 )
-        elif recorded.exists():
-            different = differences(Config.fromfile(recorded), self.wanted)
-            if different:
-                shown = ', '.join(f'{k}: {was!r}, now {now!r}' for k, was, now in different[:5])
-                raise ValueError(
-                    f'{self.folder} holds a run with other settings ({shown}): '
-                    'choose another --work-dir, or remove it'
-                )
+        elif recorded.exists() and (found := differences(Config.fromfile(recorded), self.wanted)):
+            shown = ', '.join(f'{k}: {was!r}, now {now!r}' for k, was, now in found[:5])
+            raise ValueError(
+                f'{self.folder} holds a run with other settings ({shown}): '
+                'choose another --work-dir, or remove it'
+            )
 
 
 def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
@@ -247,9 +211,12 @@ def _complete(experiment: Experiment, threads: str, first: Future | None) -> str
             raise ValueError('no result: the detector found nothing at all')
         experiment.keep(metrics)
     except Exception as error:
-        failure = f'{experiment.run}: {_reason(error, experiment.log)}'
-        _say(f'FAILED {failure}')
-        return failure
+        reason = str(error) or type(error).__name__
+        if isinstance(error, subprocess.CalledProcessError):
+            ended = f'ended with exit status {error.returncode}'
+            reason = f'{_words(error.cmd)} {ended}, see {experiment.log}'
+        _say(f'FAILED {experiment.run}: {reason}')
+        return f'{experiment.run}: {reason}'
     there = '' if ran else ', its result is there'
     _say(f'{experiment.run}: AP {metrics["bbox_mAP"]:.3f}{there}')
     return None
@@ -270,12 +237,6 @@ def _execute(experiment: Experiment, command: list[str], threads: str) -> None:
 def _say(line: str) -> None:
     # In one piece: threads print, too.
     print(f'{line}\n', end='', flush=True)
-
-
-def _reason(error: Exception, log: Path) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        return f'{_words(error.cmd)} ended with exit status {error.returncode}, see {log}'
-    return str(error) or type(error).__name__
 
 
 def _words(command: list[str]) -> str:

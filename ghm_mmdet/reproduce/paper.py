@@ -33,9 +33,8 @@ class PaperRun(Experiment):
     def checkpoint(self) -> Path:
         """Where the training ends."""
         loop = self.wanted.train_cfg
-        by_epoch = 'max_epochs' in loop
-        name = f'epoch_{loop.max_epochs}.pth' if by_epoch else f'iter_{loop.max_iters}.pth'
-        return self.folder / name
+        end = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
+        return self.folder / f'{end}.pth'
 
     def is_trained(self) -> bool:
         """Whether the training reached its end and wrote the last checkpoint whole."""
@@ -47,8 +46,8 @@ class PaperRun(Experiment):
         return self.folder / 'test' / self.checkpoint.stem
 
     def test_command(self, checkpoint: Path) -> list[str]:
-        work_dir = ('--work-dir', str(self.test_folder))
-        return self.command('test', '--checkpoint', str(checkpoint), *work_dir)
+        where = str(self.test_folder)
+        return self.command('test', '--checkpoint', str(checkpoint), '--work-dir', where)
 
     @property
     def detections(self) -> Path:
@@ -83,12 +82,7 @@ class PaperRun(Experiment):
         return last_metrics(self.test_folder)
 
     def check(self) -> None:
-        """Whether the annotations are where the config says, and the folder is of this run.
-
-        Raises:
-            FileNotFoundError: They are not.
-            ValueError: It was made with other settings.
-        """
+        """Raise FileNotFoundError, too, if the annotations are not where the config says."""
         for annotations in annotation_files(self.wanted):
             if not annotations.exists():
                 raise FileNotFoundError(

@@ -1,5 +1,6 @@
 """The paper's tables beside what was measured, from the runs in a work folder."""
 
+import json
 import mmap
 import re
 import statistics
@@ -38,9 +39,8 @@ def report(tables: Iterable[Table], work_dir: str | Path) -> str:
 class MeasuredRun:
     """What the folder of a run holds.
 
-    Attributes:
-        config: Its recorded config; None if nothing was evaluated.
-        metrics: Those of its newest checkpoint on val2017; None if nothing was evaluated.
+    `config` is the recorded one, `metrics` are those of its newest checkpoint on val2017; both
+    are None if nothing was evaluated.
     """
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -49,8 +49,7 @@ class MeasuredRun:
         self.config: Config | None = None
         self.metrics: dict[str, float] | None = None
         for folder in sorted(self.run.folder.glob('test/*'), key=_iterations):
-            metrics = last_metrics(folder)
-            if metrics is not None:
+            if metrics := last_metrics(folder):
                 self.metrics = metrics
                 self.config = Config.fromfile(folder / f'{name}.py')
 
@@ -59,13 +58,10 @@ class MeasuredRun:
         if column == SECONDS:
             return self.seconds() if self.gpu() else None
         if on_test_dev:
-            return self.test_dev_scores().get(column)
+            path = self.run.folder / TEST_DEV_SCORES
+            return json.loads(path.read_text()).get(column) if path.exists() else None
         value = None if self.metrics is None else self.metrics.get(METRICS[column])
         return None if value is None else 100 * value
-
-    def test_dev_scores(self) -> dict[str, float]:
-        path = self.run.folder / TEST_DEV_SCORES
-        return Config.fromfile(path).to_dict() if path.exists() else {}
 
     def seconds(self) -> float | None:
         """Mean time of a training iteration."""
@@ -89,21 +85,23 @@ def _heading(tested: list[MeasuredRun]) -> str:
     lines = ["# The paper's tables: paper, measured, difference"]
     if not tested:
         return '\n\n'.join([*lines, 'Nothing was measured.'])
-    for data, names in _grouped((_data(run.config), run.name) for run in tested).items():
-        lines.append(data if len(names) == len(tested) else f'{data} ({", ".join(names)})')
-    others = _grouped((setting, run.name) for run in tested for setting in _other_settings(run))
+    lines += _with_names(((_data(run.config), run.name) for run in tested), len(tested))
+    others = [(f'- {setting}', run.name) for run in tested for setting in _other_settings(run)]
     if others:
         lines.append('**Settings that are not those of the configs**:')
-        of = {s: '' if len(n) == len(tested) else f' ({", ".join(n)})' for s, n in others.items()}
-        lines.append('\n'.join(f'- {setting}{names}' for setting, names in of.items()))
+        lines.append('\n'.join(_with_names(others, len(tested))))
     return '\n\n'.join(lines)
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for key, name in pairs:
-        groups.setdefault(key, []).append(name)
-    return groups
+def _with_names(pairs: Iterable[tuple[str, str]], number_of_runs: int) -> list[str]:
+    """Each line once, with the runs that it is true of, if they are not all."""
+    names: dict[str, list[str]] = {}
+    for line, name in pairs:
+        names.setdefault(line, []).append(name)
+    return [
+        line if len(of) == number_of_runs else f'{line} ({", ".join(of)})'
+        for line, of in names.items()
+    ]
 
 
 def _data(config: Config) -> str:
@@ -154,11 +152,8 @@ def _row(row: Row, table: Table, run: MeasuredRun) -> list[str | None]:
         digits = 3 if column == SECONDS else 1
         measured = run.measured(column, table.on_test_dev)
         difference = None if paper is None or measured is None else measured - paper
-        cells += [
-            None if paper is None else f'{paper:.{digits}f}',
-            None if measured is None else f'{measured:.{digits}f}',
-            None if difference is None else f'{difference:+.{digits}f}',
-        ]
+        for value, sign in ((paper, ''), (measured, ''), (difference, '+')):
+            cells.append(None if value is None else f'{value:{sign}.{digits}f}')
     return cells
 
 

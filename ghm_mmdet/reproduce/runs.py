@@ -37,16 +37,10 @@ def shell_line(command: list[str], environment: dict[str, str]) -> str:
 
 
 def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float] | None:
-    """The newest evaluation in a work folder: name without the prefix to value.
-
-    Returns:
-        None if nothing was evaluated there.
-    """
+    """The newest evaluation in a work folder: name without the prefix to value; None if none."""
     newest = None
-    for log in sorted(Path(work_dir).glob('*/vis_data/*.json')) + sorted(
-        Path(work_dir).glob('*/*.json')
-    ):
-        for record in _records(log):
+    for pattern in ('*/vis_data/*.json', '*/*.json'):
+        for record in (x for log in sorted(Path(work_dir).glob(pattern)) for x in _records(log)):
             found = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
             newest = found or newest
     return newest
@@ -54,10 +48,8 @@ def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float
 
 def training_curve(work_dir: str | Path) -> list[dict[str, float]]:
     """The records of training (with 'loss') of the newest run in a work folder, in order."""
-    logs = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
-    for log in reversed(logs):
-        records = [record for record in _records(log) if 'loss' in record]
-        if records:
+    for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json'), reverse=True):
+        if records := [record for record in _records(log) if 'loss' in record]:
             return records
     return []
 

@@ -6,37 +6,20 @@ Table 3's rows of other detectors are left out: no config here is theirs.
 from dataclasses import dataclass
 
 #: Column of a table to the name of MMDetection's metric, which is a fraction.
-METRICS = {
-    'AP': 'bbox_mAP',
-    'AP50': 'bbox_mAP_50',
-    'AP60': 'bbox_mAP_60',
-    'AP70': 'bbox_mAP_70',
-    'AP75': 'bbox_mAP_75',
-    'AP80': 'bbox_mAP_80',
-    'AP90': 'bbox_mAP_90',
-    'APs': 'bbox_mAP_s',
-    'APm': 'bbox_mAP_m',
-    'APl': 'bbox_mAP_l',
-}
+METRICS = {'AP': 'bbox_mAP'}
+METRICS |= {f'AP{percent}': f'bbox_mAP_{percent}' for percent in (50, 60, 70, 75, 80, 90)}
+METRICS |= {f'AP{size}': f'bbox_mAP_{size}' for size in 'sml'}
 #: The column of Table 2 that is a time; the paper's is from GTX 1080 Ti.
 SECONDS = 's/iteration'
-
-COCO_COLUMNS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
-IOU_COLUMNS = ('AP', 'AP50', 'AP60', 'AP70', 'AP80', 'AP90')
+COCO_COLUMNS = 'AP AP50 AP75 APs APm APl'
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
-
-    Attributes:
-        method: What the paper calls it.
-        run: Name of the config in `configs/ghm/`, without `.py`.
-        paper: The paper's numbers, AP in percent, one for each column; None where it has none.
-    """
+    """A row of a table: a number for each column, AP in percent; None where the paper has none."""
 
     method: str
-    run: str
+    run: str  # name of the config in `configs/ghm/`, without `.py`
     paper: tuple[float | None, ...]
 
 
@@ -51,110 +34,60 @@ class Table:
     on_test_dev: bool = False
 
 
-def _coco(model: str) -> str:
-    return f'{model}_8xb2-14e_coco'
+def _table(number: int, title: str, columns: str, rows: str, on_test_dev: bool = False) -> Table:
+    """A table from lines `method | model | a number for each column, or - for none`."""
+    lines = [[cell.strip() for cell in line.split('|')] for line in rows.strip().splitlines()]
+    made = (
+        Row(
+            method,
+            f'{model}_8xb2-14e_coco',
+            tuple(None if number == '-' else float(number) for number in numbers.split()),
+        )
+        for method, model, numbers in lines
+    )
+    return Table(number, title, tuple(columns.split()), tuple(made), on_test_dev)
 
-
-CE = _coco('retinanet_r50_fpn_ce')
-GHM_C = _coco('retinanet_r50_fpn_ghmc')
-GHM_C_ASL1 = _coco('retinanet_r50_fpn_ghmc-asl1')
-GHM_C_GHM_R = _coco('retinanet_r50_fpn_ghmc-ghmr')
 
 TABLES = (
-    Table(
-        1,
-        'number of unit regions of GHM-C, without moving average',
-        COCO_COLUMNS,
-        tuple(
-            Row(f'M = {m}', _coco(f'retinanet_r50_fpn_ghmc-m{m:02}-noema'), paper)
-            for m, paper in (
-                (5, (33.4, 51.7, 35.6, 18.6, 36.8, 45.7)),
-                (10, (34.6, 53.9, 36.5, 19.5, 37.1, 46.1)),
-                (20, (35.2, 54.4, 36.9, 19.4, 38.4, 46.3)),
-                (30, (35.8, 55.5, 38.1, 19.6, 39.6, 46.7)),
-                (40, (35.4, 54.8, 36.3, 19.5, 38.5, 46.3)),
-            )
-        ),
-    ),
-    Table(
-        2,
-        'exact density, unit regions, and their time',
-        ('AP', SECONDS),
-        (
-            Row('standard CE', CE, (28.6, 0.566)),
-            Row('GHM-C Standard', _coco('retinanet_r50_fpn_ghmc-exact'), (35.9, 13.675)),
-            Row('GHM-C RU', GHM_C, (35.8, 0.824)),
-        ),
-    ),
-    Table(
-        3,
-        'main results',
-        COCO_COLUMNS,
-        (
-            Row(
-                'Focal Loss, ResNet-101',
-                _coco('retinanet_r101_fpn_fl'),
-                (39.1, 59.1, 42.3, 21.8, 42.7, 50.2),
-            ),
-            Row(
-                'Focal Loss, ResNeXt-101',
-                _coco('retinanet_x101-32x8d_fpn_fl'),
-                (40.8, 61.1, 44.1, 24.1, 44.2, 51.2),
-            ),
-            Row(
-                'GHM-C + GHM-R, ResNet-101',
-                _coco('retinanet_r101_fpn_ghmc-ghmr'),
-                (39.9, 60.8, 42.5, 20.3, 43.6, 54.1),
-            ),
-            Row(
-                'GHM-C + GHM-R, ResNeXt-101',
-                _coco('retinanet_x101-32x8d_fpn_ghmc-ghmr'),
-                (41.6, 62.8, 44.2, 22.3, 45.1, 55.3),
-            ),
-        ),
-        on_test_dev=True,
-    ),
-    Table(
-        4,
-        'losses for classification',
-        COCO_COLUMNS,
-        (
-            Row('CE', CE, (28.6, 43.3, 30.7, 11.4, 30.7, 40.7)),
-            Row('OHEM', _coco('retinanet_r101_fpn_ohem'), (31.1, 47.2, 33.2, None, None, None)),
-            Row('FL', _coco('retinanet_r50_fpn_fl'), (35.6, 55.6, 38.2, 19.1, 39.2, 46.3)),
-            Row('GHM-C', GHM_C, (35.8, 55.5, 38.1, 19.6, 39.6, 46.7)),
-        ),
-    ),
-    Table(
-        5,
-        'losses for regression',
-        COCO_COLUMNS,
-        (
-            Row('SL1', GHM_C, (35.8, 55.5, 38.1, 19.6, 39.6, 46.7)),
-            Row('ASL1', GHM_C_ASL1, (35.7, 55.0, 38.1, 19.7, 39.7, 45.9)),
-            Row('GHM-R', GHM_C_GHM_R, (36.4, 54.6, 38.7, 20.5, 40.6, 47.8)),
-        ),
-    ),
-    Table(
-        6,
-        'AP at IoU thresholds',
-        IOU_COLUMNS,
-        (
-            Row('SL1', GHM_C, (35.8, 55.5, 51.2, 43.4, 31.4, 11.9)),
-            Row('ASL1', GHM_C_ASL1, (35.7, 55.0, 51.1, 43.5, 31.5, 12.1)),
-            Row('GHM-R', GHM_C_GHM_R, (36.4, 54.6, 51.4, 44.0, 32.2, 13.1)),
-        ),
-    ),
-    Table(
-        7,
-        'Faster R-CNN',
-        COCO_COLUMNS,
-        (
-            Row('SL1', _coco('faster-rcnn_r50_fpn_sl1'), (36.4, 58.7, 38.8, 21.1, 39.6, 47.0)),
-            Row('GHM-R', _coco('faster-rcnn_r50_fpn_ghmr'), (37.4, 58.9, 39.9, 21.8, 40.8, 48.8)),
-        ),
-    ),
-)
+    _table(1, 'number of unit regions of GHM-C, without moving average', COCO_COLUMNS, """
+    M = 5  | retinanet_r50_fpn_ghmc-m05-noema | 33.4 51.7 35.6 18.6 36.8 45.7
+    M = 10 | retinanet_r50_fpn_ghmc-m10-noema | 34.6 53.9 36.5 19.5 37.1 46.1
+    M = 20 | retinanet_r50_fpn_ghmc-m20-noema | 35.2 54.4 36.9 19.4 38.4 46.3
+    M = 30 | retinanet_r50_fpn_ghmc-m30-noema | 35.8 55.5 38.1 19.6 39.6 46.7
+    M = 40 | retinanet_r50_fpn_ghmc-m40-noema | 35.4 54.8 36.3 19.5 38.5 46.3
+    """),
+    _table(2, 'exact density, unit regions, and their time', f'AP {SECONDS}', """
+    standard CE    | retinanet_r50_fpn_ce         | 28.6  0.566
+    GHM-C Standard | retinanet_r50_fpn_ghmc-exact | 35.9 13.675
+    GHM-C RU       | retinanet_r50_fpn_ghmc       | 35.8  0.824
+    """),
+    _table(3, 'main results', COCO_COLUMNS, """
+    Focal Loss, ResNet-101     | retinanet_r101_fpn_fl              | 39.1 59.1 42.3 21.8 42.7 50.2
+    Focal Loss, ResNeXt-101    | retinanet_x101-32x8d_fpn_fl        | 40.8 61.1 44.1 24.1 44.2 51.2
+    GHM-C + GHM-R, ResNet-101  | retinanet_r101_fpn_ghmc-ghmr       | 39.9 60.8 42.5 20.3 43.6 54.1
+    GHM-C + GHM-R, ResNeXt-101 | retinanet_x101-32x8d_fpn_ghmc-ghmr | 41.6 62.8 44.2 22.3 45.1 55.3
+    """, on_test_dev=True),
+    _table(4, 'losses for classification', COCO_COLUMNS, """
+    CE    | retinanet_r50_fpn_ce    | 28.6 43.3 30.7 11.4 30.7 40.7
+    OHEM  | retinanet_r101_fpn_ohem | 31.1 47.2 33.2    -    -    -
+    FL    | retinanet_r50_fpn_fl    | 35.6 55.6 38.2 19.1 39.2 46.3
+    GHM-C | retinanet_r50_fpn_ghmc  | 35.8 55.5 38.1 19.6 39.6 46.7
+    """),
+    _table(5, 'losses for regression', COCO_COLUMNS, """
+    SL1   | retinanet_r50_fpn_ghmc      | 35.8 55.5 38.1 19.6 39.6 46.7
+    ASL1  | retinanet_r50_fpn_ghmc-asl1 | 35.7 55.0 38.1 19.7 39.7 45.9
+    GHM-R | retinanet_r50_fpn_ghmc-ghmr | 36.4 54.6 38.7 20.5 40.6 47.8
+    """),
+    _table(6, 'AP at IoU thresholds', 'AP AP50 AP60 AP70 AP80 AP90', """
+    SL1   | retinanet_r50_fpn_ghmc      | 35.8 55.5 51.2 43.4 31.4 11.9
+    ASL1  | retinanet_r50_fpn_ghmc-asl1 | 35.7 55.0 51.1 43.5 31.5 12.1
+    GHM-R | retinanet_r50_fpn_ghmc-ghmr | 36.4 54.6 51.4 44.0 32.2 13.1
+    """),
+    _table(7, 'Faster R-CNN', COCO_COLUMNS, """
+    SL1   | faster-rcnn_r50_fpn_sl1  | 36.4 58.7 38.8 21.1 39.6 47.0
+    GHM-R | faster-rcnn_r50_fpn_ghmr | 37.4 58.9 39.9 21.8 40.8 48.8
+    """),
+)  # fmt: skip
 
 
 def tables(numbers: list[int] | None = None) -> list[Table]:

@@ -24,20 +24,15 @@ def dotted(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Head:
-    """A head of a config, or what surrounds one, and the reasons there to keep its losses.
-
-    Attributes:
-        path: Its place in the config.
-        config: Its config.
-        keep_all: Why none of its losses is replaced, or None.
-        keep_of_box_head: Why a loss of a box head is kept, by its key.
-        train_cfg: The nearest one.
-    """
+    """A head of a config, or what surrounds one, and the reasons there to keep its losses."""
 
     path: Path
     config: dict[str, Any]
+    #: Why none of its losses is replaced, or None.
     keep_all: str | None = None
+    #: Why a loss of a box head is kept, by its key.
     keep_of_box_head: dict[str, str] = field(default_factory=dict)
+    #: The nearest one.
     train_cfg: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,9 +60,8 @@ class Head:
         """How it, or the nearest known class that it derives from, calls its losses."""
         if self.computes_its_losses:
             return rules.HEADS[name_of(rules.HEADS_WITH_LOSSES[self.name])]
-        if self.name in rules.HEADS:
-            return rules.HEADS[self.name]
-        return next((rules.HEADS[n] for n in _ancestors(self.config) if n in rules.HEADS), None)
+        names = [self.name] if self.name in rules.HEADS else _ancestors(self.config)
+        return next((rules.HEADS[name] for name in names if name in rules.HEADS), None)
 
     def matches(self, pattern: str | None) -> bool:
         """Whether its type or its place match a pattern of `fnmatch`; None matches all."""
@@ -81,10 +75,9 @@ def find_heads(model: dict[str, Any]) -> list[Head]:
 
 
 def _heads_in(node: Head) -> Iterator[Head]:
-    config, path = node.config, node.path
+    config = node.config
     if isinstance(config, (list, tuple)):
-        for i, value in enumerate(config):
-            yield from _heads_in(replace(node, path=(*path, i), config=value))
+        config = dict(enumerate(config))
     if not isinstance(config, dict):
         return
     if 'type' in config:
@@ -94,11 +87,11 @@ def _heads_in(node: Head) -> Iterator[Head]:
             yield node
     for key, value in config.items():
         if key not in ('train_cfg', 'test_cfg') and not _is_loss(key, value):
-            yield from _heads_in(replace(node, path=(*path, key), config=value))
+            yield from _heads_in(replace(node, path=(*node.path, key), config=value))
 
 
-def _is_loss(key: str, value: Any) -> bool:
-    named = key.startswith('loss_') or key == 'initial_loss_cls'
+def _is_loss(key: str | int, value: Any) -> bool:
+    named = str(key).startswith('loss_') or key == 'initial_loss_cls'
     return named and isinstance(value, dict) and 'type' in value
 
 
@@ -130,10 +123,9 @@ def _ancestors(head: dict) -> list[str]:
 
 def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
     """What `SSDHead` computes by itself; the defaults are those of MMDetection's configs."""
-    ratio = train_cfg.get('neg_pos_ratio', 3)
-    beta = train_cfg.get('smoothl1_beta', 1.0)
-    cross_entropy = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False, neg_pos_ratio=ratio)
+    cross_entropy = dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False, loss_weight=1.0)
+    smooth_l1 = dict(type='SmoothL1Loss', loss_weight=1.0)
     return dict(
-        loss_cls=dict(**cross_entropy, loss_weight=1.0),
-        loss_bbox=dict(type='SmoothL1Loss', beta=beta, loss_weight=1.0),
+        loss_cls=dict(**cross_entropy, neg_pos_ratio=train_cfg.get('neg_pos_ratio', 3)),
+        loss_bbox=dict(**smooth_l1, beta=train_cfg.get('smoothl1_beta', 1.0)),
     )

@@ -43,13 +43,12 @@ class Options:
             raise ValueError('cls and reg are both False: there is nothing to replace')
         if self.head is not None and not isinstance(self.head, str):
             raise TypeError(f'head must be a pattern (str) or None, got {self.head!r}')
-        if self.bins is not None:
-            check_count('bins', self.bins)
+        for name in ('bins', 'warmup'):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         if self.momentum is not None:
             check_momentum('momentum', self.momentum)
         check_choice('formula', self.formula, FORMULAS)
-        if self.warmup is not None:
-            check_count('warmup', self.warmup)
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,7 @@ class LossFound:
 
 @dataclass
 class Plan:
-    """What `harmonize` does to a config.
-
-    Attributes:
-        losses: Every loss found.
-        changes: The new value at each place that changes.
-        notes: What else to know, a line each.
-    """
+    """What `harmonize` does to a config: every loss, each place that changes, what else to know."""
 
     losses: list[LossFound] = field(default_factory=list)
     changes: dict[Path, Any] = field(default_factory=dict)
@@ -142,9 +135,7 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
             why = filter(None, [loss.why, f'the head becomes {name_of(other_head)}'])
             found[key] = replace(loss, why='; '.join(why))
     else:
-        plan.changes |= {
-            (*head.path, key): loss.ghm for key, loss in found.items() if loss.ghm is not None
-        }
+        plan.changes |= {(*head.path, key): loss.ghm for key, loss in found.items() if loss.ghm}
     plan.losses += found.values()
     for key, call in (head.calls or {}).items():
         if isinstance(call, Call) and key in ('loss_cls', 'loss_bbox') and key not in head.losses:
@@ -186,9 +177,9 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
     is_cls = call.ghm == 'GHMC'
     why = _why_not_ghm_c(head, loss) if is_cls else _why_not_ghm_r(head, loss)
     if why is None and not head.matches(options.head):
-        return f'head={options.head!r} does not choose it'
+        why = f'head={options.head!r} does not choose it'
     if why is None and not (options.cls if is_cls else options.reg):
-        return 'cls=False' if is_cls else 'reg=False'
+        why = 'cls=False' if is_cls else 'reg=False'
     return why
 
 
@@ -217,11 +208,10 @@ def _is_sigmoid(loss: dict) -> bool:
 
 def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dict[str, Any], str]:
     """The config of the GHM loss, and what to know of it."""
+    chosen = dict(bins=options.bins, momentum=options.momentum)
     ghm = dict(GHM_C if call.ghm == 'GHMC' else GHM_R)
+    ghm |= {name: value for name, value in chosen.items() if value is not None}
     notes = []
-    for name in ('bins', 'momentum'):
-        if getattr(options, name) is not None:
-            ghm[name] = getattr(options, name)
     ghm['loss_weight'] *= loss.get('loss_weight', 1.0)
     levels = _levels(head.config) if call.mean_of_levels else 1
     if levels > 1:
@@ -230,10 +220,8 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     if call.ghm == 'GHMR':
         ghm['loss_weight'] *= call.positives
         if call.positives < 1:
-            notes.append(
-                f'its weight is multiplied by the share of positives among the samples, '
-                f'{call.positives}'
-            )
+            share = f'the share of positives among the samples, {call.positives}'
+            notes.append(f'its weight is multiplied by {share}')
         scale = _offset_scale(head.config)
         if scale != 1:
             ghm['mu'] /= scale
@@ -263,13 +251,11 @@ def _levels(head: dict) -> int:
 
 
 def _plan_batch_density(plan: Plan, head: Head) -> None:
-    if head.name.startswith('GHM'):
-        return
-    if head.name in rules.BATCH_DENSITY_HEADS:
-        other_head = rules.BATCH_DENSITY_HEADS[head.name]
+    other_head = rules.BATCH_DENSITY_HEADS.get(head.name)
+    if other_head:
         plan.changes[(*head.path, 'type')] = other_head
         plan.notes.append(f'{head.where}: {head.name} becomes {other_head}')
-    else:
+    elif not head.name.startswith('GHM'):
         plan.notes.append(
             f'{head.where} ({head.name}): batch_density is not available; the density is that of '
             'each call of the loss'
@@ -292,15 +278,12 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
 
     Those with weights of classes are left to the hook: DETR's head writes them to its loss.
     """
-    warmup_losses = {}
+    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
     for found in plan.replaced:
         loss = found.original
         if loss.get('class_weight') is None:
             scope = '' if '.' in str(loss['type']) else 'mmdet.'
             config = {**loss, 'type': f'{scope}{loss["type"]}'}
-            warmup_losses[found.where.removeprefix('model.')] = config
-    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
-    if warmup_losses:
-        hook['losses'] = warmup_losses
+            hook.setdefault('losses', {})[found.where.removeprefix('model.')] = config
     plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
     plan.notes.append(f'warm-up: with the losses replaced for the first {iters} iterations')

@@ -49,6 +49,8 @@ _RANKS = (
 _HEATMAP = (
     'a Gaussian heat map: the values around a center are negatives of less weight, not targets'
 )
+_TRACKER = 'this tracker is not trained: harmonize the config of its detector'
+_NOT_CALLED = 'does not call it'
 _MASK = 'a mask loss: its examples are pixels; GHM is defined for boxes'
 IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
 DECODED_BOXES = f'reg_decoded_bbox=True: the head {_DECODED}'
@@ -57,7 +59,12 @@ DECODED_BOXES = f'reg_decoded_bbox=True: the head {_DECODED}'
 Calls = dict[str, Call | str]
 
 
-def _each(names: str, **calls: Call | str) -> dict[str, Calls]:
+def _each(
+    names: str, loss_cls: Call | str = '', loss_bbox: Call | str = '', **others: Call | str
+) -> dict[str, Calls]:
+    """Each head to the same calls, without those that are empty."""
+    every = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, **others)
+    calls = {key: call for key, call in every.items() if call}
     return dict.fromkeys(names.split(), calls)
 
 
@@ -72,82 +79,69 @@ SOFTMAX_HEADS = (*_BOX_HEADS.split(), 'SABLHead')
 HEADS: dict[str, Calls] = {
     **_each(
         'AnchorHead RetinaHead RetinaSepBNHead GHMRetinaHead GARetinaHead FoveaHead GHMSSDHead',
-        loss_cls=LOGITS,
-        loss_bbox=OFFSETS,
+        LOGITS,
+        OFFSETS,
     ),
-    **_each(
-        'RPNHead GARPNHead StageCascadeRPNHead',
-        loss_cls=LOGITS_OF_SAMPLES,
-        loss_bbox=OFFSETS_OF_SAMPLES,
-    ),
-    **_each(_BOX_HEADS, loss_cls=LOGITS, loss_bbox=OFFSETS_OF_ROIS),
-    **_each('SABLHead', loss_cls=LOGITS, loss_bbox_reg=OFFSETS),
-    **_each('SABLRetinaHead', loss_cls=LOGITS, loss_bbox_reg=OFFSETS_OF_LEVELS),
+    **_each('RPNHead GARPNHead StageCascadeRPNHead', LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
+    **_each(_BOX_HEADS, LOGITS, OFFSETS_OF_ROIS),
+    **_each('SABLHead', LOGITS, loss_bbox_reg=OFFSETS),
+    **_each('SABLRetinaHead', LOGITS, loss_bbox_reg=OFFSETS_OF_LEVELS),
     **_each(
         'FCOSHead NASFCOSHead CondInstBboxHead BoxInstBboxHead ATSSHead ATSSVLFusionHead DDODHead '
         'GFLHead LDHead YOLOFHead',
-        loss_cls=LOGITS,
-        loss_bbox=_DECODED,
+        LOGITS,
+        _DECODED,
     ),
-    **_each('VFNetHead', loss_cls=LOGITS, loss_bbox=_DECODED, loss_bbox_refine=_DECODED),
-    **_each('RepPointsHead', loss_cls=LOGITS, loss_bbox_init=OFFSETS, loss_bbox_refine=OFFSETS),
+    **_each('VFNetHead', LOGITS, _DECODED, loss_bbox_refine=_DECODED),
+    **_each('RepPointsHead', LOGITS, loss_bbox_init=OFFSETS, loss_bbox_refine=OFFSETS),
     **_each(
         'SOLOHead DecoupledSOLOHead DecoupledSOLOLightHead SOLOV2Head MaskFormerHead '
         'Mask2FormerHead Mask2FormerTrackHead',
-        loss_cls=LOGITS,
+        LOGITS,
     ),
     **_each(
         'DIIHead DETRHead ConditionalDETRHead DABDETRHead DeformableDETRHead DINOHead DDQDETRHead '
         'GroundingDINOHead',
-        loss_cls=LOGITS,
-        loss_bbox=_IMAGE_BOXES,
+        LOGITS,
+        _IMAGE_BOXES,
     ),
     **_each(
         'RTMDetHead RTMDetSepBNHead RTMDetInsHead RTMDetInsSepBNHead',
-        loss_cls=LOGITS_DIVIDED_LATER,
-        loss_bbox=_DECODED,
+        LOGITS_DIVIDED_LATER,
+        _DECODED,
     ),
     **_each(
         'YOLOXHead',
-        loss_cls=LOGITS_DIVIDED_LATER,
+        LOGITS_DIVIDED_LATER,
+        _DECODED,
         loss_obj=LOGITS_DIVIDED_LATER,
-        loss_bbox=_DECODED,
         loss_l1=OFFSETS_DIVIDED_LATER,
     ),
-    **_each('YOLOV3Head', loss_cls=LOGITS_DIVIDED_LATER, loss_conf=LOGITS_DIVIDED_LATER),
-    **_each(
-        'TOODHead',
-        loss_cls=_PROBABILITIES,
-        initial_loss_cls=_PROBABILITIES,
-        loss_bbox=_DECODED,
-    ),
-    **_each('PAAHead LADHead PISARetinaHead', loss_cls=_RANKS, loss_bbox=_RANKS),
+    **_each('YOLOV3Head', LOGITS_DIVIDED_LATER, loss_conf=LOGITS_DIVIDED_LATER),
+    **_each('TOODHead', _PROBABILITIES, _DECODED, initial_loss_cls=_PROBABILITIES),
+    **_each('PAAHead LADHead PISARetinaHead', _RANKS, _RANKS),
     **_each(
         'FSAFHead',
-        loss_cls="takes each example's loss to choose its level, and sums those it chose: GHM's "
-        '1/N would be lost',
-        loss_bbox=_DECODED,
+        "takes each example's loss to choose its level, and sums those it chose: GHM's 1/N would "
+        'be lost',
+        _DECODED,
     ),
     **_each(
         'YOLACTHead',
-        loss_cls='mines hard examples by their loss; GHM weighs them instead: not both',
-        loss_bbox='calls it once per image: the sum of means would grow with the batch size',
+        'mines hard examples by their loss; GHM weighs them instead: not both',
+        'calls it once per image: the sum of means would grow with the batch size',
     ),
-    **_each('MultiInstanceBBoxHead', loss_cls=_PAIRS, loss_bbox=_PAIRS),
-    **_each(
-        'FreeAnchorRetinaHead',
-        loss_cls='does not call it',
-        loss_bbox='takes exp(-loss) of each box as its likelihood',
-    ),
-    **_each('AutoAssignHead', loss_cls='does not call it', loss_bbox=_DECODED),
-    **_each('CenterNetUpdateHead', loss_cls=_HEATMAP, loss_bbox=_DECODED),
+    **_each('MultiInstanceBBoxHead', _PAIRS, _PAIRS),
+    **_each('FreeAnchorRetinaHead', _NOT_CALLED, 'takes exp(-loss) of each box as its likelihood'),
+    **_each('AutoAssignHead', _NOT_CALLED, _DECODED),
+    **_each('CenterNetUpdateHead', _HEATMAP, _DECODED),
     **_each(
         'CenterNetHead',
         loss_wh='regresses sizes in pixels of the feature map, not encoded offsets',
         loss_offset='corrects the rounding of centers, does not regress boxes',
     ),
-    **_each('QuasiDenseTrackHead', loss_bbox='does not call it'),
-    **_each('LinearReIDHead', loss_cls='identifies persons, does not detect'),
+    **_each('QuasiDenseTrackHead', loss_bbox=_NOT_CALLED),
+    **_each('LinearReIDHead', 'identifies persons, does not detect'),
 }
 
 #: The head that takes its losses from the config, for one that computes them by itself.
@@ -164,11 +158,8 @@ BATCH_DENSITY_HEADS = dict(RetinaHead='ghm_mmdet.GHMRetinaHead')
 
 #: Why a loss of this key is kept, whatever the head.
 KEYS: dict[str, str] = {
-    'loss_mask': _MASK,
-    'loss_dice': _MASK,
-    'loss_segm': _MASK,
+    **dict.fromkeys(('loss_mask', 'loss_dice', 'loss_segm', 'loss_point'), _MASK),
     'loss_seg': 'a semantic segmentation loss: its examples are pixels; GHM is defined for boxes',
-    'loss_point': _MASK,
     'loss_grid': 'a heat map of grid points',
     'loss_centerness': 'a quality branch, on the positives alone',
     'loss_iou': 'an IoU loss or a quality branch, on the positives alone',
@@ -177,16 +168,16 @@ KEYS: dict[str, str] = {
     'loss_dfl': 'a distribution over the bins of an offset',
     'loss_ld': 'distils a teacher',
     'loss_bbox_cls': 'classifies the side of a box into buckets, not objects',
-    'loss_heatmap': _HEATMAP,
-    'loss_center_heatmap': _HEATMAP,
+    **dict.fromkeys(('loss_heatmap', 'loss_center_heatmap'), _HEATMAP),
     'loss_embedding': 'pulls and pushes embeddings',
     'loss_offset': 'corrects the rounding of corners, does not regress boxes',
-    'loss_guiding_shift': 'regresses shifts of corners in pixels, not encoded offsets',
-    'loss_centripetal_shift': 'regresses shifts of corners in pixels, not encoded offsets',
+    **dict.fromkeys(
+        ('loss_guiding_shift', 'loss_centripetal_shift'),
+        'regresses shifts of corners in pixels, not encoded offsets',
+    ),
     'loss_xy': 'cross entropy of a position',
     'loss_wh': 'a squared error of sizes',
-    'loss_track': 'a loss of embeddings, for tracking',
-    'loss_track_aux': 'a loss of embeddings, for tracking',
+    **dict.fromkeys(('loss_track', 'loss_track_aux'), 'a loss of embeddings, for tracking'),
     'loss_triplet': 'a loss of embeddings, for re-identification',
 }
 
@@ -194,10 +185,7 @@ KEYS: dict[str, str] = {
 #: config that does not say it.
 CLASSIFICATION_LOSSES: dict[str, bool] = {
     'CrossEntropyLoss': False,
-    'FocalLoss': True,
-    'QualityFocalLoss': True,
-    'VarifocalLoss': True,
-    'OHEMLoss': True,
+    **dict.fromkeys(('FocalLoss', 'QualityFocalLoss', 'VarifocalLoss', 'OHEMLoss'), True),
 }
 
 #: Regression losses that GHM-R can take the place of.
@@ -216,10 +204,7 @@ DETECTORS: dict[str, str] = {
     'SoftTeacher': "weighs pseudo labels by the teacher's scores; GHM takes a weight as valid "
     'or not',
     'SemiBaseDetector': 'may weigh pseudo labels; GHM takes a weight as valid or not',
-    **dict.fromkeys(
-        ('DeepSORT', 'StrongSORT', 'OCSORT'),
-        'this tracker is not trained: harmonize the config of its detector',
-    ),
+    **dict.fromkeys(('DeepSORT', 'StrongSORT', 'OCSORT'), _TRACKER),
 }
 
 #: Why the losses of a box head under this RoI head are kept.

@@ -33,7 +33,7 @@ def inherited_config(
         return head + new.pretty_text
     if '::' not in str(base) and not Path(base).is_absolute():
         base = Path(os.path.relpath(base, Path(out).parent)).as_posix()
-    differences = difference(original._cfg_dict.to_dict(), new._cfg_dict.to_dict())
+    differences = difference(original.to_dict(), new.to_dict())
     lines = [f'{key} = {literal(value, 0, len(key) + 3)}\n' for key, value in differences.items()]
     return head + f'_base_ = {str(base)!r}\n' + ''.join(lines)
 
@@ -45,15 +45,9 @@ def _imports_its_bases(base: str | Path) -> bool:
 def difference(base: dict, new: dict) -> dict:
     """What to write into a config that inherits from `base` to make it `new`.
 
-    MMEngine merges dicts key by key and replaces all else as a whole, lists too. A dict that
-    lost a key, or stands where there was no dict, is written as a whole with `_delete_=True`.
-
-    Args:
-        base: A config as nested dicts.
-        new: Another one.
-
-    Returns:
-        The nested dict of differences; empty for equal ones.
+    Both are configs as nested dicts. MMEngine merges dicts key by key and replaces all else as a
+    whole, lists too. A dict that lost a key, or stands where there was no dict, is written as a
+    whole with `_delete_=True`.
 
     Raises:
         ValueError: The outermost dict lost a key, which a config can't express.
@@ -71,24 +65,15 @@ def difference(base: dict, new: dict) -> dict:
 def _difference_of(new: Any, base: Any) -> Any:
     if not isinstance(new, dict):
         return new
-    merges = (
-        isinstance(base, dict) and base.keys() <= new.keys() and not _is_another_loss(base, new)
-    )
-    return difference(base, new) if merges else {DELETE: True, **new}
-
-
-def _is_another_loss(base: dict, new: dict) -> bool:
-    """Another loss whose keys happen to cover the old ones': written whole, to be read so."""
-    return 'loss_weight' in new and base.get('type') != new.get('type')
+    if not isinstance(base, dict) or base.keys() - new.keys():
+        return {DELETE: True, **new}
+    # Another loss whose keys happen to cover the old ones' is written whole, to be read so.
+    is_another_loss = 'loss_weight' in new and base.get('type') != new.get('type')
+    return {DELETE: True, **new} if is_another_loss else difference(base, new)
 
 
 def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
-    """A value in the style of MMDetection's configs.
-
-    Args:
-        value: The value.
-        indent: Of the line it begins on.
-        prefix: Length of what stands before it on that line.
+    """A value in the style of MMDetection's configs, `prefix` characters into an indented line.
 
     Raises:
         TypeError: It is not made of dicts, lists, tuples, strings, numbers, True, False, None.

@@ -26,8 +26,7 @@ def record_checkpoint(
     The detector is in training mode, as when `GradientDensityHook` observes it.
 
     Args:
-        config: The config that the checkpoint was trained with.
-        checkpoint: Its path.
+        config, checkpoint: The config that the checkpoint was trained with, and its path.
         batches: Number of batches, an int >= 1. Default: 50.
         seed: Of the order of the images and their augmentation. Default: 0.
         device: Where the detector runs. Default: 'cpu'.
@@ -55,14 +54,10 @@ def record_checkpoint(
 def call_losses(model: nn.Module, config: Config, batches: int, seed: int = 0) -> int:
     """Let a detector compute its losses on the first training batches of its config.
 
-    Args:
-        model: The detector; its mode is left as it is.
-        config: With `train_dataloader`.
-        batches: Number of batches, or fewer where the data set ends.
-        seed: Of the order of the images and their augmentation. Default: 0.
+    Its mode is left as it is; `seed` is of the order of the images and their augmentation.
 
     Returns:
-        The number of batches.
+        The number of batches, fewer than `batches` where the data set ends.
     """
     set_random_seed(seed)
     loader = Runner.build_dataloader(config.train_dataloader, seed=seed)

@@ -30,58 +30,34 @@ LARGEST_D = 0.25
 SHOWN_REGIONS = 30
 
 
-def gradient_norm(loss: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
-    """The norm of the gradient of an elementwise loss with respect to its input, by autograd.
-
-    Args:
-        loss: From a tensor to one of its shape.
-        x: Shape (n,).
-
-    Returns:
-        Float64 of shape (n,).
-    """
+def gradient_norm(loss: Callable[..., Tensor], x: np.ndarray, **settings: float) -> np.ndarray:
+    """The gradient norm of an elementwise `loss(x, target)` at target 0, float64 as `x`."""
     x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    return torch.autograd.grad(loss(x).sum(), x)[0].abs().numpy()
+    value = loss(x, torch.zeros_like(x), reduction='none', **settings)
+    return torch.autograd.grad(value.sum(), x)[0].abs().numpy()
 
 
 def cross_entropy_gradient(g: np.ndarray) -> np.ndarray:
-    """Eq. 2 of a negative whose gradient norm is g, float64 of shape (n,)."""
-    return gradient_norm(
-        lambda x: F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction='none'),
-        _logit(g),
-    )
+    """Eq. 2 of a negative whose gradient norm is g."""
+    return gradient_norm(F.binary_cross_entropy_with_logits, _logit(g))
 
 
 def focal_gradient(g: np.ndarray, gamma: float = 2.0) -> np.ndarray:
-    """The gradient norm of focal loss with α left out, for an example whose CE has g.
+    """The gradient norm of focal loss for a negative whose CE has g in (0, 1).
 
-    α scales positives against negatives and does not depend on g.
-
-    Args:
-        g: In (0, 1), shape (n,).
-        gamma: γ. Default: 2, the best of the focal loss paper.
-
-    Returns:
-        Float64 of shape (n,).
+    α is left out: it scales positives against negatives and does not depend on g.
     """
-    return gradient_norm(
-        lambda x: py_sigmoid_focal_loss(
-            x, torch.zeros_like(x), gamma=gamma, alpha=0.0, reduction='none'
-        ),
-        _logit(g),
-    )
+    return gradient_norm(py_sigmoid_focal_loss, _logit(g), gamma=gamma, alpha=0.0)
 
 
 def smooth_l1_gradient(d: np.ndarray, delta: float = 1 / 9) -> np.ndarray:
-    """Eq. 16, float64 of shape (n,)."""
-    return gradient_norm(
-        lambda x: smooth_l1_loss(x, torch.zeros_like(x), beta=delta, reduction='none'), d
-    )
+    """Eq. 16."""
+    return gradient_norm(smooth_l1_loss, d, beta=delta)
 
 
 def authentic_smooth_l1_gradient(d: np.ndarray, mu: float) -> np.ndarray:
-    """Eq. 18, float64 of shape (n,)."""
-    return gradient_norm(lambda x: authentic_smooth_l1(x, mu), d)
+    """Eq. 18."""
+    return gradient_norm(lambda d, _, reduction: authentic_smooth_l1(d, mu), d)
 
 
 def _logit(g: np.ndarray) -> np.ndarray:
@@ -90,44 +66,31 @@ def _logit(g: np.ndarray) -> np.ndarray:
 
 
 def region_beta(counts: np.ndarray) -> np.ndarray:
-    """β of each unit region (Eq. 10) for a measured histogram.
-
-    Args:
-        counts: R, shape (M,).
-
-    Returns:
-        Shape (M,); NaN where a region is empty.
-    """
+    """β of each unit region (Eq. 10) from R, shape (M,); NaN where a region is empty."""
     r = torch.from_numpy(counts)
     beta = region_harmonizing_parameter(r, r, r.sum(), 'paper').numpy()
     return np.where(counts > 0, beta, np.nan)
 
 
 def harmonized(gradient: np.ndarray, norm: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The gradient norms after harmonizing: β(norm) times the gradient.
+    """The gradient norms after harmonizing: β(norm) times the gradient, NaN in an empty region.
 
     Args:
         gradient: Before harmonizing, shape (n,).
         norm: g or gr of each, which decides the region, shape (n,).
         counts: R, shape (M,).
-
-    Returns:
-        Shape (n,); NaN where a region is empty.
     """
     regions = assign_regions(torch.from_numpy(norm), len(counts)).numpy()
     return region_beta(counts)[regions] * gradient
 
 
 def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dict[str, np.ndarray]:
-    """The share of each unit region in the whole gradient of CE, FL and GHM-C.
+    """The shares of M unit regions in the whole gradient of CE, FL and GHM-C; NaN if empty.
 
     Args:
         counts: Number of examples of each bin of g, shape (B,).
         gradient: Sum of their g, shape (B,).
         regions: M.
-
-    Returns:
-        The name of each loss to shares that sum to 1, shape (M,); NaN where a region is empty.
     """
     mean_g = (gradient / counts.clip(1)).clip(1e-12, 1 - 1e-12)
     r = in_regions(counts, regions)
@@ -136,31 +99,17 @@ def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dic
         'FL': in_regions(counts * focal_gradient(mean_g), regions),
     }
     sums['GHM-C'] = region_beta(r) * sums['CE']
-    return {
-        name: np.where(r > 0, of_region / np.nansum(of_region), np.nan)
-        for name, of_region in sums.items()
-    }
+    return {loss: np.where(r > 0, part / np.nansum(part), np.nan) for loss, part in sums.items()}
 
 
-def draw_density(axes: Axes, counts: np.ndarray, norm: str, examples: str) -> None:
-    """Draw the distribution of a gradient norm.
-
-    Args:
-        axes: Where.
-        counts: Number of examples of each region, shape (M,).
-        norm: 'g' or 'gr'.
-        examples: What an example is, in plural.
-    """
+def draw_density(axes: Axes, counts: np.ndarray, kind: str, yscale: str = 'log') -> None:
+    """Figures 2 and 4: the distribution of a gradient norm, g of logits or gr of offsets."""
+    norm, examples = ('g', 'logits') if kind == 'cls' else ('gr', 'offsets')
     edges = np.linspace(0, 1, len(counts) + 1)
     axes.stairs(counts / counts.sum(), edges, fill=True, color=BLUE, label=examples)
-    axes.set(xlabel=f'gradient norm {norm}', ylabel=f'fraction of the {examples}', xlim=(0, 1))
+    axes.set(xlabel=f'gradient norm {norm}', ylabel=f'fraction of the {examples}')
+    axes.set(xlim=(0, 1), yscale=yscale)
     axes.legend(loc='upper center')
-
-
-def draw_density_of_g(axes: Axes, counts: np.ndarray) -> None:
-    """Figure 2: the distribution of g, y in log scale."""
-    draw_density(axes, counts, 'g', 'logits')
-    axes.set_yscale('log')
 
 
 def draw_gradient_of_classification(axes: Axes, counts: np.ndarray) -> None:
@@ -170,9 +119,8 @@ def draw_gradient_of_classification(axes: Axes, counts: np.ndarray) -> None:
     axes.plot(g, cross_entropy, label='CE', **BASELINE)
     axes.plot(g, focal_gradient(g), label='FL (γ = 2)', **RIVAL)
     axes.plot(g, harmonized(cross_entropy, g, counts), label='GHM-C', **GHM)
-    axes.set(
-        xlabel='gradient norm g', ylabel='reformulated gradient norm', xlim=(0, 1), yscale='log'
-    )
+    axes.set(xlabel='gradient norm g', ylabel='reformulated gradient norm')
+    axes.set(xlim=(0, 1), yscale='log')
     axes.legend()
 
 
@@ -180,15 +128,9 @@ def draw_contributions(axes: Axes, shares: dict[str, np.ndarray]) -> None:
     """Figure 1, right: the total contribution of the examples of each unit region."""
     for (name, share), line in zip(shares.items(), (BASELINE, RIVAL, GHM), strict=True):
         axes.stairs(share, np.linspace(0, 1, len(share) + 1), baseline=None, label=name, **line)
-    axes.set(
-        xlabel='gradient norm g', ylabel='share of the whole gradient', xlim=(0, 1), yscale='log'
-    )
+    axes.set(xlabel='gradient norm g', ylabel='share of the whole gradient')
+    axes.set(xlim=(0, 1), yscale='log')
     axes.legend()
-
-
-def draw_density_of_gr(axes: Axes, counts: np.ndarray) -> None:
-    """Figure 4: the distribution of gr."""
-    draw_density(axes, counts, 'gr', 'offsets')
 
 
 def draw_gradient_of_regression(axes: Axes, counts: np.ndarray, mu: float) -> None:
@@ -232,14 +174,14 @@ def figures(
         if counts.any():
             r = in_regions(counts, bins_cls)
             drawn['figure1'], axes = new_figure(7.5, 2.7, columns=3)
-            draw_density_of_g(axes[0], r)
+            draw_density(axes[0], r, 'cls')
             draw_gradient_of_classification(axes[1], r)
             draw_contributions(axes[2], contributions(counts, gradient, bins_cls))
-            drawn['figure2'] = _figure(draw_density_of_g, r)
+            drawn['figure2'] = _figure(draw_density, r, 'cls')
             drawn['figure3'] = _figure(draw_gradient_of_classification, r)
         if counts_reg.any():
             r = in_regions(counts_reg, bins_reg)
-            drawn['figure4'] = _figure(draw_density_of_gr, r)
+            drawn['figure4'] = _figure(draw_density, r, 'reg', 'linear')
             drawn['figure5'] = _figure(draw_gradient_of_regression, r, record.mu)
     return drawn
 
@@ -253,7 +195,7 @@ def _figure(draw: Callable[..., None], *args: object) -> Figure:
 def write_figures(
     record: GradientDensityRecord, out: str | Path, image_format: str = 'png', **settings: int
 ) -> list[Path]:
-    """Write `figure1` to `figure5`.
+    """Write `figure1` to `figure5` to the folder `out`, and return their paths.
 
     Args:
         record: Of `GradientDensityHook` or `record_checkpoint`.
@@ -261,18 +203,14 @@ def write_figures(
         image_format: 'png' or 'svg'. Default: 'png'.
         **settings: Of `figures`.
 
-    Returns:
-        The paths.
-
     Raises:
         TypeError, ValueError: As `figures`; `image_format` is not among the allowed.
     """
     check_choice('image_format', image_format, FORMATS)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures(record, **settings).items():
-        paths.append(out / f'{name}.{image_format}')
+        paths.append(Path(out, f'{name}.{image_format}'))
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, paths[-1])
     return paths
 
@@ -284,13 +222,11 @@ def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
         counts: 'cls' and 'reg' to the number of examples of each bin, shape (B,).
     """
     figure, both = new_figure(9, 3.2, columns=2)
-    canvas = FigureCanvasAgg(figure)
-    panels = zip(both, ('g', 'gr'), ('logits', 'offsets'), KINDS, strict=True)
-    for axes, norm, examples, kind in panels:
+    for axes, kind in zip(both, KINDS, strict=True):
         bins = len(counts[kind])
         if counts[kind].any():
             shown = in_regions(counts[kind], SHOWN_REGIONS if bins % SHOWN_REGIONS == 0 else bins)
-            draw_density(axes, shown, norm, examples)
-            axes.set_yscale('log')
+            draw_density(axes, shown, kind)
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

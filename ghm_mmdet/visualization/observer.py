@@ -25,9 +25,7 @@ def classification_examples(
     """The gradient norm g (Eq. 3) of what a head passes to its loss, and which are valid.
 
     Args:
-        pred: Logits, shape (..., C), floating point.
-        target: Labels or targets as `ghm_c_loss` takes them.
-        weight: An example is valid where it is > 0. Default: None, all are.
+        pred, target, weight: As `ghm_c_loss` takes them.
 
     Returns:
         g in at least float32, and a bool, both of the shape of `pred`.
@@ -47,16 +45,7 @@ def regression_examples(
 
 
 def sum_regions(values: Tensor, regions: Tensor, bins: int) -> Tensor:
-    """The sum of the values in each unit region.
-
-    Args:
-        values: Any shape.
-        regions: From `assign_regions`, the shape of `values`.
-        bins: M.
-
-    Returns:
-        Float64 of shape (M,).
-    """
+    """The sum of the values in each of `assign_regions`' regions, float64 of shape (bins,)."""
     sums = torch.zeros(bins + 1, dtype=torch.float64, device=values.device)
     return sums.index_add_(0, regions.flatten(), values.double().flatten())[:bins]
 

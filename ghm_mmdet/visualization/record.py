@@ -49,12 +49,7 @@ class GradientDensityRecord:
         return np.linspace(0, 1, self.bins + 1)
 
     def append(self, iteration: int, sums: Tensor) -> None:
-        """Add a row.
-
-        Args:
-            iteration: Iterations done.
-            sums: Of a `GradientNormObserver`, shape (2, 2, B).
-        """
+        """Add the row of a `GradientNormObserver`'s sums, shape (2, 2, B), after an iteration."""
         self.iteration = np.append(self.iteration, iteration)
         self.sums = np.concatenate([self.sums, sums.cpu().numpy()[None]])
 
@@ -64,14 +59,10 @@ class GradientDensityRecord:
         return GradientDensityRecord(self.mu, self.iteration[kept], self.sums[kept])
 
     def histogram(self, kind: str, rows: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The sum of the last rows.
-
-        Args:
-            kind: 'cls' or 'reg'.
-            rows: Number of rows. Default: 1.
+        """The sum of the last rows of 'cls' or 'reg', as float64 of shape (B,) each.
 
         Returns:
-            Number of examples and sum of their gradient norms, each float64 of shape (B,).
+            Number of examples and sum of their gradient norms.
         """
         counts, gradient = self.sums[-rows:, KINDS.index(kind)].sum(0)
         return counts, gradient
@@ -111,14 +102,7 @@ class GradientDensityRecord:
 
 
 def in_regions(histogram: np.ndarray, regions: int) -> np.ndarray:
-    """Join the bins of a histogram to unit regions.
-
-    Args:
-        histogram: Shape (B,).
-        regions: M, a divisor of B.
-
-    Returns:
-        Shape (M,).
+    """Join the bins of a histogram, shape (B,), to M unit regions, shape (M,).
 
     Raises:
         ValueError: M does not divide B.
