@@ -129,7 +129,7 @@ def _guarded(name: str, examination: Callable[[], Finding]) -> Finding:
     """The finding; an examination that fails is one, too."""
     try:
         return examination()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Finding(name, _line(error), 'this check failed itself; a training may start or not')
 
 
