@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 # Processes started by the method 'forkserver' fork from one that has imported what takes seconds.
-multiprocessing.set_forkserver_preload(['mmdet.apis', 'mmdet.models'])
+multiprocessing.set_forkserver_preload(['mmdet.apis', 'mmdet.models', 'ghm_mmdet.losses'])
 if not torch.cuda.is_available():
     # Triton reads it when the kernels are defined.
     os.environ.setdefault('TRITON_INTERPRET', '1')

@@ -1,7 +1,6 @@
 """The figures' curves against the equations and the losses, and what every figure must have."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ghm_mmdet.visualization.figures import (
 )
 from ghm_mmdet.visualization.record import GradientDensityRecord, in_regions
 
+from .processes import execute
 from .reference import asl1_gradient, region_counts, sigmoid
 from .training import ROOT
 
@@ -127,8 +127,7 @@ from ghm_mmdet.visualization.record import GradientDensityRecord
 figures(GradientDensityRecord.load('docs/records/demo.npz'))
 print(matplotlib.get_backend())
 """
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip().lower() == 'svg', done.stderr
+    assert execute(code)[:2] == (0, 'svg\n')
 
 
 def test_rows_are_summed(record: GradientDensityRecord) -> None:

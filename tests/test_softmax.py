@@ -1,12 +1,8 @@
 """GHM-C of a softmax: against float64 NumPy, against the sigmoid form, in MMDetection's heads."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from mmdet.models.dense_heads import DETRHead
 from mmdet.models.losses import accuracy
@@ -234,40 +230,6 @@ def test_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=message):
         GHMC(**settings)(*args)
-
-
-# Two processes.
-
-SIZES = (50, 10)
-
-
-def make_call(call: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(call)
-    x = torch.randn(60, 4, generator=generator)
-    labels = torch.randint(0, 4, (60,), generator=generator)
-    return x, labels, (torch.rand(60, generator=generator) < 0.8).float()
-
-
-def synced_calls(parts: object, sync: bool) -> tuple[list[Tensor], Tensor]:
-    loss = GHMC(10, 0.75, use_sigmoid=False, sync=sync, class_weight=[1.0, 2.0, 0.5, 0.1])
-    return [loss(*parts(call)) for call in range(3)], loss.acc_sum
-
-
-def worker(rank: int, folder: str) -> None:
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    found = synced_calls(lambda call: [t.split(SIZES)[rank] for t in make_call(call)], sync=True)
-    torch.save(found, f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
-
-
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
-    expected, average = synced_calls(make_call, sync=False)
-    (first, s), (second, t) = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
-    mean = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
-    torch.testing.assert_close(mean, expected, rtol=1e-6, atol=0)
-    for found in (s, t):
-        torch.testing.assert_close(found, average, rtol=1e-6, atol=0)
 
 
 # MMDetection's heads.
