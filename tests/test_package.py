@@ -128,7 +128,7 @@ def check_call(command, **keywords):
     sys.stdout.flush()
     if os.fork():
         return os.waitstatus_to_exitcode(os.wait()[1])
-    sys.argv = command[1:]
+    sys.argv, subprocess.check_output = command[1:], check_output
     try:
         runpy.run_path(command[1], run_name='__main__')
     except BaseException:
@@ -155,7 +155,7 @@ tool('reproduce', 'plan', '--table', '7')
 tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-run')
 sys.argv = ['doctor']
 printed('doctor', runpy.run_module, 'ghm_mmdet.doctor', run_name='__main__')
-subprocess.check_call = check_call
+check_output, subprocess.check_call = subprocess.check_output, check_call
 subprocess.check_output = lambda command: b''  # MIM looks for --gpus in `train.py -h`: not there
 common = [distribution, f'{demo}.py', '--gpus', '0', '--work-dir']
 options = ['--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3']
@@ -174,7 +174,7 @@ def wheel_folder(wheel_python: Path, demo_data: Path, make_once: Callable[..., P
     """Where the wheel answered: answers.json, and the configs that MIM downloaded."""
 
     def ask(folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for name in SHIPPED:
             base = f"_base_ = 'ghm_mmdet::ghm/{name}.py'\nmodel = dict(backbone=dict(note=3))\n"
             (folder / f'my_{name}.py').write_text(base)

@@ -182,54 +182,52 @@ def test_buffers_are_those_of_the_sigmoid_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ('settings', 'args', 'error', 'message'),
+    ('settings', 'message'),
     [
-        (dict(use_sigmoid=1), None, TypeError, 'use_sigmoid must be True or False, got 1'),
-        (dict(class_weight=[1.0]), None, ValueError, r'class_weight must be None .* got \[1.0\]'),
-        (dict(ignore_index=3), None, ValueError, 'ignore_index must be None .* got 3'),
+        (dict(use_sigmoid=1), 'use_sigmoid must be True or False, got 1'),
+        (dict(class_weight=[1.0]), r'class_weight must be None .* got \[1.0\]'),
+        (dict(ignore_index=3), 'ignore_index must be None .* got 3'),
+    ],
+)
+def test_wrong_settings(settings: dict, message: str) -> None:
+    with pytest.raises(TypeError if 'use_sigmoid' in settings else ValueError, match=message):
+        GHMC(**settings)
+
+
+LOGITS, LABELS = torch.zeros(4, 3), torch.zeros(4).long()
+
+
+@pytest.mark.parametrize(
+    ('class_weight', 'args', 'error', 'message'),
+    [
         (
-            dict(use_sigmoid=False, class_weight=[1.0, 2.0]),
-            (torch.zeros(4, 3), torch.zeros(4).long()),
-            ValueError,
+            [1.0, 2.0], (LOGITS, LABELS), ValueError,
             r'class_weight must hold one weight for each of the 3 .* got the shape \(2,\)',
         ),
         (
-            dict(use_sigmoid=False),
-            (torch.zeros(4, 3), torch.zeros(4, 3)),
-            ValueError,
+            None, (LOGITS, torch.zeros(4, 3)), ValueError,
             r'target must have the shape \(4,\) .* got \(4, 3\)',
         ),
         (
-            dict(use_sigmoid=False),
-            (torch.zeros(4, 3), torch.zeros(4).long(), torch.ones(4, 3)),
-            ValueError,
+            None, (LOGITS, LABELS, torch.ones(4, 3)), ValueError,
             r'weight must have the shape \(4,\) .* got \(4, 3\)',
         ),
         (
-            dict(use_sigmoid=False),
-            (torch.zeros(4, 3, 2), torch.zeros(4, 3).long()),
-            ValueError,
+            None, (torch.zeros(4, 3, 2), torch.zeros(4, 3).long()), ValueError,
             r'pred must have the shape \(N, C\), got \(4, 3, 2\)',
         ),
         (
-            dict(use_sigmoid=False),
-            (torch.zeros(4, 3), (torch.zeros(4), torch.zeros(4))),
-            TypeError,
+            None, (LOGITS, (torch.zeros(4), torch.zeros(4))), TypeError,
             'target must be a Tensor, got tuple',
         ),
-        (
-            dict(use_sigmoid=False),
-            (torch.zeros(4, 3), torch.zeros(4)),
-            TypeError,
-            'target must hold integer labels',
-        ),
+        (None, (LOGITS, torch.zeros(4)), TypeError, 'target must hold integer labels'),
     ],
-)
+)  # fmt: skip
 def test_wrong_arguments(
-    settings: dict, args: tuple | None, error: type[Exception], message: str
+    class_weight: list | None, args: tuple, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        GHMC(**settings)(*args)
+        GHMC(use_sigmoid=False, class_weight=class_weight)(*args)
 
 
 # MMDetection's heads.
