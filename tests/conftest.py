@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 # Processes started by the method 'forkserver' fork from one that has imported what takes seconds.
-multiprocessing.set_forkserver_preload(['mmdet.apis', 'mmdet.models'])
+multiprocessing.set_forkserver_preload(['mmdet.apis', 'mmdet.models', 'ghm_mmdet.losses'])
 if not torch.cuda.is_available():
     # Triton reads it when the kernels are defined.
     os.environ.setdefault('TRITON_INTERPRET', '1')
@@ -68,14 +68,14 @@ def coco_root(demo_data: Path, make_once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope='session')
 def ghm_training(demo_data: Path, make_once: Callable[..., Path]) -> Path:
-    """Where the demo's detector was trained with GHM-C and GHM-R alone, in 50 iterations of 2.
+    """Where the demo's detector was trained with GHM-C and GHM-R alone, in 30 iterations of 2.
 
-    `losses.npy` holds their losses, `iter_50.pth` is the checkpoint.
+    `losses.npy` holds their losses, `iter_30.pth` is the checkpoint.
     """
     from .training import demo_config, train
 
     def fill(folder: Path) -> None:
-        curve = train(demo_config(demo_data, folder, 50, custom_hooks=[]))[1].curve()
+        curve = train(demo_config(demo_data, folder, 30, custom_hooks=[]))[1].curve()
         np.save(folder / 'losses.npy', curve)
 
     return make_once('ghm_training', fill)

@@ -1,9 +1,6 @@
 """python -m ghm_mmdet.doctor: what it finds where packages are missing, broken or mixed."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +9,16 @@ import torch
 from ghm_mmdet import doctor
 from ghm_mmdet.reproduce.runs import mmdet_distribution
 
-ROOT = Path(__file__).parent.parent
+from .processes import ROOT, execute
+
 STACK = 'openmmlab' if mmdet_distribution() == 'mmdet' else 'onedl'
 PACKAGES = tuple(doctor.STACKS['onedl'])
 
-# Hides the modules and their distributions, then runs the doctor as `python -m` does.
+# Hides the modules and their distributions, then runs the doctor as `python -m` does. What rests on
+# them is imported once more.
 HIDING = """
 import importlib.metadata as metadata, runpy, sys
-hidden, distributions = sys.argv[1].split(','), sys.argv[2].split(',')
+path, packages, hidden, distributions = (argument.split(',') for argument in sys.argv[1:])
 class Hiding:
     def __init__(self, finder):
         self.finder = finder
@@ -33,13 +32,16 @@ sys.meta_path[:] = [
     finder if type(finder).__module__ == 'ghm_mmdet.scope' else Hiding(finder)
     for finder in sys.meta_path
 ]
+for name in list(sys.modules):
+    if name.split('.')[0] in (*packages, *hidden):
+        del sys.modules[name]
 find = metadata.distribution
 def distribution(name):
     if name in distributions:
         raise metadata.PackageNotFoundError(name)
     return find(name)
 metadata.distribution = distribution
-sys.argv = ['doctor']
+sys.path[:0], sys.argv = path, ['doctor']
 runpy.run_module('ghm_mmdet.doctor', run_name='__main__')
 """
 DISTRIBUTIONS = [
@@ -48,30 +50,27 @@ DISTRIBUTIONS = [
 
 
 def examine(
-    *modules: str, distributions: list[str] = [], path: Path | None = None
+    *modules: str, distributions: list[str] = [], path: Path = ROOT
 ) -> tuple[int, dict[str, str], dict[str, str]]:
     """Exit status, what was found, and the advice, by name, with the given modules hidden."""
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, filter(None, [path, ROOT])))}
-    done = subprocess.run(
-        [sys.executable, '-c', HIDING, ','.join(modules), ','.join(distributions)],
-        capture_output=True, text=True, cwd=path or ROOT, env=env,
-    )  # fmt: skip
-    assert 'Traceback' not in done.stdout + done.stderr
-    assert done.stderr == ''
+    afresh = ('ghm_mmdet', *PACKAGES) if modules or path != ROOT else ()
+    lists = [str(path)], afresh, modules, distributions
+    status, printed, errors = execute(HIDING, *map(','.join, lists), cwd=path)
+    assert errors == '' and 'Traceback' not in printed
     found, advice, name = {}, {}, ''
-    for line in done.stdout.split('\n\n')[0].splitlines():
+    for line in printed.split('\n\n')[0].splitlines():
         if line.lstrip().startswith('!'):
             advice[name] = line
         else:
             name = line.split()[0]
             found[name] = line.removeprefix(name).strip()
-    ends = done.stdout.strip().splitlines()[-1]
-    assert ends.startswith('No training can start' if done.returncode else 'A training can start')
-    return done.returncode, found, advice
+    ends = printed.strip().splitlines()[-1]
+    assert ends.startswith('No training can start' if status else 'A training can start')
+    return status, found, advice
 
 
 def test_here_a_training_can_start() -> None:
-    status, found, advice = examine('nothing')
+    status, found, advice = examine()
     assert status == 0
     assert set(advice) <= {'checkpoints'}
     assert found['torch'] == torch.__version__
@@ -120,7 +119,7 @@ def test_package_that_fails_on_import(tmp_path: Path) -> None:
     (tmp_path / 'mmdet/__init__.py').write_text(
         "print('noise')\nraise AssertionError('MMCV==9 is used\\nbut incompatible')\n"
     )
-    status, found, advice = examine('nothing', path=tmp_path)
+    status, found, advice = examine(path=tmp_path)
     assert status == 1
     assert found['mmdet'] == 'AssertionError: MMCV==9 is used'
     assert doctor.STACKS[STACK]['mmdet'] in advice['mmdet']

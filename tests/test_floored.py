@@ -21,39 +21,32 @@ def logits_and_labels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     return rng.normal(-3, 1.5, (300, 3)), rng.integers(0, 40, 300)
 
 
-@pytest.mark.parametrize('momentum', [0.0, 0.75])
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_ghm_c(momentum: float, dtype: torch.dtype) -> None:
-    rng, average = np.random.default_rng(0), np.zeros(BINS)
-    loss = GHMC(BINS, momentum, formula='floored').to(dtype)
+@pytest.mark.parametrize('momentum', [0.0, 0.7])
+@pytest.mark.parametrize('loss_class', [GHMC, GHMR])
+def test_three_calls(loss_class: type, momentum: float, dtype: torch.dtype) -> None:
+    rng, average, mu = np.random.default_rng(0), np.zeros(BINS), 0.02
+    loss = loss_class(bins=BINS, momentum=momentum, formula='floored').to(dtype)
     for _ in range(3):
-        x, labels = logits_and_labels(rng)
-        x = torch.tensor(x, dtype=dtype)
-        p_star = reference.one_hot(labels, 3)
-        g = np.abs(reference.sigmoid(x.double().numpy()) - p_star)
-        counts = reference.region_counts(g, BINS, g >= 0)
-        assert counts.min() < MIN_COUNT < counts.max()
+        if loss_class is GHMC:
+            x, target = map(torch.tensor, logits_and_labels(rng))
+            x = x.to(dtype)
+            p_star = reference.one_hot(target.numpy(), 3)
+            elementwise = reference.cross_entropy(x.double().numpy(), p_star)
+            g = np.abs(reference.sigmoid(x.double().numpy()) - p_star)
+            counts = reference.region_counts(g, BINS, g >= 0)
+            assert counts.min() < MIN_COUNT < counts.max()
+        else:
+            x = torch.tensor(rng.normal(0, 0.1, (60, 4)), dtype=dtype)
+            d, target = x.double().numpy(), torch.zeros_like(x)
+            elementwise, g = reference.asl1(d, mu), np.abs(reference.asl1_gradient(d, mu))
         expected, average = reference.floored_region_loss(
-            reference.cross_entropy(x.double().numpy(), p_star), g, BINS, 30, momentum, average
+            elementwise, g, BINS, 30, momentum, average
         )
-        found = loss(x, torch.tensor(labels))
-        np.testing.assert_allclose(found, expected, rtol=1e-9 if dtype == torch.float64 else 2e-5)
+        tolerance = 1e-9 if dtype == torch.float64 else 2e-5
+        np.testing.assert_allclose(loss(x, target), expected, rtol=tolerance)
         if momentum:
             np.testing.assert_allclose(loss.acc_sum, average, rtol=1e-6)
-
-
-@pytest.mark.parametrize('momentum', [0.0, 0.7])
-def test_ghm_r(momentum: float) -> None:
-    rng, average, mu = np.random.default_rng(0), np.zeros(BINS), 0.02
-    loss = GHMR(mu, BINS, momentum, formula='floored').double()
-    for _ in range(3):
-        d = rng.normal(0, 0.1, (60, 4))
-        gr = np.abs(reference.asl1_gradient(d, mu))
-        expected, average = reference.floored_region_loss(
-            reference.asl1(d, mu), gr, BINS, 30, momentum, average
-        )
-        found = loss(torch.tensor(d), torch.zeros(60, 4, dtype=torch.float64))
-        np.testing.assert_allclose(found, expected, **CLOSE)
 
 
 def test_softmax() -> None:

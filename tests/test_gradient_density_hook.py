@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, SmoothL1Loss
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -26,6 +25,7 @@ from ghm_mmdet.visualization.checkpoint import record_checkpoint
 from ghm_mmdet.visualization.observer import GradientNormObserver
 from ghm_mmdet.visualization.record import GradientDensityRecord
 
+from .processes import start_all
 from .training import ROOT, demo_config, train
 
 Call = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -321,7 +321,7 @@ def train_distributed(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_are_summed_up(tmp_path: Path) -> None:
-    mp.spawn(worker, (str(tmp_path),), nprocs=WORLD_SIZE)
+    start_all(worker, WORLD_SIZE, str(tmp_path))
     assert not (tmp_path / '1').exists()
     record = GradientDensityRecord.load(tmp_path / '0/gradient_density.npz')
     levels = [make_level(50 + 20 * rank, 10 * it + rank) for it in (1, 2) for rank in (0, 1)]

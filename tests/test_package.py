@@ -1,5 +1,6 @@
 """The package as its hosts see it: scope, configs, wheel, and the mathematics alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from mmengine.config import Config
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
 from ghm_mmdet.reproduce.runs import last_metrics, mmdet_distribution
 
-ROOT = Path(__file__).parent.parent
+from .processes import ROOT
+
 DEMO_CONFIGS = sorted(ROOT.glob('configs/demo/*.py'))
 
 
@@ -47,16 +49,6 @@ print(F.ghm_c_loss(torch.zeros(4, 2), torch.tensor([0, 1, 2, 2])).item())
 """
     printed = run(sys.executable, '-c', code, cwd=ROOT)
     assert float(printed) == pytest.approx(torch.log(torch.tensor(2.0)).item())
-
-
-def test_the_scope_prefix_is_enough() -> None:
-    """In a process that imports nothing of ghm_mmdet by itself."""
-    code = """
-from mmdet.registry import MODELS
-loss = MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True, bins=30))
-print(type(loss).__module__, loss.bins)
-"""
-    assert run(sys.executable, '-c', code, cwd=ROOT).split() == ['ghm_mmdet.losses.ghm_c', '30']
 
 
 @pytest.mark.parametrize('loss_class', [GHMR, AuthenticSmoothL1Loss])
@@ -114,67 +106,129 @@ def run_wheel(python: Path, *arguments: str | Path, cwd: Path, **environment: st
     return run(python, *arguments, cwd=cwd, env={**env, **environment})
 
 
-def test_wheel_is_what_is_imported(wheel_python: Path, tmp_path: Path) -> None:
-    code = 'import ghm_mmdet; print(ghm_mmdet.__file__)'
-    package = Path(run_wheel(wheel_python, '-c', code, cwd=tmp_path).strip()).parent
+# What the wheel does in a process that has nothing of the repository: an answer for each question.
+ASKED = """
+import contextlib, io, json, os, runpy, subprocess, sys, traceback
+from functools import cache
+from pathlib import Path
+
+distribution, *names = sys.argv[1:]
+answers = {}
+def printed(name, run, *arguments, **keywords):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        run(*arguments, **keywords)
+    answers[name] = out.getvalue()
+def tool(name, *arguments):
+    sys.argv = [name, *arguments]
+    path = Path(ghm_mmdet.__path__[0], f'.mim/tools/{name}.py')
+    printed(name, runpy.run_path, str(path), run_name='__main__')
+
+def check_call(command, **keywords):
+    # A program that MIM starts, in a process that need not import all of it once more.
+    sys.stdout.flush()
+    if os.fork():
+        return os.waitstatus_to_exitcode(os.wait()[1])
+    sys.argv, subprocess.check_output = command[1:], check_output
+    try:
+        runpy.run_path(command[1], run_name='__main__')
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+
+from mmengine.config import Config, utils
+utils.load = cache(utils.load)  # of all metafiles, for each base
+answers['bases'] = [Config.fromfile(f'{name}.py').to_dict() for name in names]
+answers['imported'] = [name for name in ('mmdet', 'ghm_mmdet.losses') if name in sys.modules]
+from mmdet.registry import MODELS
+loss = MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True, bins=20))
+answers['scope'] = [type(loss).__module__, loss.bins]
+import ghm_mmdet
+from mim.cli import cli
+answers['file'] = ghm_mmdet.__file__
+ghm, demo = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco', 'retinanet_r18_fpn_ghmc-ghmr_demo'
+printed('search', cli, ['search', 'ghm_mmdet', '--model', 'ghm'])
+for name in (ghm, demo):
+    cli(['download', 'ghm_mmdet', '--config', name, '--dest', '.'], standalone_mode=False)
+tool('reproduce', 'plan', '--table', '7')
+tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-run')
+sys.argv = ['doctor']
+printed('doctor', runpy.run_module, 'ghm_mmdet.doctor', run_name='__main__')
+check_output, subprocess.check_call = subprocess.check_output, check_call
+subprocess.check_output = lambda command: b''  # MIM looks for --gpus in `train.py -h`: not there
+common = [distribution, f'{demo}.py', '--gpus', '0', '--work-dir']
+options = ['--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3']
+options.append('model.test_cfg.score_thr=0')
+cli(['train', *common, 'work', *options], standalone_mode=False)
+tested = ['test', '--checkpoint', 'work/epoch_1.pth']
+cli(['test', *common, *tested, *options], standalone_mode=False)
+Path('answers.json').write_text(json.dumps(answers))
+"""
+#: As bases of a user's configs, by name, those for test-dev too, which no metafile lists.
+SHIPPED = sorted(path.stem for path in ROOT.glob('configs/ghm/*.py'))
+
+
+@pytest.fixture(scope='module')
+def wheel_folder(wheel_python: Path, demo_data: Path, make_once: Callable[..., Path]) -> Path:
+    """Where the wheel answered: answers.json, and the configs that MIM downloaded."""
+
+    def ask(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for name in SHIPPED:
+            base = f"_base_ = 'ghm_mmdet::ghm/{name}.py'\nmodel = dict(backbone=dict(note=3))\n"
+            (folder / f'my_{name}.py').write_text(base)
+        arguments = [mmdet_distribution(), *(f'my_{name}' for name in SHIPPED)]
+        command = [wheel_python, '-W', 'ignore', '-c', ASKED, *arguments]
+        printed = run_wheel(*command, cwd=folder, DEMO_ROOT=f'{demo_data}/')
+        (folder / 'printed.txt').write_text(printed)
+
+    return make_once('wheel_answers', ask)
+
+
+@pytest.fixture(scope='module')
+def answers(wheel_folder: Path) -> dict:
+    return json.loads((wheel_folder / 'answers.json').read_text())
+
+
+def test_wheel_is_what_is_imported(wheel_python: Path, answers: dict) -> None:
+    package = Path(answers['file']).parent
     assert wheel_python.parent.parent in package.parents
     assert (package / 'py.typed').exists()
 
 
-def test_wheel_gives_bases_to_configs(wheel_python: Path, tmp_path: Path) -> None:
-    """`_base_ = 'ghm_mmdet::...'` of a user's config, in a process that imports MMEngine alone."""
-    (tmp_path / 'mine.py').write_text(
-        "_base_ = 'ghm_mmdet::ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py'\n"
-        'model = dict(bbox_head=dict(num_classes=3))\n'
-    )
-    code = """
-from mmengine.config import Config
-head = Config.fromfile('mine.py').model.bbox_head
-print(head.num_classes, head.loss_cls.type)
-"""
-    assert run_wheel(wheel_python, '-c', code, cwd=tmp_path).split() == ['3', 'ghm_mmdet.GHMC']
+def test_wheel_gives_bases_to_configs(answers: dict) -> None:
+    """Every config, in a process that imports MMEngine alone."""
+    assert answers['imported'] == []
+    assert [base['train_cfg']['max_epochs'] for base in answers['bases']] == [14] * len(SHIPPED)
+    assert all(base['model']['backbone']['note'] == 3 for base in answers['bases'])
+    ghm = answers['bases'][SHIPPED.index('retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco')]
+    assert ghm['model']['bbox_head']['loss_cls']['type'] == 'ghm_mmdet.GHMC'
 
 
-def test_wheel_satisfies_the_doctor(wheel_python: Path, tmp_path: Path) -> None:
-    printed = run_wheel(wheel_python, '-m', 'ghm_mmdet.doctor', cwd=tmp_path)
-    assert "_base_ = 'ghm_mmdet::...' is known" in printed
-    assert 'A training can start.' in printed
+def test_the_scope_prefix_is_enough(answers: dict) -> None:
+    """In a process that has imported nothing of ghm_mmdet by itself."""
+    assert answers['scope'] == ['ghm_mmdet.losses.ghm_c', 20]
 
 
-def test_wheel_has_every_config(wheel_python: Path, tmp_path: Path) -> None:
-    """As bases, by name, those for test-dev too, which no metafile lists."""
-    names = sorted(path.stem for path in ROOT.glob('configs/ghm/*.py'))
-    for name in names:
-        (tmp_path / f'{name}.py').write_text(f"_base_ = 'ghm_mmdet::ghm/{name}.py'\n")
-    code = """
-import functools, sys
-from mmengine.config import Config, utils
-utils.load = functools.cache(utils.load)  # of all metafiles, for each base
-for name in sys.argv[1:]:
-    print(name, Config.fromfile(f'{name}.py').train_cfg.max_epochs)
-"""
-    printed = run_wheel(wheel_python, '-c', code, *names, cwd=tmp_path)
-    assert printed.splitlines() == [f'{name} 14' for name in names]
+def test_wheel_satisfies_the_doctor(answers: dict) -> None:
+    assert "_base_ = 'ghm_mmdet::...' is known" in answers['doctor']
+    assert 'A training can start.' in answers['doctor']
 
 
-def test_wheel_plans_the_reproduction(wheel_python: Path, tmp_path: Path) -> None:
-    tool = wheel_python.parent.parent.glob('lib/*/site-packages/ghm_mmdet/.mim/tools/reproduce.py')
-    printed = run_wheel(wheel_python, next(tool), 'plan', '--table', '7', cwd=tmp_path)
-    assert 'ghm_mmdet/.mim/configs/ghm/faster-rcnn_r50_fpn_ghmr_8xb2-14e_coco.py' in printed
+def test_wheel_plans_the_reproduction(answers: dict) -> None:
+    config = 'ghm_mmdet/.mim/configs/ghm/faster-rcnn_r50_fpn_ghmr_8xb2-14e_coco.py'
+    assert config in answers['reproduce']
 
 
-def test_wheel_answers_mim(wheel_python: Path, tmp_path: Path) -> None:
-    name = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
-    mim = [wheel_python, '-m', 'mim']
-    listed = run_wheel(*mim, 'search', 'ghm_mmdet', '--model', 'ghm', cwd=tmp_path)
-    metafile = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())
-    assert [model['Name'] for model in metafile['Models'] if model['Name'] not in listed] == []
-    run_wheel(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', tmp_path, cwd=tmp_path)
-    config = Config.fromfile(tmp_path / f'{name}.py')
+def test_wheel_answers_mim(wheel_folder: Path, answers: dict) -> None:
+    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())['Models']
+    assert [model['Name'] for model in models if model['Name'] not in answers['search']] == []
+    config = Config.fromfile(wheel_folder / 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py')
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
 
 
-def test_wheel_harmonizes_through_mim(wheel_python: Path, tmp_path: Path) -> None:
+def test_wheel_harmonizes_through_mim(wheel_python: Path, answers: dict, tmp_path: Path) -> None:
     """A config in a user's own folder, and one by name."""
     (tmp_path / 'mine.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
@@ -188,26 +242,13 @@ def test_wheel_harmonizes_through_mim(wheel_python: Path, tmp_path: Path) -> Non
     assert (head.num_classes, head.loss_cls.type) == (3, 'ghm_mmdet.GHMC')
     assert config.custom_hooks[-1].iters == 500
     name = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-    printed = run_wheel(*tool, name, '--dry-run', cwd=tmp_path)
-    assert f'_base_ = {name!r}' in printed
+    assert f'_base_ = {name!r}' in answers['harmonize']
 
 
-def test_wheel_trains_and_tests_through_mim(
-    wheel_python: Path, demo_data: Path, tmp_path: Path
-) -> None:
-    """Outside the repository: download the config, train, evaluate the checkpoint."""
-    name = 'retinanet_r18_fpn_ghmc-ghmr_demo'
-    here = dict(cwd=tmp_path, DEMO_ROOT=f'{demo_data}/')
-    mim = [wheel_python, '-m', 'mim']
-    run_wheel(*mim, 'download', 'ghm_mmdet', '--config', name, '--dest', '.', **here)
-    fast = ('--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3')
-    config = (mmdet_distribution(), f'{name}.py', '--gpus', '0', '--work-dir')
-    printed = run_wheel(*mim, 'train', *config, 'work', *fast, **here)
-    assert 'GHM takes over' in printed
-    checkpoint = tmp_path / 'work/epoch_1.pth'
-    every_box = ('--cfg-options', 'model.test_cfg.score_thr=0')
-    run_wheel(*mim, 'test', *config, 'test', '--checkpoint', checkpoint, *every_box, **here)
-    assert 0 <= last_metrics(tmp_path / 'test')['bbox_mAP'] <= 1
+def test_wheel_trains_and_tests_through_mim(wheel_folder: Path) -> None:
+    """Outside the repository: train by the downloaded config, evaluate the checkpoint."""
+    assert 'GHM takes over' in (wheel_folder / 'printed.txt').read_text()
+    assert 0 <= last_metrics(wheel_folder / 'test')['bbox_mAP'] <= 1
 
 
 def test_version_is_one_fact() -> None:

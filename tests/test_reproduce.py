@@ -2,10 +2,12 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,12 +116,16 @@ def test_data_root_and_options_reach_every_command() -> None:
     assert 'COCO_ROOT' not in os.environ
 
 
-def test_plan_can_be_piped_into_a_shell(coco_root: Path) -> None:
+def test_plan_can_be_piped_into_a_shell(
+    coco_root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     """Standard output has commands and comments alone."""
-    tool = [sys.executable, 'tools/reproduce.py', 'plan', '--table', '7']
-    printed = subprocess.check_output([*tool, '--data-root', str(coco_root)], text=True, cwd=ROOT)
-    assert len(commands(printed)) == 4
-    assert all(line.startswith('COCO_ROOT=') for line in commands(printed))
+    command = f'reproduce.py plan --table 7 --data-root {coco_root}'
+    monkeypatch.setattr(sys, 'argv', command.split())
+    runpy.run_path(str(ROOT / 'tools/reproduce.py'), run_name='__main__')
+    printed = commands(capfd.readouterr().out)
+    assert len(printed) == 4
+    assert all(line.startswith('COCO_ROOT=') for line in printed)
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -134,9 +140,9 @@ def test_wrong_arguments_are_named() -> None:
 class FakeMIM:
     """Does what MIM does to a work folder, and fails where it is told to."""
 
-    def __init__(self, settings: Settings, failing: tuple[str, ...] = ()) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.failing = failing
+        self.failing: tuple[str, ...] = ()
         self.calls: list[tuple[str, str]] = []
 
     def __call__(self, command: list[str], **_: object) -> None:
@@ -158,28 +164,30 @@ def settings(coco_root: Path, tmp_path: Path) -> Settings:
     return Settings(tmp_path, str(coco_root), GPUS)
 
 
+@pytest.fixture
+def fake(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
+    """What is started in the place of `mim`."""
+    fake = FakeMIM(settings)
+    monkeypatch.setattr(experiment.subprocess, 'run', fake)
+    return fake
+
+
 def test_goes_on_after_a_failure_and_runs_what_is_missing(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, fake: FakeMIM
 ) -> None:
-    failing = FakeMIM(settings, failing=(ASL1,))
-    monkeypatch.setattr(experiment.subprocess, 'run', failing)
+    fake.failing = (ASL1,)
     failures = run_missing(tables([5]), settings)
     log = settings.work_dir / f'{ASL1}.log'
     assert failures == [f'{ASL1}: mim train ended with exit status 1, see {log}']
-    assert failing.calls == [
+    assert fake.calls == [
         ('train', GHM_C), ('test', GHM_C), ('train', ASL1), ('train', GHM_R), ('test', GHM_R),
     ]  # fmt: skip
-    working = FakeMIM(settings)
-    monkeypatch.setattr(experiment.subprocess, 'run', working)
+    fake.failing, fake.calls = (), []
     assert run_missing(tables([5, 6]), settings) == []
-    assert working.calls == [('train', ASL1), ('test', ASL1)]
+    assert fake.calls == [('train', ASL1), ('test', ASL1)]
 
 
-def test_a_finished_training_is_only_tested(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = FakeMIM(settings)
-    monkeypatch.setattr(experiment.subprocess, 'run', fake)
+def test_a_finished_training_is_only_tested(settings: Settings, fake: FakeMIM) -> None:
     run = paper_run(GHM_C, settings)
     fake(run.train_command())
     fake.calls.clear()
@@ -188,11 +196,7 @@ def test_a_finished_training_is_only_tested(
     assert ('test', GHM_C) in fake.calls
 
 
-def test_test_dev_is_run_where_its_images_are_listed(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = FakeMIM(settings)
-    monkeypatch.setattr(experiment.subprocess, 'run', fake)
+def test_test_dev_is_run_where_its_images_are_listed(settings: Settings, fake: FakeMIM) -> None:
     run_missing(tables([3]), settings)
     submitted = [name for verb, name in fake.calls if name.endswith('_test-dev')]
     assert submitted == [
@@ -201,15 +205,11 @@ def test_test_dev_is_run_where_its_images_are_listed(
     ]
 
 
-def test_other_settings_in_a_folder_are_not_gone_on_with(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_settings_in_a_folder_are_not_gone_on_with(settings: Settings, fake: FakeMIM) -> None:
     """The rehearsal's checkpoint must not become the beginning of the real run."""
-    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
     run_missing(tables([5]), settings)
     changed = Settings(settings.work_dir, settings.data_root, 8, ('train_cfg.max_epochs=2',))
-    fake = FakeMIM(changed)
-    monkeypatch.setattr(experiment.subprocess, 'run', fake)
+    fake.settings, fake.calls = changed, []
     failures = run_missing(tables([5]), changed)
     assert len(failures) == 3
     assert 'train_cfg.max_epochs: 14, now 2' in failures[0]
@@ -230,10 +230,7 @@ def test_report_without_runs_is_the_paper(tmp_path: Path) -> None:
     assert ohem in text.splitlines()
 
 
-def test_report_shows_paper_measured_difference(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
+def test_report_shows_paper_measured_difference(settings: Settings, fake: FakeMIM) -> None:
     run_missing(tables([5]), settings)
     text = report(tables([5, 6]), settings.work_dir)
     assert '**Not COCO**: trained on 40 images and evaluated on 8' in text
@@ -245,20 +242,16 @@ def test_report_shows_paper_measured_difference(
     )
 
 
-def test_report_names_changed_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = Settings(
-        settings.work_dir, settings.data_root, 1, ('optim_wrapper.optimizer.lr=1.0',)
-    )
-    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(changed))
+def test_report_names_changed_settings(settings: Settings, fake: FakeMIM) -> None:
+    options = ('optim_wrapper.optimizer.lr=1.0',)
+    changed = fake.settings = replace(settings, gpus=1, cfg_options=options)
     run_missing(tables([7]), changed)
     text = report(tables([7]), changed.work_dir)
     assert '- `optim_wrapper.optimizer.lr=1.0`, not `0.01`\n' in text
     assert '- `auto_scale_lr.enable=True`, not `False`\n' in text
 
 
-def test_report_takes_coco_for_coco(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_report_takes_coco_for_coco(fake: FakeMIM, tmp_path: Path) -> None:
     root = tmp_path / 'coco'
     (root / 'annotations').mkdir(parents=True)
     for split, count in (('train', 118287), ('val', 5000)):
@@ -266,8 +259,7 @@ def test_report_takes_coco_for_coco(
         (root / f'annotations/instances_{split}2017.json').write_text(
             json.dumps(dict(images=images))
         )
-    real = Settings(tmp_path / 'work', str(root), GPUS)
-    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(real))
+    real = fake.settings = Settings(tmp_path / 'work', str(root), GPUS)
     run_missing(tables([5]), real)
     text = report(tables([5]), real.work_dir)
     assert 'Data: COCO' in text
@@ -276,10 +268,7 @@ def test_report_takes_coco_for_coco(
     assert 'Whether this is COCO can not be told' in report(tables([5]), real.work_dir)
 
 
-def test_report_of_test_dev_takes_the_servers_figures(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
+def test_report_of_test_dev_takes_the_servers_figures(settings: Settings, fake: FakeMIM) -> None:
     run_missing(tables([3]), settings)
     folder = settings.work_dir / 'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco'
     (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)))
@@ -289,10 +278,7 @@ def test_report_of_test_dev_takes_the_servers_figures(
     assert '- GHM-C + GHM-R, ResNeXt-101: AP 40.0 on val2017, not comparable' in text
 
 
-def test_report_gives_times_of_gpus_alone(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(experiment.subprocess, 'run', FakeMIM(settings))
+def test_report_gives_times_of_gpus_alone(settings: Settings, fake: FakeMIM) -> None:
     run_missing(tables([2]), settings)
     for row in tables([2])[0].rows:
         folder = settings.work_dir / row.run / '1'
@@ -314,24 +300,16 @@ def test_recorded_config_is_the_wanted_one(settings: Settings, tmp_path: Path) -
 
 
 SMALL = (
-    'model.backbone.depth=18',
-    'model.backbone.base_channels=16',
-    'model.backbone.stem_channels=16',
-    'model.backbone.frozen_stages=-1',
-    'model.backbone.norm_eval=False',
-    'model.backbone.init_cfg=None',
-    'model.neck.in_channels=[16,32,64,128]',
-    'model.neck.out_channels=32',
-    'model.bbox_head.in_channels=32',
-    'model.bbox_head.feat_channels=32',
-    'model.bbox_head.stacked_convs=1',
-    'model.test_cfg.score_thr=0',
-    'model.test_cfg.nms_pre=100',
+    'model.backbone.depth=18', 'model.backbone.base_channels=16', 'model.backbone.stem_channels=16',
+    'model.backbone.frozen_stages=-1', 'model.backbone.norm_eval=False',
+    'model.backbone.init_cfg=None', 'model.neck.in_channels=[16,32,64,128]',
+    'model.neck.out_channels=32', 'model.bbox_head.in_channels=32',
+    'model.bbox_head.feat_channels=32', 'model.bbox_head.stacked_convs=1',
+    'model.test_cfg.score_thr=0', 'model.test_cfg.nms_pre=100',
     'train_dataloader.dataset.pipeline.2.scale=(160,160)',
     'val_dataloader.dataset.pipeline.1.scale=(160,160)',
-    'test_dataloader.dataset.pipeline.1.scale=(160,160)',
-    'train_cfg.max_epochs=3',
-)
+    'test_dataloader.dataset.pipeline.1.scale=(160,160)', 'train_cfg.max_epochs=3',
+)  # fmt: skip
 
 
 @pytest.mark.slow

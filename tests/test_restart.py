@@ -1,6 +1,5 @@
 """A run that is cut by SIGKILL and resumed ends as the run that was not cut."""
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -10,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from .processes import start
 from .training import demo_config, train
 
 EPOCHS = 2
@@ -46,9 +46,7 @@ def run(data: Path, work_dir: Path, cut: bool, resume: bool = False) -> None:
 
 def test_killed_and_resumed_is_equal_bit_for_bit(demo_data: Path, tmp_path: Path) -> None:
     run(demo_data, tmp_path / 'whole', cut=False)
-    context = multiprocessing.get_context('forkserver')
-    killed = context.Process(target=run, args=(demo_data, tmp_path / 'cut', True))
-    killed.start()
+    killed = start(run, demo_data, tmp_path / 'cut', True)
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert sorted(p.name for p in tmp_path.glob('cut/*.pth')) == ['epoch_1.pth']

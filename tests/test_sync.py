@@ -1,8 +1,6 @@
 """`sync=True`: several processes harmonize like one that holds the whole mini-batch."""
 
 import os
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -10,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR
 
-ROOT = Path(__file__).parent.parent
-TIMEOUT = 5.0
+from .processes import start, start_all
+
+TIMEOUT = 3.0
 CALLS = 3
 ROWS = 60
 #: Examples of each process in each call: even, uneven, one process without any.
@@ -27,6 +25,7 @@ SPLITS = {
 LOSSES = [
     *((name, formula) for name in ('GHMC', 'softmax', 'GHMR') for formula in ('official', 'paper')),
     ('GHMC', 'floored'),
+    ('class weights', 'official'),
 ]
 CASES = [(loss, split) for loss in LOSSES for split in SPLITS[2]]
 
@@ -34,7 +33,9 @@ CASES = [(loss, split) for loss in LOSSES for split in SPLITS[2]]
 def make_loss(name: str, formula: str, sync: bool) -> nn.Module:
     if name == 'GHMR':
         return GHMR(bins=10, momentum=0.7, loss_weight=10.0, formula=formula, sync=sync)
-    return GHMC(10, 0.75, use_sigmoid=name == 'GHMC', formula=formula, sync=sync)
+    weights = [1.0, 2.0, 0.5, 0.1] if name == 'class weights' else None
+    settings = dict(formula=formula, sync=sync, class_weight=weights)
+    return GHMC(10, 0.75, use_sigmoid=name == 'GHMC', **settings)
 
 
 def make_batch(name: str, call: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +106,7 @@ def worker(rank: int, folder: str, world_size: int) -> None:
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list:
     """What each process found."""
     folder, world_size = tmp_path_factory.mktemp('sync'), request.param
-    mp.spawn(worker, (str(folder), world_size), nprocs=world_size)
+    start_all(worker, world_size, str(folder), world_size)
     return [torch.load(folder / f'{rank}.pt') for rank in range(world_size)]
 
 
@@ -151,31 +152,18 @@ def lose_a_process(rank: int, folder: str, how: str) -> None:
         if how == 'dies':
             os._exit(1)
         time.sleep(600)
-    start = time.monotonic()
+    begin = time.monotonic()
     try:
         loss(*make_batch('GHMC', 1))
     except RuntimeError:
-        print(time.monotonic() - start)
+        Path(folder, 'seconds').write_text(str(time.monotonic() - begin))
 
 
 @pytest.mark.parametrize('how', ['dies', 'hangs'])
 def test_a_lost_process_is_an_error(how: str, tmp_path: Path) -> None:
     """In the other process too, and within the process group's timeout."""
-    command = [sys.executable, '-c', LOSE.format(folder=str(tmp_path), how=how)]
-    processes = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        for rank in range(2)
-    ]
-    try:
-        seconds, _ = processes[0].communicate(timeout=200)
-    finally:
-        for process in processes:
-            process.kill()
-    assert float(seconds) < 2 * TIMEOUT
-
-
-LOSE = """
-import sys
-from tests.test_sync import lose_a_process
-lose_a_process(int(sys.argv[1]), {folder!r}, {how!r})
-"""
+    processes = [start(lose_a_process, rank, str(tmp_path), how) for rank in range(2)]
+    processes[0].join(200)
+    for process in processes:
+        process.kill()
+    assert float((tmp_path / 'seconds').read_text()) < 2 * TIMEOUT

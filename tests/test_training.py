@@ -5,14 +5,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmdet.models.losses import FocalLoss, SmoothL1Loss
 from mmengine.config import ConfigDict
 
 from ghm_mmdet import GHMWarmupHook
 
 from .training import demo_config, train
 
-ITERS = 50
+ITERS = 30
+FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
+SMOOTH_L1 = dict(type='SmoothL1Loss', beta=1 / 9)
+
+
+def curve_with(losses: dict, data: Path, folder: Path, iters: int) -> np.ndarray:
+    """The losses of a training with other losses from its first iteration."""
+    config = demo_config(data, folder, iters, custom_hooks=[])
+    for name, settings in losses.items():
+        config.model.bbox_head[name] = ConfigDict(settings)
+    runner, recorder = train(config)
+    for name, settings in losses.items():
+        assert type(getattr(runner.model.bbox_head, name)).__name__ == settings['type']
+    return recorder.curve()
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +35,7 @@ def ghm_curve(ghm_training: Path) -> np.ndarray:
 def test_one_seed_two_runs_equal_losses(
     ghm_curve: np.ndarray, demo_data: Path, tmp_path: Path
 ) -> None:
-    again = train(demo_config(demo_data, tmp_path, ITERS // 2, custom_hooks=[]))[1].curve()
+    again = curve_with({}, demo_data, tmp_path, ITERS // 2)
     assert len(again) == ITERS // 2
     assert np.array_equal(ghm_curve[: ITERS // 2], again)
 
@@ -50,16 +62,10 @@ def test_built_in_losses_give_the_same_curve(
 def test_warmup_is_with_focal_loss_and_switches_to_ghm(demo_data: Path, tmp_path: Path) -> None:
     """The first iterations are those of focal loss + smooth L1, the rest GHM's."""
     warm = train(demo_config(demo_data, tmp_path / 'warm', 6, **{'custom_hooks.0.iters': 4}))
-    focal_config = demo_config(demo_data, tmp_path / 'focal', 6, custom_hooks=[])
-    focal_config.model.bbox_head.loss_cls = ConfigDict(
-        type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
-    )
-    focal_config.model.bbox_head.loss_bbox = ConfigDict(type='SmoothL1Loss', beta=1 / 9)
-    focal = train(focal_config)
-    assert isinstance(focal[0].model.bbox_head.loss_cls, FocalLoss)
-    assert isinstance(focal[0].model.bbox_head.loss_bbox, SmoothL1Loss)
-    assert np.array_equal(warm[1].curve()[:4], focal[1].curve()[:4])
-    assert (warm[1].curve()[4:] != focal[1].curve()[4:]).all()
+    losses = dict(loss_cls=FOCAL, loss_bbox=SMOOTH_L1)
+    focal = curve_with(losses, demo_data, tmp_path / 'focal', 6)
+    assert np.array_equal(warm[1].curve()[:4], focal[:4])
+    assert (warm[1].curve()[4:] != focal[4:]).all()
     head = warm[0].model.bbox_head
     assert 'forward' not in vars(head.loss_cls)
     assert head.loss_cls.acc_sum.sum() > 0
@@ -79,13 +85,6 @@ def test_warmup_goes_on_after_a_restart(demo_data: Path, tmp_path: Path) -> None
     np.testing.assert_allclose(rest, whole[2:], rtol=1e-6)
 
 
-def test_warmup_keeps_the_checkpoint_of_ghm(demo_data: Path, tmp_path: Path) -> None:
-    train(demo_config(demo_data, tmp_path, 2))
-    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)['state_dict']
-    assert saved['bbox_head.loss_cls.acc_sum'].sum() > 0
-    assert saved['bbox_head.loss_bbox.acc_sum'].sum() > 0
-
-
 def test_warmup_without_ghm_is_an_error(demo_data: Path, tmp_path: Path) -> None:
     config = demo_config(demo_data, tmp_path, 2)
     config.model.bbox_head.loss_cls.type = 'GHMC'
@@ -101,10 +100,12 @@ def test_warmup_losses_by_suffix_of_the_modules_name(demo_data: Path, tmp_path: 
     cross_entropy = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=0.5)
     options = {'custom_hooks.0.iters': 2, 'custom_hooks.0.losses': {'loss_cls': cross_entropy}}
     warm = train(demo_config(demo_data, tmp_path / 'warm', 2, **options))[1]
-    plain = demo_config(demo_data, tmp_path / 'plain', 2, custom_hooks=[])
-    plain.model.bbox_head.loss_cls = ConfigDict(cross_entropy)
-    plain.model.bbox_head.loss_bbox = ConfigDict(type='SmoothL1Loss', beta=1 / 9)
-    assert np.array_equal(warm.curve(), train(plain)[1].curve())
+    losses = dict(loss_cls=cross_entropy, loss_bbox=SMOOTH_L1)
+    plain = curve_with(losses, demo_data, tmp_path / 'plain', 2)
+    assert np.array_equal(warm.curve(), plain)
+    saved = torch.load(tmp_path / 'warm/iter_2.pth', weights_only=False)['state_dict']
+    for name in ('loss_cls', 'loss_bbox'):
+        assert saved[f'bbox_head.{name}.acc_sum'].sum() > 0, 'the checkpoint is that of GHM'
 
 
 @pytest.mark.parametrize(
