@@ -68,14 +68,14 @@ def coco_root(demo_data: Path, make_once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope='session')
 def ghm_training(demo_data: Path, make_once: Callable[..., Path]) -> Path:
-    """Where the demo's detector was trained with GHM-C and GHM-R alone, in 30 iterations of 2.
+    """Where the demo's detector was trained with GHM-C and GHM-R alone, in 50 iterations of 2.
 
-    `losses.npy` holds their losses, `iter_30.pth` is the checkpoint.
+    `losses.npy` holds their losses, `iter_50.pth` is the checkpoint.
     """
     from .training import demo_config, train
 
     def fill(folder: Path) -> None:
-        curve = train(demo_config(demo_data, folder, 30, custom_hooks=[]))[1].curve()
+        curve = train(demo_config(demo_data, folder, 50, custom_hooks=[]))[1].curve()
         np.save(folder / 'losses.npy', curve)
 
     return make_once('ghm_training', fill)

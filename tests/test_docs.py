@@ -99,7 +99,7 @@ def clone_after_demo(clone: Path, demo_data: Path, ghm_training: Path) -> Path:
     """With a checkpoint of a shorter training in the place of the demo's."""
     work_dir = clone / 'work_dirs/demo/retinanet_r18_fpn_ghmc-ghmr_demo'
     work_dir.mkdir(parents=True)
-    (work_dir / 'epoch_10.pth').symlink_to(ghm_training / 'iter_30.pth')
+    (work_dir / 'epoch_10.pth').symlink_to(ghm_training / 'iter_50.pth')
     (clone / 'work_dirs/demo/data').symlink_to(demo_data)
     return clone
 

@@ -19,11 +19,11 @@ BUFFERS = {'edges', 'acc_sum'}
 
 @pytest.fixture(scope='module')
 def checkpoint(ghm_training: Path) -> Path:
-    return ghm_training / 'iter_30.pth'
+    return ghm_training / 'iter_50.pth'
 
 
 def config_giving_every_box(path: Path) -> Config:
-    """A detector of 30 iterations is sure of nothing."""
+    """A detector of 50 iterations is sure of nothing."""
     config = Config.fromfile(path)
     config.model.test_cfg.score_thr = 0
     return config
