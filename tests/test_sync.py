@@ -14,7 +14,7 @@ from ghm_mmdet import GHMC, GHMR
 
 from .processes import start, start_all
 
-TIMEOUT = 3.0
+TIMEOUT = 5.0
 CALLS = 3
 ROWS = 60
 #: Examples of each process in each call: even, uneven, one process without any.
