@@ -55,8 +55,8 @@ def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kernels_are_used() -> None:
     x = torch.randn(4, 3, device=DEVICE)
-    assert choose_kernels(x.device.type) == 'triton' and can_fuse(x, x, 30, fine=False)
-    assert not can_fuse(x.double(), x, 30, fine=False)
+    assert choose_kernels(x.device.type) == 'triton' and can_fuse(x, x, 30)
+    assert not can_fuse(x.double(), x, 30)
 
 
 @pytest.mark.parametrize('seed', range(12))

@@ -1,0 +1,1 @@
+"""What the losses cost: `python -m benchmarks.losses`. Not in the wheel."""
