@@ -15,12 +15,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,8 @@ WARPS_OF_SM = {75: 32, 80: 64, 90: 64, 100: 64}
 #: The estimate's GPU, an H100 SXM: 132 multiprocessors with 4 schedulers at 1.755 GHz, 3.35 TB/s.
 ISSUES_PER_SECOND = 132 * 4 * 1.755e9
 BYTES_PER_SECOND = 3.35e12
+#: Kernels over the examples; `sum` and `gradient` were there before loss and gradient were one.
+PASSES = ('count', 'sum', 'gradient', 'loss', 'scale')
 #: RetinaNet's logits of two images of (800, 1333) at its first level, and what is estimated.
 LOGITS = 12_096_000
 
@@ -68,8 +69,9 @@ class Variant:
     def __str__(self) -> str:
         odd = '' if self.rows * self.width % 16 == 0 else f', {self.rows} x {self.width}'
         loss = dict(ghm_c='GHM-C', ghm_r='GHM-R')[self.loss]
+        weight = f'weight of {self.weight}' if self.weight != 'none' else 'no weight'
         exact = ', exact' * (self.density == 'exact')
-        return f'{loss}, M = {self.bins}, {self.target}, weight of {self.weight}, {self.dtype}{odd}{exact}'
+        return f'{loss}, M = {self.bins}, {self.target}, {weight}, {self.dtype}{odd}{exact}'
 
 
 #: As MMDetection's heads call the losses, and what is hard for a compiler: odd sizes.
@@ -95,25 +97,29 @@ class Kernel:
 
     Attributes:
         name: Of the function.
-        variant, arch, triton: What it was compiled for, and by.
+        variant: What it was compiled for.
+        arch: The target, 90 for sm_90.
+        warps: Of a block.
         elements: Elements a thread works on.
-        registers, spilled: A thread; `spilled` in bytes of local memory.
+        registers: Of a thread.
+        local: Bytes of local memory of a thread: what is spilled.
         instructions: Of the whole kernel.
-        barriers, fences: Instructions BAR and MEMBAR.
+        barriers: Instructions BAR.
+        fences: Instructions MEMBAR.
+        bytes_an_element: What is read and written.
     """
 
     name: str
     variant: str
     arch: int
-    triton: str
-    elements: float
     warps: int
+    elements: float
     registers: int
-    spilled: int
+    local: int
     instructions: int
     barriers: int
     fences: int
-    opcodes: dict[str, int] = field(repr=False, default_factory=dict)
+    bytes_an_element: float
 
     @property
     def instructions_an_element(self) -> float:
@@ -125,6 +131,14 @@ class Kernel:
         of_warp = -(-self.registers * 32 // 256) * 256
         blocks = 65536 // (of_warp * self.warps)
         return min(blocks * self.warps / WARPS_OF_SM[self.arch], 1.0)
+
+    @property
+    def seconds_of_issue(self) -> float:
+        return LOGITS * self.instructions_an_element / 32 / ISSUES_PER_SECOND
+
+    @property
+    def seconds_of_memory(self) -> float:
+        return LOGITS * self.bytes_an_element / BYTES_PER_SECOND
 
 
 @dataclass
@@ -159,7 +173,7 @@ def ready() -> None:
     import triton  # noqa: F401
 
     try:
-        import ghm_mmdet.ops.triton_passes  # noqa: F401
+        import ghm_mmdet.ops.triton_passes
     except ModuleNotFoundError:
         import ghm_mmdet.kernels.region_loss  # noqa: F401
     # The choice asks for the interpreter where tensors are of the CPU; `recorded` is none.
@@ -191,22 +205,32 @@ def recorded(on_launch: Callable[[Any, Any], None], arch: int | None) -> Iterato
 
 
 def compiled(variant: Variant, arch: int) -> list[Kernel]:
-    """The kernels of a call, forward and backward."""
-    import triton
-
+    """The kernels over the examples of a call, forward and backward."""
     kernels: list[Kernel] = []
 
     def keep(name: str, kernel: Any) -> None:
-        constants = {path[0]: value for path, value in kernel.src.constants.items()}
+        name = name.strip('_').removesuffix('_kernel')
+        if name not in PASSES:
+            return
         names = kernel.src.fn.arg_names
-        block = {names[at]: value for at, value in constants.items()}.get('BLOCK', 0)
+        constants = {names[at[0]]: value for at, value in kernel.src.constants.items()}
         warps = kernel.metadata.num_warps
-        registers, spilled, opcodes = _assembly(kernel.asm['cubin'])
-        kernels.append(Kernel(
-            name.strip('_').removesuffix('_kernel'), str(variant), arch, triton.__version__,
-            block / (32 * warps), warps, registers, spilled, sum(opcodes.values()),
-            opcodes['BAR'], opcodes['MEMBAR'], dict(opcodes),
-        ))  # fmt: skip
+        registers, local, opcodes = _assembly(kernel.asm['cubin'])
+        kernels.append(
+            Kernel(
+                name,
+                str(variant),
+                arch,
+                warps,
+                constants['BLOCK'] / (32 * warps),
+                registers,
+                local,
+                sum(opcodes.values()),
+                opcodes['BAR'],
+                opcodes['MEMBAR'],
+                _bytes_an_element(name, variant),
+            )
+        )
 
     with recorded(keep, arch):
         call(variant)().backward()
@@ -248,9 +272,19 @@ class _Launches(TorchDispatchMode):
                 return OPDEFS[f'ghm_mmdet::{func._opname}']._init_fn(*args, **(kwargs or {}))
         name = func._schema.name.split('::')[1]
         is_view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
-        if not is_view and not re.match(r'(new_)?empty|_unsafe_view|_reshape', name):
+        if not is_view and not re.match(r'(new_)?empty|_unsafe_view|_reshape|promote_types', name):
             self.names.append(name)
         return func(*args, **(kwargs or {}))
+
+
+def _bytes_an_element(name: str, variant: Variant) -> float:
+    item = 4 if variant.dtype == 'float32' else 2
+    if name == 'scale':
+        return 4 + item
+    read: float = item
+    read += 8 / variant.width if variant.target == 'labels' else 4
+    read += dict(none=0, rows=4 / variant.width, examples=4)[variant.weight]
+    return read + dict(loss=4, gradient=item).get(name, 0)
 
 
 @lru_cache
@@ -276,3 +310,57 @@ def _assembly(cubin: bytes) -> tuple[int, int, Counter[str]]:
 
 def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def table(kernels: list[Kernel]) -> str:
+    """Markdown."""
+    rows = [
+        '| kernel | sm | registers | local | instructions an element | occupancy | MEMBAR '
+        '| bytes an element | issue, µs | memory, µs |',
+        '|---|---|---|---|---|---|---|---|---|---|',
+    ]
+    for k in kernels:
+        rows.append(
+            f'| {k.name}: {k.variant} | {k.arch} | {k.registers} | {k.local} '
+            f'| {k.instructions_an_element:.1f} | {k.occupancy:.0%} | {k.fences} '
+            f'| {k.bytes_an_element:.2f} | {k.seconds_of_issue * 1e6:.0f} '
+            f'| {k.seconds_of_memory * 1e6:.0f} |'
+        )
+    return '\n'.join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--arch', type=int, nargs='+', choices=ARCHS, default=[90])
+    parser.add_argument('--variants', type=int, help='only the first so many; default: all')
+    parser.add_argument('--json', type=Path, help='write the numbers to this file')
+    parser.add_argument('--quiet', action='store_true', help='print no table')
+    args = parser.parse_args()
+    ready()
+    import triton
+
+    calls = (VARIANTS[0], Variant('ghm_r', 10, 4096, 4, 'dense', 'examples'))
+    counted = {str(variant): launches(variant) for variant in calls}
+    variants = VARIANTS[: args.variants]
+    kernels = [k for arch in args.arch for v in variants for k in compiled(v, arch)]
+    if not args.quiet:
+        print(f'Triton {triton.__version__}, times estimated for {LOGITS:,} elements on an H100\n')
+        for name, of_call in counted.items():
+            numbers = len(of_call.forward), len(of_call.backward)
+            print('- {}: {} launches forward, {} backward'.format(name, *numbers))
+        print(f'\n{table(kernels)}')
+    if args.json:
+        result = dict(
+            triton=triton.__version__,
+            launches={name: asdict(of_call) for name, of_call in counted.items()},
+            kernels=[
+                asdict(k) | dict(instructions_an_element=k.instructions_an_element) for k in kernels
+            ],
+        )
+        args.json.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == '__main__':
+    main()

@@ -222,7 +222,7 @@ def _loss_kernel(
 
 
 @triton.jit
-def _sum_kernel(total, sums, not_finite, size, BLOCK: tl.constexpr) -> None:  # noqa: ANN001
+def _total_kernel(total, sums, not_finite, size, BLOCK: tl.constexpr) -> None:  # noqa: ANN001
     """One block: the sums of the blocks in float64, and NaN for a loss that is not finite.
 
     The passes leave out products with a target of 0, where cross entropy has 0 · (-inf).
@@ -415,5 +415,5 @@ def _weighted(
     gradient = torch.empty(pred.shape if with_gradient else 0, device=pred.device)
     examples.run(_loss_kernel, sums, gradient, weights, GRADIENT=with_gradient)
     total = torch.empty((), device=pred.device)
-    _launch(_sum_kernel, 1, total, sums, not_finite, len(sums), BLOCK=1024)
+    _launch(_total_kernel, 1, total, sums, not_finite, len(sums), BLOCK=1024)
     return total, gradient
