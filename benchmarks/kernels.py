@@ -170,12 +170,8 @@ def ready() -> None:
     """Let CPU tensors stand for those of a GPU: kernels are compiled, and nothing runs."""
     if os.environ.get('TRITON_INTERPRET') == '1':
         raise RuntimeError('TRITON_INTERPRET must not be set: the interpreter compiles nothing')
-    import triton  # noqa: F401
+    import ghm_mmdet.ops.triton_passes  # noqa: F401
 
-    try:
-        import ghm_mmdet.ops.triton_passes
-    except ModuleNotFoundError:
-        import ghm_mmdet.kernels.region_loss  # noqa: F401
     # The choice asks for the interpreter where tensors are of the CPU; `recorded` is none.
     os.environ.update(GHM_MMDET_KERNELS='triton', TRITON_INTERPRET='1')
 

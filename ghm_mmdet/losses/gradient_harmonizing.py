@@ -108,11 +108,10 @@ class GradientHarmonizingLoss(nn.Module):
     def summed(self, counted: Counted) -> Counted:
         """What was counted, over all processes if `sync`; the loss stays that of this one."""
         statistics = counted.statistics
-        if not self.sync or _num_processes() == 1:
+        if not self.sync or _num_processes() == 1 or not isinstance(statistics, RegionStatistics):
             return counted
-        assert isinstance(statistics, RegionStatistics) and statistics.not_finite is not None
-        counts, _, num_examples, _, not_finite = statistics
-        sums = torch.cat([counts.double(), num_examples.reshape(1), not_finite.reshape(1)])
+        counts, numbers = statistics.counts, (statistics.num_examples, counted.not_finite)
+        sums = torch.cat([counts.double(), torch.stack(numbers).double()])
         dist.all_reduce(sums)
         sums = sums.to(counts.dtype)
         statistics = RegionStatistics(sums[:-2], None, sums[-2], _num_processes(), sums[-1])

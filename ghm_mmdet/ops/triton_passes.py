@@ -368,7 +368,7 @@ class _Examples:
             mu or 0.0,
             (mu or 0.0) ** 2,
         )
-        self.constants = dict(
+        self.constants: dict[str, Any] = dict(
             BINS=bins,
             SCALE=bins if by_product else bins * regions.WIDEN,
             WIDTH=pred.shape[-1] if labels or of_row else GROUP,
