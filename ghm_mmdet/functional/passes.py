@@ -114,7 +114,13 @@ def _weights_of_bins(
     """`loss_weight β_j / N` of each bin, and 0."""
     if isinstance(statistics, RegionStatistics) and ops.in_one_launch(statistics.counts.device):
         return _weights_in_one_launch(statistics, settings, memory)
-    statistics = remembered(statistics.to(dtype), memory, settings.formula)
+    return _weights_by_equations(statistics.to(dtype), settings, memory)
+
+
+def _weights_by_equations(
+    statistics: Statistics, settings: Settings, memory: Memory | None
+) -> Tensor:
+    statistics = remembered(statistics, memory, settings.formula)
     beta = bounded_beta(statistics, settings.formula, settings.max_beta)
     # `loss_weight / N` goes into β, in the order in which autograd would apply it to the
     # plain formula: the gradient is the same bit for bit, and is not scaled afterwards.
