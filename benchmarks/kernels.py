@@ -102,7 +102,7 @@ class Kernel:
         warps: Of a block.
         elements: Elements a thread works on.
         registers: Of a thread.
-        local: Bytes of local memory of a thread: what is spilled.
+        local: Instructions on local memory, LDL and STL: what is spilled.
         instructions: Of the whole kernel.
         barriers: Instructions BAR.
         fences: Instructions MEMBAR.
@@ -211,7 +211,7 @@ def compiled(variant: Variant, arch: int) -> list[Kernel]:
         names = kernel.src.fn.arg_names
         constants = {names[at[0]]: value for at, value in kernel.src.constants.items()}
         warps = kernel.metadata.num_warps
-        registers, local, opcodes = _assembly(kernel.asm['cubin'])
+        registers, opcodes = _assembly(kernel.asm['cubin'])
         kernels.append(
             Kernel(
                 name,
@@ -220,7 +220,7 @@ def compiled(variant: Variant, arch: int) -> list[Kernel]:
                 warps,
                 constants['BLOCK'] / (32 * warps),
                 registers,
-                local,
+                opcodes['LDL'] + opcodes['STL'],
                 sum(opcodes.values()),
                 opcodes['BAR'],
                 opcodes['MEMBAR'],
@@ -290,18 +290,17 @@ def _tool(name: str) -> str:
     return str(Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / name)
 
 
-def _assembly(cubin: bytes) -> tuple[int, int, Counter[str]]:
-    """Registers, bytes of local memory, and how many of each instruction."""
+def _assembly(cubin: bytes) -> tuple[int, Counter[str]]:
+    """Registers, and how many of each instruction."""
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(cubin)
         file.flush()
         usage = _output(_tool('cuobjdump'), '-res-usage', file.name)
         sass = _output(_tool('cuobjdump'), '-sass', file.name)
-    found = re.search(r'REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)', usage)
+    found = re.search(r'REG:(\d+)', usage)
     assert found, usage
-    registers, stack, local = map(int, found.groups())
     opcodes = re.findall(r'^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)', sass, re.MULTILINE)
-    return registers, stack + local, Counter(o for o in opcodes if o != 'NOP')
+    return int(found[1]), Counter(o for o in opcodes if o != 'NOP')
 
 
 def _output(*command: str) -> str:
