@@ -21,7 +21,7 @@ DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 DEMO_RUNS := $(GHM) retinanet_r18_fpn_ghmc-ghmr-floored_demo retinanet_r18_fpn_fl-sl1_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures compatibility docs doctor test test-slow lint clean
+.PHONY: help env demo figures compatibility docs doctor test test-slow triton gpu-check lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -62,10 +62,19 @@ test: env  ## run the tests
 test-slow: env  ## run the tests that take minutes
 	$(PYTEST) -m slow
 
+triton: .triton/triton  ## install the Triton of PyTorch's CUDA wheels beside the tests' own
+
+.triton/triton: requirements/triton.txt
+	$(PY) -m pip install -q --upgrade --target .triton --no-deps -r $<
+	@touch $@
+
+gpu-check: env  ## on a GPU: run the CUDA tests and the benchmark, and write a table to send
+	$(PY) -m benchmarks.gpu_check --out work_dirs/gpu-check.md
+
 lint: env  ## ruff: style and imports; mypy: types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --exclude "*.md" .
 	$(PY) -m mypy
 
 clean:  ## remove the environments, the site, and what the demo wrote
-	rm -rf .venv .venv-openmmlab .venv-docs site work_dirs/demo
+	rm -rf .venv .venv-openmmlab .venv-docs .triton site work_dirs/demo

@@ -10,7 +10,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
-from ghm_mmdet.functional.harmonizing import RegionStatistics
 from ghm_mmdet.functional.passes import Counted
 from ghm_mmdet.losses import GHMC, GHMR
 from ghm_mmdet.reproduce.experiment import Settings
@@ -25,15 +24,19 @@ ROWS = 'harmonizing'
 
 def on_statistics(loss: nn.Module, keep: Callable[[Tensor, Tensor, Tensor], None]) -> None:
     """Let each call of a GHM loss hand R, S and N to `keep`; only here is it known how."""
-    statistics_of = loss.statistics
+    summed, seen = loss.summed, []
 
-    def kept(counted: Counted) -> RegionStatistics:
-        statistics = statistics_of(counted)
-        average = statistics.counts if statistics.average is None else statistics.average
-        keep(statistics.counts, average, statistics.num_examples)
-        return statistics
+    def summed_and_seen(counted: Counted) -> Counted:
+        counted = summed(counted)
+        seen.append(counted.statistics)
+        return counted
 
-    loss.statistics = kept
+    def keep_statistics(module: nn.Module, args: tuple, value: Tensor) -> None:
+        counts, _, num_examples, *_ = seen.pop()
+        keep(counts, module.acc_sum if module.momentum > 0 else counts, num_examples)
+
+    loss.summed = summed_and_seen
+    loss.register_forward_hook(keep_statistics)
 
 
 class HarmonizingRecorder(Hook):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -26,6 +27,19 @@ def metafiles_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, 'load', cache(utils.load))
         yield
+
+
+@pytest.fixture(params=['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu'])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The CPU, and CUDA where there is one: tests that use it run on both, see `devices`."""
+    if request.param != 'cpu':
+        from . import devices, test_parity
+
+        devices.move(sys.modules[request.function.__module__], request.param, monkeypatch)
+        monkeypatch.setattr(test_parity, 'ROUNDING', 1e-6)
+        monkeypatch.setattr(test_parity, 'ROUNDING_OF_VALUE', 1e-7)
+        monkeypatch.setattr(test_parity, 'SAME_LAST_BITS', False)
+    return request.param
 
 
 @pytest.fixture(scope='session')

@@ -17,6 +17,7 @@ from ghm_mmdet.functional import (
 )
 from ghm_mmdet.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures('device')
 DENSITIES = ['region', 'exact']
 FORMULAS = ['official', 'paper', 'floored']
 

@@ -16,6 +16,7 @@ from ghm_mmdet.functional import (
 
 from . import reference
 
+pytestmark = pytest.mark.usefixtures('device')
 CLOSE = dict(rtol=1e-9, atol=1e-12)
 
 

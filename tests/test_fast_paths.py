@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.losses import peak_memory
 from ghm_mmdet import GHMC, GHMR
@@ -263,15 +264,38 @@ def test_operators_are_registered_rightly(of: str) -> None:
     pred, labels, weight = classification(30)
     ops = torch.ops.ghm_mmdet
     if of == 'asl1':
-        examples, mu, edges = (torch.zeros_like(pred), weight), (0.02,), ()
+        examples, mu, formula = (torch.zeros_like(pred), weight), (0.02,), (True,)
         count, weighted = ops.count_asl1.default, ops.weighted_asl1.default
     else:
-        examples, mu, edges = (labels, weight), (), (True,)
+        examples, mu, formula = (labels, weight), (), ()
         count, weighted = ops.count_cross_entropy.default, ops.weighted_cross_entropy.default
-    first = (pred, *examples, *mu, 10, True)
+    first = (pred, *examples, *mu, 10, True, *formula)
     torch.library.opcheck(count, first)
-    _, index, _ = count(*first)
-    second = (pred.requires_grad_(), *examples, *mu, index, torch.rand(10), *edges, True)
+    sums, index = count(*first)
+    second = (pred.requires_grad_(), *examples, *mu, index, torch.rand(11), sums[-1], True, True)
     # Not its AOT check, which looks at the gradient after backward, which has scaled it in place.
     utils = ('test_schema', 'test_autograd_registration', 'test_faketensor')
     torch.library.opcheck(weighted, second, test_utils=utils)
+
+
+def test_edges_do_not_depend_on_how_a_device_divides_by_a_number() -> None:
+    """CUDA multiplies with the reciprocal of a number; 16 of 31 edges would be an ulp off."""
+
+    class Reciprocal(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple = (), kwargs: object = None
+        ) -> object:
+            if func is torch.ops.aten.div.Tensor and not isinstance(args[1], Tensor):
+                x, number = args
+                return x * torch.tensor(1 / number, dtype=x.dtype)
+            return func(*args, **(kwargs or {}))
+
+    off = 0
+    for bins in range(1, 256):
+        edges = torch.arange(bins + 1) / bins
+        g = torch.cat([edges, edges.nextafter(torch.zeros(())), edges.nextafter(torch.ones(()))])
+        expected = assign_regions(g, bins)
+        with Reciprocal():
+            assert torch.equal(assign_regions(g, bins), expected)
+            off += not torch.equal(torch.arange(bins + 1) / bins, edges)
+    assert off > 100

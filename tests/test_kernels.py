@@ -13,7 +13,10 @@ import torch
 pytest.importorskip('triton')
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
+from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss, gradient_density
+from ghm_mmdet.functional.harmonizing import FORMULAS, Memory, RegionStatistics
+from ghm_mmdet.functional.passes import _weights_by_equations, _weights_in_one_launch
+from ghm_mmdet.functional.settings import Settings
 from ghm_mmdet.ops import can_fuse, choose_kernels
 
 from . import reference, test_parity
@@ -55,8 +58,8 @@ def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kernels_are_used() -> None:
     x = torch.randn(4, 3, device=DEVICE)
-    assert choose_kernels(x.device.type) == 'triton' and can_fuse(x, x, 30, fine=False)
-    assert not can_fuse(x.double(), x, 30, fine=False)
+    assert choose_kernels(x.device.type) == 'triton' and can_fuse(x, x, 30)
+    assert not can_fuse(x.double(), x, 30)
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -132,6 +135,98 @@ def test_wrong_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_kernels('cpu') == 'torch'
 
 
+# What the kernels are, beside what they compute.
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (7, 3), (129, 20), (683, 3), (1027, 80)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('weight_dtype', [torch.bool, torch.float32])
+@pytest.mark.parametrize('bins', [30, 49])
+def test_sizes_that_are_no_multiples(
+    shape: tuple[int, int], dtype: torch.dtype, weight_dtype: torch.dtype, bins: int
+) -> None:
+    """Against the plain formula, per example: at the edges of blocks, groups and rows."""
+    generator = torch.Generator().manual_seed(0)
+    pred = (torch.randn(shape, generator=generator) * 3).to(dtype)
+    labels = torch.randint(-1, shape[1] + 2, shape[:1], generator=generator)
+    of_rows = (torch.rand(shape[0], generator=generator) < 0.8).to(weight_dtype)
+    of_examples = (torch.rand(shape, generator=generator) < 0.8).to(weight_dtype)
+    for loss, target, weight in (
+        (ghm_c_loss, labels, of_rows),
+        (ghm_c_loss, torch.rand(shape, generator=generator), of_examples),
+        (ghm_r_loss, pred.float() + torch.randn(shape, generator=generator) / 30, of_examples),
+        (ghm_r_loss, pred.float() + torch.randn(shape, generator=generator) / 30, of_rows),
+    ):
+        results = []
+        for reduction in ('sum', 'none'):
+            x = pred.to(DEVICE, copy=True).requires_grad_()
+            value = loss(
+                x, target.to(DEVICE), weight.to(DEVICE), bins=bins, reduction=reduction
+            ).sum()
+            value.backward()
+            results.append((value.detach(), x.grad))
+        rtol = 1e-4 if dtype == torch.float32 else 2e-3
+        torch.testing.assert_close(*results, rtol=rtol, atol=1e-5)
+
+
+def test_exact_density_takes_the_fine_histogram(monkeypatch: pytest.MonkeyPatch) -> None:
+    pred = torch.randn(300, 3, device=DEVICE)
+    labels = torch.randint(0, 4, (300,), device=DEVICE)
+    expected = ghm_c_loss(pred, labels, density='exact')
+    monkeypatch.setattr(gradient_density, 'SORTED_AT_MOST', 0)
+    found = ghm_c_loss(pred, labels, density='exact')
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize('formula', FORMULAS)
+@pytest.mark.parametrize('momentum', [0, 0.7, 0.75])
+@pytest.mark.parametrize('max_beta', [None, 2.0])
+@pytest.mark.parametrize('finite', [True, False])
+def test_regions_are_weighed_by_the_equations(
+    formula: str, momentum: float, max_beta: float | None, finite: bool
+) -> None:
+    """One launch against `functional.harmonizing`, bit for bit in S."""
+    settings = Settings(30, formula=formula, loss_weight=0.3, max_beta=max_beta)
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.randint(0, 5, (30,), generator=generator) ** 6
+    not_finite = torch.tensor(0.0 if finite else 3.0).double()
+    statistics = RegionStatistics(counts.double(), None, counts.sum().double(), 2, not_finite)
+    averages, weights = [], []
+    for weigh in (_weights_in_one_launch, _weights_by_equations):
+        average = torch.rand(30, generator=torch.Generator().manual_seed(1)) * 100
+        memory = Memory(average.to(DEVICE), momentum) if momentum else None
+        on_device = RegionStatistics(
+            *(x.to(DEVICE) if isinstance(x, torch.Tensor) else x for x in statistics)
+        )
+        on_device = on_device if weigh is _weights_in_one_launch else on_device.to(torch.float32)
+        weights.append(weigh(on_device, settings, memory))
+        averages.append(memory.average if memory else average)
+    torch.testing.assert_close(*weights, rtol=1e-6, atol=0)
+    assert torch.equal(*averages)
+
+
+def test_the_scaled_gradient_is_rounded_once() -> None:
+    """Not the gradient itself, most of which float16 can not hold: 1/(N n) of an easy example."""
+    pred = torch.randn(2000, 20, device=DEVICE) - 3
+    labels = torch.randint(0, 2000, (2000,), device=DEVICE).clamp(max=20)
+    x = pred.half().requires_grad_()
+    wanted = x.detach().float().requires_grad_()
+    for each in (x, wanted):
+        (GHMC(30)(each, labels) * 2.0**12).backward()
+    torch.testing.assert_close(x.grad, wanted.grad.half(), rtol=0, atol=0)
+    assert ((wanted.grad / 2.0**12).half() == 0).sum() > 10 * (x.grad == 0).sum()
+
+
+def test_the_edge_of_a_region_is_that_of_a_division() -> None:
+    for bins in range(1, 256):
+        j = np.arange(bins, dtype=np.float32)
+        inverse = np.float32(1 / bins)
+        q = j * inverse
+        high = (q.view(np.int32) & -256).view(np.float32)
+        rest = (j - high * np.float32(bins)) - (q - high) * np.float32(bins)
+        np.testing.assert_array_equal(q + rest * inverse, j / np.float32(bins))
+
+
 # On a CUDA device.
 
 
@@ -203,3 +298,63 @@ def test_cuda_agrees_with_the_cpu(formula: str) -> None:
         results.append([logits.grad.cpu(), offsets.grad.cpu()])
     # An example at the edge of a region may lie in the next one.
     torch.testing.assert_close(*results, rtol=1e-2, atol=1e-12)
+
+
+@needs_cuda
+@pytest.mark.parametrize('what', ['none', 'positives', 'softmax', 'exact'])
+def test_cuda_never_waits_in_the_plain_formula(what: str) -> None:
+    *_, tensors = cuda_call()
+    logits, labels, weight = (x.requires_grad_(x.is_floating_point()) for x in tensors[:3])
+    settings = dict(reduction=what) if what in ('none', 'positives') else {}
+    if what == 'exact':
+        settings = dict(density='exact')
+    if what == 'softmax':
+        settings = dict(use_sigmoid=False, class_weight=[1.0] * 80)
+        labels = labels.clamp(max=79)
+    loss = GHMC(30, **settings).cuda()
+    for mode in ('default', 'error'):
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            loss(logits, labels, weight.detach()).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+
+
+@needs_cuda
+def test_cuda_grad_scaler_skips_a_bad_batch() -> None:
+    layer, scaler = torch.nn.Linear(8, 5).cuda(), torch.amp.GradScaler('cuda')
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    loss, labels = GHMC(30, 0.75).cuda(), torch.randint(0, 6, (64,), device='cuda')
+    for bad in (False, True, False):
+        before, memory = layer.weight.clone(), loss.acc_sum.clone()
+        x = torch.randn(64, 8, device='cuda')
+        x[0, 0] = float('nan') if bad else 0
+        with torch.autocast('cuda', torch.float16):
+            value = loss(layer(x), labels)
+        optimizer.zero_grad()
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(layer.weight, before) == bad == torch.equal(loss.acc_sum, memory)
+
+
+@needs_cuda
+def test_cuda_compiled() -> None:
+    loss_c, _, (logits, labels, weight, *_) = cuda_call()
+    expected = loss_c(logits, labels, weight)
+    loss_c.acc_sum.zero_()
+    compiled = torch.compile(loss_c, fullgraph=True)
+    torch.testing.assert_close(compiled(logits, labels, weight), expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices')
+def test_cuda_second_device() -> None:
+    loss_c, loss_r, tensors = cuda_call()
+    expected = forward_and_backward(
+        loss_c, loss_r, [x.requires_grad_(i in (0, 3)) for i, x in enumerate(tensors)]
+    )
+    loss_c.acc_sum.zero_(), loss_r.acc_sum.zero_()
+    others = [x.detach().to('cuda:1').requires_grad_(i in (0, 3)) for i, x in enumerate(tensors)]
+    found = forward_and_backward(loss_c.to('cuda:1'), loss_r.to('cuda:1'), others)
+    torch.testing.assert_close(found.to('cuda:0'), expected)

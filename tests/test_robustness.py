@@ -12,6 +12,7 @@ from ghm_mmdet import GHMC, GHMR
 
 from . import reference
 
+pytestmark = pytest.mark.usefixtures('device')
 ROWS, CLASSES = 40, 4
 MOMENTUM = 0.75
 NOT_FINITE = [math.nan, math.inf, -math.inf]

@@ -58,12 +58,14 @@ class FusedExamples(Examples):
         self.with_gradient = torch.is_grad_enabled() and pred.requires_grad
 
     @abstractmethod
-    def count(self, bins: int, exact_edges: bool) -> ops.Counted:
+    def count(self, bins: int, exact_edges: bool, formula: Formula) -> ops.Counted:
         """The first pass, see `ops.operators`."""
 
     @abstractmethod
-    def weighted_sum(self, bin_index: Tensor, beta: Tensor, exact_edges: bool) -> Tensor:
-        """The second pass: `Σ β_i L_i`."""
+    def weighted_sum(
+        self, bin_index: Tensor, weights: Tensor, not_finite: Tensor, exact_edges: bool
+    ) -> Tensor:
+        """The second pass: the sum of the losses, each times the weight of its bin."""
 
 
 class SigmoidExamples(FusedExamples):
@@ -86,7 +88,7 @@ class SigmoidExamples(FusedExamples):
 
     def num_examples(self, formula: Formula) -> Tensor:
         """N: the number of valid logits."""
-        return number_of_valid(self.pred, self.weight).to(self.dtype)
+        return ops.number_of_valid(self.pred, self.weight).to(self.dtype)
 
     def elementwise(self) -> Elementwise:
         logits = at_least_float32(self.pred)
@@ -95,17 +97,20 @@ class SigmoidExamples(FusedExamples):
         loss = F.binary_cross_entropy_with_logits(logits, p_star, reduction='none')
         return Elementwise(loss, g, valid_examples(logits, self.weight))
 
-    def count(self, bins: int, exact_edges: bool) -> ops.Counted:
+    def count(self, bins: int, exact_edges: bool, formula: Formula) -> ops.Counted:
         pred = self.pred.detach()
         counted: ops.Counted = ops.count_cross_entropy(
             pred, self.target, self.weight, bins, exact_edges
         )
         return counted
 
-    def weighted_sum(self, bin_index: Tensor, beta: Tensor, exact_edges: bool) -> Tensor:
+    def weighted_sum(
+        self, bin_index: Tensor, weights: Tensor, not_finite: Tensor, exact_edges: bool
+    ) -> Tensor:
         total: Tensor
         total, _ = ops.weighted_cross_entropy(
-            self.pred, self.target, self.weight, bin_index, beta, exact_edges, self.with_gradient
+            self.pred, self.target, self.weight, bin_index, weights, not_finite, exact_edges,
+            self.with_gradient,
         )  # fmt: skip
         return total
 
@@ -132,7 +137,7 @@ class OffsetExamples(FusedExamples):
 
     def num_examples(self, formula: Formula) -> Tensor:
         """N: the sum of the weights in the released code, the number of valid offsets in Eq. 19."""
-        count = sum_of_weights if formula.weights_are_counts else number_of_valid
+        count = ops.sum_of_weights if formula.weights_are_counts else ops.number_of_valid
         return count(self.pred, self.weight).to(self.dtype)
 
     def elementwise(self) -> Elementwise:
@@ -142,17 +147,20 @@ class OffsetExamples(FusedExamples):
         loss = (d * d + self.mu * self.mu).sqrt() - self.mu
         return Elementwise(loss, gr, valid_examples(offsets, self.weight))
 
-    def count(self, bins: int, exact_edges: bool) -> ops.Counted:
+    def count(self, bins: int, exact_edges: bool, formula: Formula) -> ops.Counted:
         pred = self.pred.detach()
         counted: ops.Counted = ops.count_asl1(
-            pred, self.target, self.weight, self.mu, bins, exact_edges
+            pred, self.target, self.weight, self.mu, bins, exact_edges, formula.weights_are_counts
         )
         return counted
 
-    def weighted_sum(self, bin_index: Tensor, beta: Tensor, exact_edges: bool) -> Tensor:
+    def weighted_sum(
+        self, bin_index: Tensor, weights: Tensor, not_finite: Tensor, exact_edges: bool
+    ) -> Tensor:
         total: Tensor
         total, _ = ops.weighted_asl1(
-            self.pred, self.target, self.weight, self.mu, bin_index, beta, self.with_gradient
+            self.pred, self.target, self.weight, self.mu, bin_index, weights, not_finite,
+            exact_edges, self.with_gradient,
         )  # fmt: skip
         return total
 
@@ -290,32 +298,14 @@ def valid_examples(pred: Tensor, weight: Tensor | None) -> Tensor:
     return _expand_weight(weight, pred) > 0
 
 
-def _sum_over_examples(of_weight: Tensor, pred: Tensor) -> Tensor:
-    """The sum over all elements of `pred`, of which a row may share one."""
-    total = of_weight.sum()
-    return total if of_weight.shape == pred.shape else total * pred.shape[-1]
-
-
-def number_of_valid(pred: Tensor, weight: Tensor | None) -> Tensor:
-    """How many elements of `pred` have a weight > 0, a scalar."""
-    if weight is None:
-        return _number_of_elements(pred)
-    return _sum_over_examples(weight > 0, pred)
-
-
-def sum_of_weights(pred: Tensor, weight: Tensor | None) -> Tensor:
-    """The sum of the weights of all elements of `pred`, a scalar."""
-    if weight is None:
-        return _number_of_elements(pred)
-    return _sum_over_examples(at_least_float32(weight), pred)
-
-
 def sum_of_targets(pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """The sum of p* over the valid examples, a scalar: the number of positives."""
-    p_star = dense_target(at_least_float32(pred), target)
-    return p_star.where(valid_examples(pred, weight), 0).sum()
-
-
-def _number_of_elements(pred: Tensor) -> Tensor:
-    # Not torch.tensor, which would copy from the host and make a CUDA stream wait.
-    return torch.full((), pred.numel(), dtype=torch.int64, device=pred.device)
+    if target.shape == pred.shape:
+        return at_least_float32(target).where(valid_examples(pred, weight), 0).sum()
+    positive = (target >= 0) & (target < pred.shape[-1])
+    if weight is not None:
+        if weight.shape == pred.shape:
+            column = target.long().where(positive, 0).unsqueeze(-1)
+            weight = weight.gather(-1, column).squeeze(-1)
+        positive &= weight > 0
+    return positive.sum()

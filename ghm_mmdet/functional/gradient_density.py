@@ -89,23 +89,26 @@ def exact_gradient_density(
     g = at_least_float32(g)
     if method == 'histogram' or (method == 'auto' and prefers_fine_bins(g, epsilon)):
         return _density_by_histogram(g, epsilon, valid)
-    counted = g.flatten() if valid is None else g[valid.bool()]
-    ordered = counted.sort().values
+    counted = g if valid is None else _valid_only(g, valid.bool())
+    ordered = counted.flatten().sort().values
     lower, upper = g - epsilon / 2, g + epsilon / 2
     inside = torch.searchsorted(ordered, upper) - torch.searchsorted(ordered, lower)
     length = upper.clamp(max=1) - lower.clamp(min=0)
     return inside / length
 
 
+def _valid_only(g: Tensor, valid: Tensor) -> Tensor:
+    """The valid g, and beyond every window the others where leaving them out waits for a device."""
+    return g[valid] if g.device.type == 'cpu' else g.where(valid, math.inf)
+
+
 def prefers_fine_bins(g: Tensor, epsilon: float) -> bool:
     """Whether 'auto' takes the histogram: where sorting is slow and a bin is short beside ε.
 
-    Float64 is sorted always, for it is asked for where exactness counts, and so are CUDA
-    tensors, which PyTorch sorts by radix, in linear time.
+    Float64 is sorted always, for it is asked for where exactness counts.
     """
     return (
-        g.device.type == 'cpu'
-        and g.dtype != torch.float64
+        g.dtype != torch.float64
         and g.numel() > SORTED_AT_MOST
         and MAX_FINE_BINS * epsilon / 2 >= MIN_BINS_OF_HALF_WINDOW
     )
@@ -150,8 +153,8 @@ def fine_gradient_density(counts: Tensor, half: int, epsilon: float) -> Tensor:
 def _density_by_histogram(g: Tensor, epsilon: float, valid: Tensor | None) -> Tensor:
     bins, half = fine_bins(epsilon)
     index = (g * (2 * half / epsilon)).clamp(max=bins - 1).nan_to_num(nan=bins).int()
-    counted = index.flatten() if valid is None else index.where(valid.bool(), bins).flatten()
-    counts = torch.bincount(counted, minlength=bins + 1)[:bins]
+    counted = index if valid is None else index.where(valid.bool(), bins)
+    counts = count_regions(counted, bins)
     density = fine_gradient_density(counts, half, epsilon).to(g.dtype)
     density = torch.cat([density, density.new_full((1,), math.nan)])
     return density.index_select(0, index.flatten()).view(g.shape)

@@ -76,13 +76,19 @@ class RegionStatistics(NamedTuple):
         counts: R, shape (M,).
         average: S, shape (M,); None where there is no moving average, and S = R.
         num_examples: N, a scalar.
-        num_processes: Over how many processes R and N were summed.
+        num_processes: Over how many processes they were summed.
+        not_finite: 0 where the loss is finite in every example, a scalar; None if not known.
     """
 
     counts: Tensor
     average: Tensor | None
     num_examples: Tensor
     num_processes: int = 1
+    not_finite: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> 'RegionStatistics':
+        counts, num_examples = self.counts.to(dtype), self.num_examples.to(dtype)
+        return self._replace(counts=counts, num_examples=num_examples)
 
     def beta(self, formula: Formula) -> Tensor:
         """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or n in the place of M; 0 for an empty region.
@@ -116,6 +122,10 @@ class ExactStatistics(NamedTuple):
     epsilon: float
     num_processes: int = 1
 
+    def to(self, dtype: torch.dtype) -> 'ExactStatistics':
+        density, num_examples = self.density.to(dtype), self.num_examples.to(dtype)
+        return self._replace(density=density, num_examples=num_examples)
+
     def beta(self, formula: Formula) -> Tensor:
         """Eq. 7: `β = N / GD`, the shape of the density.
 
@@ -129,6 +139,37 @@ class ExactStatistics(NamedTuple):
 
 
 Statistics = RegionStatistics | ExactStatistics
+
+
+class Memory(NamedTuple):
+    """The moving average of a loss module.
+
+    Attributes:
+        average: S after the calls before, shape (M,).
+        momentum: α.
+    """
+
+    average: Tensor
+    momentum: float
+
+
+@torch.no_grad()
+def remembered(statistics: Statistics, memory: Memory | None, formula: str) -> Statistics:
+    """The statistics with S of Eq. 12, which the memory keeps from now on.
+
+    A mini-batch whose loss is not finite does not enter the memory.
+    """
+    if memory is None or not isinstance(statistics, RegionStatistics):
+        return statistics
+    before, momentum = memory
+    average = moving_average(before, statistics.counts, momentum, formula)
+    kept = (
+        average
+        if statistics.not_finite is None
+        else average.where(statistics.not_finite == 0, before)
+    )
+    before.copy_(kept)
+    return statistics._replace(average=average)
 
 
 def no_less_than_one(num_examples: Tensor) -> Tensor:

@@ -177,5 +177,4 @@ def ghm_r_loss(
 
 
 def _harmonized(examples: Examples, settings: Settings) -> Tensor:
-    counted = count(examples, settings)
-    return weigh(examples, counted, counted.statistics, settings)
+    return weigh(examples, count(examples, settings), settings)

@@ -1,5 +1,6 @@
 """Count, then weigh: the two passes over the examples between which β is computed."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,14 @@ from .gradient_density import fine_bins, fine_gradient_density, prefers_fine_bin
 from .harmonizing import (
     FORMULAS,
     ExactStatistics,
+    Formula,
+    Memory,
     RegionStatistics,
     Statistics,
     beta_of_examples,
     bounded_beta,
     no_less_than_one,
+    remembered,
     statistics_of,
 )
 from .settings import Settings
@@ -25,27 +29,31 @@ class Counted(NamedTuple):
     """What the first pass found.
 
     Attributes:
-        statistics: Of this call; a loss module puts its moving average in.
-        finite: Whether the loss is finite in every example, a bool scalar.
+        statistics: Of this call; a loss module sums them over the processes.
+        not_finite: 0 where the loss is finite in every example, a scalar.
         bin_index: The region or fine bin of each example; None where the density is that of
             each.
         loss: The loss of each example, with its graph; None where operators do both passes.
     """
 
     statistics: Statistics
-    finite: Tensor
+    not_finite: Tensor
     bin_index: Tensor | None
     loss: Tensor | None
 
 
 def count(examples: Examples, settings: Settings) -> Counted:
     """The first pass: how many examples have a similar gradient norm."""
-    num_examples = examples.num_examples(FORMULAS[settings.formula])
+    formula = FORMULAS[settings.formula]
     if isinstance(examples, FusedExamples) and _fused(examples, settings):
-        return _count_fused(examples, num_examples, settings)
+        return _count_fused(examples, formula, settings)
     loss, g, valid = examples.elementwise()
+    num_examples = examples.num_examples(formula)
+    not_finite = (~loss.detach().isfinite().all()).to(g.dtype)
     statistics, index = statistics_of(g, valid, num_examples, settings.bins, settings.density)
-    return Counted(statistics, loss.detach().isfinite().all(), index, loss)
+    if isinstance(statistics, RegionStatistics):
+        statistics = statistics._replace(not_finite=not_finite)
+    return Counted(statistics, not_finite, index, loss)
 
 
 def _fused(examples: FusedExamples, settings: Settings) -> bool:
@@ -54,51 +62,90 @@ def _fused(examples: FusedExamples, settings: Settings) -> bool:
         fine and not prefers_fine_bins(examples.pred, 1 / settings.bins)
     ):
         return False
-    return ops.can_fuse(examples.pred, examples.target, settings.bins, fine=fine)
+    return ops.can_fuse(examples.pred, examples.target, settings.bins)
 
 
-def _count_fused(examples: FusedExamples, num_examples: Tensor, settings: Settings) -> Counted:
+def _count_fused(examples: FusedExamples, formula: Formula, settings: Settings) -> Counted:
     if settings.density == 'region':
-        counts, index, finite = examples.count(settings.bins, exact_edges=True)
-        statistics = RegionStatistics(counts.to(num_examples.dtype), None, num_examples)
-        return Counted(statistics, finite, index, None)
+        sums, index = examples.count(settings.bins, True, formula)
+        counts, num_examples, not_finite = sums[:-2], sums[-2], sums[-1]
+        statistics = RegionStatistics(counts, None, num_examples, not_finite=not_finite)
+        return Counted(statistics, not_finite, index, None)
     epsilon = 1 / settings.bins
     bins, half = fine_bins(epsilon)
-    counts, index, finite = examples.count(bins, exact_edges=False)
-    gd = fine_gradient_density(counts, half, epsilon).to(num_examples.dtype)
-    return Counted(ExactStatistics(gd, num_examples, epsilon), finite, index, None)
+    sums, index = examples.count(bins, False, formula)
+    gd = fine_gradient_density(sums[:-2], half, epsilon)
+    return Counted(ExactStatistics(gd, sums[-2], epsilon), sums[-1], index, None)
 
 
 def weigh(
-    examples: Examples, counted: Counted, statistics: Statistics, settings: Settings
+    examples: Examples, counted: Counted, settings: Settings, memory: Memory | None = None
 ) -> Tensor:
     """The second pass: `(1/N) Σ β_i L_i` (Eqs. 8, 11 and 19), with β as a constant.
 
     Args:
         examples: Those that were counted.
         counted: From `count`.
-        statistics: Those of `counted`, or what a loss module made of them.
         settings: As for `count`.
+        memory: S of the calls before, which becomes that of this call; None for S = R.
 
     Returns:
         A scalar, or the shape of the examples' losses for 'none'.
     """
-    beta = bounded_beta(statistics, settings.formula, settings.max_beta)
-    num_examples = no_less_than_one(statistics.num_examples)
-    # DDP averages the gradients of the processes; N is that of all of them.
-    loss_weight = settings.loss_weight * statistics.num_processes
     if counted.loss is None:
         assert isinstance(examples, FusedExamples) and counted.bin_index is not None
-        # `loss_weight / N` goes into β, in the order in which autograd would apply it to the
-        # plain formula: the gradient is the same bit for bit, and is not scaled afterwards.
-        # A tensor over a tensor: a number over a tensor would be rounded twice.
-        factor = torch.full_like(num_examples, loss_weight)
-        factor = factor / num_examples if settings.reduction == 'mean' else factor
+        weights = _weights_of_bins(counted.statistics, examples.dtype, settings, memory)
         exact_edges = settings.density == 'region'
-        total = examples.weighted_sum(counted.bin_index, factor * beta, exact_edges)
-        # The passes leave out products with a target of 0, where cross entropy has 0 · (-inf).
-        return total + torch.where(counted.finite, 0.0, torch.nan)
+        return examples.weighted_sum(counted.bin_index, weights, counted.not_finite, exact_edges)
+    statistics = remembered(counted.statistics, memory, settings.formula)
+    beta = bounded_beta(statistics, settings.formula, settings.max_beta)
     loss = beta_of_examples(beta, counted.bin_index) * counted.loss
     if settings.reduction != 'none':
         loss = loss.sum()
-    return (loss / num_examples if settings.reduction == 'mean' else loss) * loss_weight
+    if settings.reduction == 'mean':
+        loss = loss / no_less_than_one(statistics.num_examples)
+    return loss * _loss_weight(statistics, settings)
+
+
+@torch.no_grad()
+def _weights_of_bins(
+    statistics: Statistics, dtype: torch.dtype, settings: Settings, memory: Memory | None
+) -> Tensor:
+    """`loss_weight β_j / N` of each bin, and 0."""
+    if isinstance(statistics, RegionStatistics) and ops.in_one_launch(statistics.counts.device):
+        return _weights_in_one_launch(statistics, settings, memory)
+    return _weights_by_equations(statistics.to(dtype), settings, memory)
+
+
+def _weights_by_equations(
+    statistics: Statistics, settings: Settings, memory: Memory | None
+) -> Tensor:
+    statistics = remembered(statistics, memory, settings.formula)
+    beta = bounded_beta(statistics, settings.formula, settings.max_beta)
+    # `loss_weight / N` goes into β, in the order in which autograd would apply it to the
+    # plain formula: the gradient is the same bit for bit, and is not scaled afterwards.
+    # A tensor over a tensor: a number over a tensor would be rounded twice.
+    num_examples = no_less_than_one(statistics.num_examples)
+    factor = torch.full_like(num_examples, _loss_weight(statistics, settings))
+    factor = factor / num_examples if settings.reduction == 'mean' else factor
+    return torch.cat([factor * beta, beta.new_zeros(1)])
+
+
+def _weights_in_one_launch(
+    statistics: RegionStatistics, settings: Settings, memory: Memory | None
+) -> Tensor:
+    counts, _, num_examples, _, not_finite = statistics
+    average, momentum = (None, 0.0) if memory is None else memory
+    formula = FORMULAS[settings.formula]
+    weights: Tensor = ops.weigh_regions(
+        counts, num_examples, not_finite, average, float(momentum),
+        formula.empty_regions_decay, formula.divisor == 'all', float(formula.min_count),
+        math.inf if settings.max_beta is None else float(settings.max_beta),
+        float(_loss_weight(statistics, settings)), settings.reduction == 'mean',
+    )  # fmt: skip
+    return weights
+
+
+def _loss_weight(statistics: Statistics, settings: Settings) -> float:
+    # DDP averages the gradients of the processes; N is that of all of them.
+    return settings.loss_weight * statistics.num_processes

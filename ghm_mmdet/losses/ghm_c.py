@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..functional.checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
@@ -58,6 +59,8 @@ class GHMC(GradientHarmonizingLoss):
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
     """
 
+    class_factor: Tensor | None
+
     def __init__(
         self,
         bins: int = 10,
@@ -90,6 +93,9 @@ class GHMC(GradientHarmonizingLoss):
         self.times_positives = reduction == 'positives'
         self.class_weight = class_weight
         self.ignore_index = ignore_index
+        # On the device, for a copy at each call would wait for it; checkpoints do not change.
+        factor = None if class_weight is None else torch.as_tensor(class_weight)
+        self.register_buffer('class_factor', factor, persistent=False)
 
     def forward(
         self,
@@ -128,7 +134,7 @@ class GHMC(GradientHarmonizingLoss):
         weight = label_weight if weight is None else weight
         if not self.use_sigmoid:
             ignore_index = -100 if self.ignore_index is None else self.ignore_index
-            rows = SoftmaxExamples(pred, target, weight, self.class_weight, ignore_index)  # type: ignore[arg-type]
+            rows = SoftmaxExamples(pred, target, weight, self.class_factor, ignore_index)  # type: ignore[arg-type]
             return self.harmonized(rows, settings)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)

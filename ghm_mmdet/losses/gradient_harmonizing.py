@@ -7,10 +7,9 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
-from ..functional import moving_average
 from ..functional.checks import REDUCTIONS, check_choice, check_momentum
 from ..functional.examples import Examples
-from ..functional.harmonizing import RegionStatistics, Statistics
+from ..functional.harmonizing import Memory, RegionStatistics
 from ..functional.passes import Counted, count, weigh
 from ..functional.settings import Settings
 
@@ -101,34 +100,22 @@ class GradientHarmonizingLoss(nn.Module):
         return self.settings.reduced_by(reduction_override)
 
     def harmonized(self, examples: Examples, settings: Settings) -> Tensor:
-        """The loss: count, the statistics of this module, weigh."""
-        counted = count(examples, settings)
-        return weigh(examples, counted, self.statistics(counted), settings)
+        """The loss: count, sum over the processes, weigh with the memory."""
+        counted = self.summed(count(examples, settings))
+        memory = Memory(self.acc_sum, self.momentum) if self.momentum > 0 else None
+        return weigh(examples, counted, settings, memory)
 
-    @torch.no_grad()
-    def statistics(self, counted: Counted) -> Statistics:
-        """R, S and N of the mini-batch: over all processes if `sync`, S with its memory.
-
-        A mini-batch whose loss is not finite does not enter the memory.
-        """
-        statistics, finite = counted.statistics, counted.finite
-        if not isinstance(statistics, RegionStatistics):
-            return statistics
-        if self.sync and _num_processes() > 1:
-            statistics, finite = _summed(statistics, finite)
-        if self.momentum == 0:
-            return statistics
-        average = moving_average(self.acc_sum, statistics.counts, self.momentum, self.formula)
-        self.acc_sum.copy_(torch.where(finite, average, self.acc_sum))
-        return statistics._replace(average=average)
-
-
-def _summed(statistics: RegionStatistics, finite: Tensor) -> tuple[RegionStatistics, Tensor]:
-    """The statistics over all processes, and whether the loss is finite in all of them."""
-    counts, _, num_examples, _ = statistics
-    sums = torch.cat([counts, num_examples.reshape(1), (~finite).to(counts.dtype).reshape(1)])
-    dist.all_reduce(sums)
-    return RegionStatistics(sums[:-2], None, sums[-2], _num_processes()), sums[-1] == 0
+    def summed(self, counted: Counted) -> Counted:
+        """What was counted, over all processes if `sync`; the loss stays that of this one."""
+        statistics = counted.statistics
+        if not self.sync or _num_processes() == 1 or not isinstance(statistics, RegionStatistics):
+            return counted
+        counts, numbers = statistics.counts, (statistics.num_examples, counted.not_finite)
+        sums = torch.cat([counts.double(), torch.stack(numbers).double()])
+        dist.all_reduce(sums)
+        sums = sums.to(counts.dtype)
+        statistics = RegionStatistics(sums[:-2], None, sums[-2], _num_processes(), sums[-1])
+        return counted._replace(statistics=statistics)
 
 
 def _num_processes() -> int:

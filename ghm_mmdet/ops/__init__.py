@@ -5,16 +5,17 @@ region up, sums the weighted losses and writes their gradient. `operators` decla
 `cpu_passes` and `triton_passes` implement them, `choice` decides which runs.
 """
 
-from .choice import can_fuse, choose_kernels
+from .choice import can_fuse, choose_kernels, in_one_launch
 from .operators import (
     Counted,
     count_asl1,
     count_cross_entropy,
+    weigh_regions,
     weighted_asl1,
     weighted_cross_entropy,
 )
 from .precision import at_least_float32
-from .regions import assign_regions, count_regions
+from .regions import assign_regions, count_regions, number_of_valid, sum_of_weights
 
 __all__ = [
     'Counted',
@@ -25,6 +26,10 @@ __all__ = [
     'count_asl1',
     'count_cross_entropy',
     'count_regions',
+    'in_one_launch',
+    'number_of_valid',
+    'sum_of_weights',
+    'weigh_regions',
     'weighted_asl1',
     'weighted_cross_entropy',
 ]

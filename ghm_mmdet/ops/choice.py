@@ -42,20 +42,22 @@ def choose_kernels(device_type: str) -> str:
     return forced
 
 
-def can_fuse(pred: Tensor, target: Tensor, bins: int, *, fine: bool) -> bool:
+def can_fuse(pred: Tensor, target: Tensor, bins: int) -> bool:
     """Whether the operators compute the loss of these tensors; else the plain formula does.
 
     Args:
         pred, target: As `count_cross_entropy` or `count_asl1` takes them.
         bins: M.
-        fine: Whether the examples are counted in the fine histogram of the exact density.
     """
     kernels = _choose_kernels(pred.device.type)
     if pred.numel() == 0 or bins > MAX_REGIONS or target.requires_grad:
         return False
-    if kernels == 'triton':
-        return pred.dtype != torch.float64 and not fine
-    return pred.device.type == 'cpu'
+    return pred.dtype != torch.float64 if kernels == 'triton' else pred.device.type == 'cpu'
+
+
+def in_one_launch(device: torch.device) -> bool:
+    """Whether `weigh_regions` weighs the regions, instead of the equations in PyTorch."""
+    return bool(_choose_kernels(device.type) == 'triton')
 
 
 # Compiled code keeps the choice that was made when it was traced.

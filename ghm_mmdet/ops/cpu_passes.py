@@ -10,24 +10,25 @@ positive ones, one a row at most, are computed apart.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .operators import Counted, Weighted, index_dtype
 from .precision import at_least_float32, compute_dtype
-from .regions import assign_regions
+from .regions import (
+    WIDEN,
+    assign_regions,
+    number_of_valid,
+    product_gives_region,
+    sum_of_weights,
+)
 
 #: Elements of a block for each thread: few enough for the cache, enough to outweigh the calls.
 BLOCK_OF_THREAD = 1 << 17
 
 #: Elements from which a table of all pairs of weights is worth its making.
 PAIRED_FROM = 1 << 18
-
-# Widens the product g·M so that its floor is ind(g) or ind(g) + 1, never less: one comparison
-# with the edge then decides, where `assign_regions` needs two.
-_WIDEN = 1 + 2.0**-20
 
 
 def count_cross_entropy(
@@ -52,24 +53,32 @@ def count_cross_entropy(
     # One value that is not finite makes the sum of its block so.
     finite = torch.stack(sums).isfinite().all()
     _drop_invalid(index, pred, weight, bins)
+    num_examples = number_of_valid(pred, weight)
     if dense is not None:
-        return _count(index, bins), index, finite
+        return _sums(_count(index, bins), num_examples, finite), index
     positive = _positive_logits(pred, target, weight)
     index[positive] = bins
     of_positive = _bins_of_positive(at_least_float32(logits[positive]), bins, exact_edges)
     counts = _count(index, bins) + torch.bincount(of_positive, minlength=bins + 1)[:bins]
-    return counts, index, finite
+    return _sums(counts, num_examples, finite), index
 
 
 def count_asl1(
-    pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, exact_edges: bool
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mu: float,
+    bins: int,
+    exact_edges: bool,
+    weights_are_counts: bool,
 ) -> Counted:
     """See `operators.count_asl1`; the indices are those of the valid offsets alone."""
     d = _valid_offsets(pred, target, weight)[0]
     index = torch.empty(d.shape, dtype=index_dtype(bins))
     slope = d / (d * d + mu * mu).sqrt()
     _BinOf(bins, exact_edges, d.numel(), d.dtype)(slope.abs_(), index)
-    return _count(index, bins), index, d.isfinite().all()
+    num_examples = (sum_of_weights if weights_are_counts else number_of_valid)(pred, weight)
+    return _sums(_count(index, bins), num_examples, d.isfinite().all()), index
 
 
 def weighted_cross_entropy(
@@ -77,7 +86,8 @@ def weighted_cross_entropy(
     target: Tensor,
     weight: Tensor | None,
     bin_index: Tensor,
-    beta: Tensor,
+    weights: Tensor,
+    not_finite: Tensor,
     exact_edges: bool,
     with_gradient: bool,
 ) -> Weighted:
@@ -85,39 +95,40 @@ def weighted_cross_entropy(
 
     Blocks are summed pairwise, as PyTorch sums, and their sums in float64.
     """
-    table = torch.cat([beta, beta.new_zeros(1)])
     logits = pred.reshape(-1)
     dense = _dense(target, pred)
-    gradient = torch.empty(logits.shape if with_gradient else 0, dtype=table.dtype)
+    gradient = torch.empty(logits.shape if with_gradient else 0, dtype=weights.dtype)
     size = _block_size(logits)
-    x_buffer, p_buffer, loss_buffer = torch.empty(3, size, dtype=table.dtype)
-    beta_of = _Lookup(table, bin_index, size)
+    x_buffer, p_buffer, loss_buffer = torch.empty(3, size, dtype=weights.dtype)
+    weight_of = _Lookup(weights, bin_index, size)
     sums = []
     for part in _blocks(logits, size):
         length = part.stop - part.start
-        x = logits[part].to(table.dtype)
+        x = logits[part].to(weights.dtype)
         p = torch.sigmoid(x, out=p_buffer[:length])
         # log(1 + exp(-|x|)) = -log(1 - min(p, 1 - p)): the sigmoid serves for both.
         loss = torch.sub(1, p, out=loss_buffer[:length])
         torch.minimum(loss, p, out=loss).neg_().log1p_()
         rest = torch.clamp(x, min=0, out=x_buffer[:length])
         if dense is not None:
-            p_star = dense[part].to(table.dtype)
+            p_star = dense[part].to(weights.dtype)
             rest.sub_(p_star * x)
             p.sub_(p_star)
         torch.sub(rest, loss, out=loss)
-        beta_i = beta_of(bin_index[part], out=rest)
-        sums.append(loss.mul_(beta_i).sum())
+        w = weight_of(bin_index[part], out=rest)
+        sums.append(loss.mul_(w).sum())
         if with_gradient:
-            torch.mul(p, beta_i, out=gradient[part])
+            torch.mul(p, w, out=gradient[part])
     if dense is None:
         positive = _positive_logits(pred, target, weight)
         x = at_least_float32(logits[positive])
-        beta_i = table[_bins_of_positive(x, len(beta), exact_edges)]
-        sums.append((beta_i * torch.nn.functional.softplus(-x, threshold=50)).sum())
+        w = weights[_bins_of_positive(x, len(weights) - 1, exact_edges)]
+        sums.append((w * torch.nn.functional.softplus(-x, threshold=50)).sum())
         if with_gradient:
-            gradient[positive] = (_sigmoid(x) - 1) * beta_i
-    total = torch.stack(sums).sum(dtype=torch.float64).to(table.dtype)
+            gradient[positive] = (_sigmoid(x) - 1) * w
+    total = torch.stack(sums).sum(dtype=torch.float64).to(weights.dtype)
+    # The passes leave out products with a target of 0, where cross entropy has 0 · (-inf).
+    total += torch.where(not_finite > 0, torch.nan, 0.0)
     return total, gradient.view(pred.shape) if with_gradient else gradient
 
 
@@ -127,20 +138,29 @@ def weighted_asl1(
     weight: Tensor | None,
     mu: float,
     bin_index: Tensor,
-    beta: Tensor,
+    weights: Tensor,
+    not_finite: Tensor,
+    exact_edges: bool,
     with_gradient: bool,
 ) -> Weighted:
     """See `operators.weighted_asl1`."""
     d, at = _valid_offsets(pred, target, weight)
-    beta_i = torch.cat([beta, beta.new_zeros(1)])[bin_index.long()]
+    w = weights[bin_index.long()]
     root = (d * d + mu * mu).sqrt()
-    total = ((root - mu) * beta_i).sum()
+    total = ((root - mu) * w).sum()
     if not with_gradient:
         return total, d.new_empty(0)
-    gradient = beta_i / root * d  # Eq. 18, in autograd's order of rounding
+    gradient = w / root * d  # Eq. 18, in autograd's order of rounding
     if at is not None:
         gradient = d.new_zeros(pred.numel()).index_copy_(0, at, gradient)
     return total, gradient.view(pred.shape)
+
+
+def scaled(gradient: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+    """`scale · gradient` in `out`, which may be the gradient itself."""
+    if out is not gradient:
+        return out.copy_(gradient * scale)
+    return gradient if scale == 1 else gradient.mul_(scale)
 
 
 class _BinOf:
@@ -148,7 +168,7 @@ class _BinOf:
 
     def __init__(self, bins: int, exact_edges: bool, size: int, dtype: torch.dtype) -> None:
         self.bins = bins
-        self.by_product = not exact_edges or _product_gives_region(bins, dtype)
+        self.by_product = not exact_edges or product_gives_region(bins, dtype)
         self.j, self.edge = torch.empty(2, size, dtype=dtype)
         self.integer = torch.empty(size, dtype=torch.int32)
 
@@ -158,21 +178,10 @@ class _BinOf:
         if self.by_product:
             torch.mul(g, self.bins, out=j).clamp_(max=self.bins - 1)
         else:
-            torch.mul(g, self.bins * _WIDEN, out=j).floor_().clamp_(max=self.bins - 1)
+            torch.mul(g, self.bins * WIDEN, out=j).floor_().clamp_(max=self.bins - 1)
             j.sub_(torch.div(j, self.bins, out=edge).gt_(g))
         # By way of int32, for which PyTorch has vector code; it cuts the fraction off.
         index.copy_(self.integer[: g.numel()].copy_(j.nan_to_num_(nan=self.bins)))
-
-
-@lru_cache
-def _product_gives_region(bins: int, dtype: torch.dtype) -> bool:
-    """Whether the floor of the rounded g·M is ind(g) for every g.
-
-    Neither decreases in g, so it is enough that they agree at each edge and just below it.
-    """
-    edges = torch.arange(1, bins, dtype=dtype) / bins
-    g = torch.cat([edges, torch.nextafter(edges, torch.zeros_like(edges))])
-    return torch.equal((g * bins).long(), assign_regions(g, bins))
 
 
 class _Lookup:
@@ -233,6 +242,11 @@ def _count(index: Tensor, bins: int) -> Tensor:
     pairs = pairs.view(bins + 1, 256)
     counts = pairs.sum(1) + pairs.sum(0)[: bins + 1]
     return (counts + torch.bincount(index[even:], minlength=bins + 1))[:bins]
+
+
+def _sums(counts: Tensor, num_examples: Tensor, finite: Tensor) -> Tensor:
+    """What the count is asked for, see `operators.count_cross_entropy`."""
+    return torch.cat([x.reshape(-1).double() for x in (counts, num_examples, ~finite)])
 
 
 def _dense(target: Tensor, pred: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from .precision import compute_dtype
 
 DEVICES = ('cpu', 'cuda')
 
-Counted = tuple[Tensor, Tensor, Tensor]
+Counted = tuple[Tensor, Tensor]
 Weighted = tuple[Tensor, Tensor]
 
 
@@ -42,8 +42,9 @@ def count_cross_entropy(
             rounded product g·M, which is enough for the fine bins of the exact density.
 
     Returns:
-        The number of examples in each bin, int64 of shape (bins,); the bin of each, for
-        `weighted_cross_entropy`; and whether logits and targets are finite, a bool scalar.
+        Float64 of shape (bins + 2,): the number of examples in each bin; N, the number of valid
+        ones; and a number that is 0 where logits and targets are finite. And the bin of each
+        example, for `weighted_cross_entropy`.
     """
     passes = _passes(pred)
     counted: Counted = passes.count_cross_entropy(pred, target, weight, bins, exact_edges)
@@ -52,7 +53,13 @@ def count_cross_entropy(
 
 @torch.library.custom_op('ghm_mmdet::count_asl1', mutates_args=(), device_types=DEVICES)
 def count_asl1(
-    pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, exact_edges: bool
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mu: float,
+    bins: int,
+    exact_edges: bool,
+    weights_are_counts: bool,
 ) -> Counted:
     """Count the examples of ASL1 by their gradient norm (Eq. 18).
 
@@ -62,12 +69,53 @@ def count_asl1(
         weight: The shape of `pred`, or that without its last dimension, or None.
         mu: μ of ASL1.
         bins, exact_edges: As `count_cross_entropy`.
+        weights_are_counts: Whether N is the sum of the weights.
 
     Returns:
-        As `count_cross_entropy`; finite are the valid offsets.
+        As `count_cross_entropy`; of offsets that are not valid it does not matter whether they
+        are finite.
     """
-    counted: Counted = _passes(pred).count_asl1(pred, target, weight, mu, bins, exact_edges)
+    counted: Counted = _passes(pred).count_asl1(
+        pred, target, weight, mu, bins, exact_edges, weights_are_counts
+    )
     return counted
+
+
+@torch.library.custom_op(
+    'ghm_mmdet::weigh_regions', mutates_args=('average',), device_types=DEVICES
+)
+def weigh_regions(
+    counts: Tensor,
+    num_examples: Tensor,
+    not_finite: Tensor,
+    average: Tensor | None,
+    momentum: float,
+    decay: bool,
+    divide_by_all: bool,
+    min_count: float,
+    max_beta: float,
+    loss_weight: float,
+    mean: bool,
+) -> Tensor:
+    """What lies between the passes, in one launch; only of Triton, see `functional.passes`.
+
+    Args:
+        counts, num_examples, not_finite: R, N and the last number of `count_cross_entropy`.
+        average: S of Eq. 12, which becomes that of this call unless `not_finite`; None for S = R.
+        momentum: α of Eq. 12.
+        decay, divide_by_all, min_count: The numbers of a `functional.harmonizing.Formula`.
+        max_beta: Upper bound of β.
+        loss_weight: Factor of the loss.
+        mean: Whether the loss is divided by N.
+
+    Returns:
+        The weight of each region and 0, float32 of shape (M + 1,).
+    """
+    weights: Tensor = _passes(counts).weigh_regions(
+        counts, num_examples, not_finite, average, momentum, decay, divide_by_all, min_count,
+        max_beta, loss_weight, mean,
+    )  # fmt: skip
+    return weights
 
 
 @torch.library.custom_op('ghm_mmdet::weighted_cross_entropy', mutates_args=(), device_types=DEVICES)
@@ -76,24 +124,26 @@ def weighted_cross_entropy(
     target: Tensor,
     weight: Tensor | None,
     bin_index: Tensor,
-    beta: Tensor,
+    weights: Tensor,
+    not_finite: Tensor,
     exact_edges: bool,
     with_gradient: bool,
 ) -> Weighted:
-    """`Σ β_i L_i` of binary cross entropy, and its gradient with β as a constant.
+    """The weighted sum of binary cross entropy, and its gradient with the weights as constants.
 
     Args:
         pred, target, weight, exact_edges: As `count_cross_entropy`.
         bin_index: From `count_cross_entropy`.
-        beta: β of each bin, shape (bins,).
+        weights: w of each bin and 0, for examples that lie in none; shape (bins + 1,).
+        not_finite: The last number of `count_cross_entropy`.
         with_gradient: False leaves the gradient out.
 
     Returns:
-        A scalar, and `β_i ∂L_i/∂pred_i` of the shape of `pred`, or an empty tensor; at least
-        float32.
+        `Σ w_i L_i`, a scalar, NaN if `not_finite`; and `w_i ∂L_i/∂pred_i` of the shape of `pred`,
+        or an empty tensor; at least float32.
     """
     weighted: Weighted = _passes(pred).weighted_cross_entropy(
-        pred, target, weight, bin_index, beta, exact_edges, with_gradient
+        pred, target, weight, bin_index, weights, not_finite, exact_edges, with_gradient
     )
     return weighted
 
@@ -105,20 +155,29 @@ def weighted_asl1(
     weight: Tensor | None,
     mu: float,
     bin_index: Tensor,
-    beta: Tensor,
+    weights: Tensor,
+    not_finite: Tensor,
+    exact_edges: bool,
     with_gradient: bool,
 ) -> Weighted:
-    """`Σ β_i ASL1(d_i)` and its gradient; as `weighted_cross_entropy`."""
+    """The weighted sum of ASL1 and its gradient; as `weighted_cross_entropy`."""
     weighted: Weighted = _passes(pred).weighted_asl1(
-        pred, target, weight, mu, bin_index, beta, with_gradient
+        pred, target, weight, mu, bin_index, weights, not_finite, exact_edges, with_gradient
     )
     return weighted
 
 
 @torch.library.custom_op('ghm_mmdet::scale_gradient', mutates_args=())
 def scale_gradient(scale: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """`scale · gradient`; an operator so that a second derivative is refused, not wrong."""
-    return (gradient * scale).to(dtype)
+    """`scale · gradient`; an operator so that a second derivative is refused, not wrong.
+
+    The product is rounded to `dtype`, not the gradient: under a loss scale that is what keeps
+    the small ones.
+    """
+    scaled: Tensor = _passes(gradient).scaled(
+        gradient, scale, torch.empty_like(gradient, dtype=dtype)
+    )
+    return scaled
 
 
 @count_cross_entropy.register_fake
@@ -128,7 +187,7 @@ def _(pred: Tensor, target: Tensor, weight: Tensor | None, bins: int, exact_edge
 
 @count_asl1.register_fake
 def _(
-    pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, exact_edges: bool
+    pred: Tensor, target: Tensor, weight: Tensor | None, mu: float, bins: int, *_: Any
 ) -> Counted:
     on_cpu = choose_kernels(pred.device.type) == 'torch'
     valid = torch.library.get_ctx().new_dynamic_size() if weight is not None and on_cpu else None
@@ -136,16 +195,20 @@ def _(
 
 
 def _fake_counts(pred: Tensor, bins: int, indices: int | torch.SymInt) -> Counted:
-    counts = pred.new_empty(bins, dtype=torch.int64)
-    finite = pred.new_empty((), dtype=torch.bool)
+    sums = pred.new_empty(bins + 2, dtype=torch.float64)
     if choose_kernels(pred.device.type) == 'triton':
-        return counts, pred.new_empty(0, dtype=torch.uint8), finite
-    return counts, pred.new_empty(indices, dtype=index_dtype(bins)), finite
+        return sums, pred.new_empty(0, dtype=torch.uint8)
+    return sums, pred.new_empty(indices, dtype=index_dtype(bins))
 
 
 def index_dtype(bins: int) -> torch.dtype:
     """The smallest that holds 0 to `bins`."""
     return torch.uint8 if bins < 256 else torch.int16
+
+
+@weigh_regions.register_fake
+def _(counts: Tensor, *_: Any) -> Tensor:
+    return counts.new_empty(len(counts) + 1, dtype=torch.float32)
 
 
 @weighted_cross_entropy.register_fake
@@ -184,10 +247,7 @@ def _scaled_gradient(ctx: Any, scale: Tensor | None, _: None) -> tuple[Tensor | 
     if gradient.dtype != ctx.dtype or not _is_last_use(gradient):
         return torch.ops.ghm_mmdet.scale_gradient(scale, gradient, ctx.dtype), *others
     gradient = gradient.detach()
-    # On CUDA the comparison would wait for the device.
-    if scale.device.type == 'cpu' and scale == 1:
-        return gradient, *others
-    return gradient.mul_(scale), *others
+    return _passes(gradient).scaled(gradient, scale, gradient), *others
 
 
 def _is_last_use(saved: Tensor) -> bool:

@@ -1,7 +1,15 @@
 """The unit regions: in which of them an example lies, and how many lie in each."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+
+from .precision import at_least_float32
+
+#: Widens the product g·M so that its floor is ind(g) or ind(g) + 1, never less: one comparison
+#: with the edge then decides, where `assign_regions` needs two.
+WIDEN = 1 + 2.0**-20
 
 
 def assign_regions(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:
@@ -46,4 +54,45 @@ def count_regions(regions: Tensor, bins: int) -> Tensor:
         >>> count_regions(torch.tensor([0, 0, 1, 9, 10]), bins=10)
         tensor([2, 1, 0, 0, 0, 0, 0, 0, 0, 1])
     """
-    return torch.bincount(regions.flatten(), minlength=bins + 1)[:bins]
+    regions = regions.flatten()
+    if regions.device.type == 'cpu':
+        return torch.bincount(regions, minlength=bins + 1)[:bins]
+    # Elsewhere bincount waits for the device, to learn the largest.
+    counts = torch.zeros(bins + 1, dtype=torch.int64, device=regions.device)
+    return counts.scatter_add_(0, regions.long(), counts.new_ones(1).expand_as(regions))[:bins]
+
+
+@lru_cache
+def product_gives_region(bins: int, dtype: torch.dtype) -> bool:
+    """Whether the floor of the rounded g·M is ind(g) for every g.
+
+    Neither decreases in g, so it is enough that they agree at each edge and just below it.
+    """
+    edges = torch.arange(1, bins, dtype=dtype) / bins
+    g = torch.cat([edges, torch.nextafter(edges, torch.zeros_like(edges))])
+    return torch.equal((g * bins).long(), assign_regions(g, bins))
+
+
+def number_of_valid(pred: Tensor, weight: Tensor | None) -> Tensor:
+    """How many elements of `pred` have a weight > 0, a scalar."""
+    if weight is None:
+        return _number_of_elements(pred)
+    return _sum_over_examples(weight > 0, pred)
+
+
+def sum_of_weights(pred: Tensor, weight: Tensor | None) -> Tensor:
+    """The sum of the weights of all elements of `pred`, a scalar."""
+    if weight is None:
+        return _number_of_elements(pred)
+    return _sum_over_examples(at_least_float32(weight), pred)
+
+
+def _sum_over_examples(of_weight: Tensor, pred: Tensor) -> Tensor:
+    """The sum over all elements of `pred`, of which a row may share one."""
+    total = of_weight.sum()
+    return total if of_weight.shape == pred.shape else total * pred.shape[-1]
+
+
+def _number_of_elements(pred: Tensor) -> Tensor:
+    # Not torch.tensor, which would copy from the host and make a CUDA stream wait.
+    return torch.full((), pred.numel(), dtype=torch.int64, device=pred.device)
