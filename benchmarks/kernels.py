@@ -5,9 +5,9 @@ and the assembler's output is read: registers, instructions, barriers. The times
 a GPU that issues one instruction a cycle on each of its schedulers and reads at its bandwidth.
 
 Examples:
-    python -m benchmarks.kernels                          # the table, for an H100
+    python -m benchmarks.kernels
     python -m benchmarks.kernels --arch 75 80 90 100 --json kernels.json
-    PYTHONPATH=.triton-3.7.1:. python -m benchmarks.kernels   # with another Triton
+With another Triton: `make triton`, then PYTHONPATH=.triton:. before the command.
 """
 
 import argparse
