@@ -131,7 +131,9 @@ def _examples(  # noqa: ANN202
         # Not tl.maximum, which may swallow a NaN.
         loss = tl.where(x < 0, 0.0, x) - x * p_star + _log1p(e)
     g = tl.abs(slope)
-    j = tl.minimum(g * SCALE, BINS - 1.0).to(tl.int32)
+    product = g * SCALE
+    # Not tl.minimum, of which an interpreter may give a NaN: its region must exist.
+    j = tl.where(product < BINS - 1.0, product, BINS - 1.0).to(tl.int32)
     if SCALE != BINS:
         j -= tl.where(g < _edge(j.to(tl.float32), BINS), 1, 0)
     region = tl.where(valid, j, BINS)
