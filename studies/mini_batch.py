@@ -5,7 +5,7 @@ Examples:
     python -m studies.mini_batch report --seeds 2
     python -m studies.mini_batch example --iteration 780
     python -m studies.mini_batch figure --out mini_batch.png
-The images come from `python tools/make_demo_data.py --out work_dirs/demo/data`.
+The images come from `python -m studies.demo_data --out work_dirs/demo/data`.
 """
 
 import os
