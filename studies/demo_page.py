@@ -106,7 +106,7 @@ def gradient_norms(
         g, valid = examples(*args[:3])
         beta, _ = harmonizing_parameter(
             g, valid, valid.sum().float(), bins=loss.bins, density=loss.density,
-            formula=loss.formula, max_beta=loss.max_beta,
+            formula=loss.formula,
         )  # fmt: skip
         regions = assign_regions(g, REGIONS, valid)
         both = (g, beta.double() * g.double())

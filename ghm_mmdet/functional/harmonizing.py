@@ -177,12 +177,9 @@ def no_less_than_one(num_examples: Tensor) -> Tensor:
     return num_examples.clamp(min=1)
 
 
-def bounded_beta(statistics: Statistics, formula: str, max_beta: float | None) -> Tensor:
-    """β of each region, example or bin, at most `max_beta` where that is not None."""
-    beta = statistics.beta(FORMULAS[formula])
-    if max_beta is not None:
-        beta = beta.clamp(max=max_beta)
-    return beta.to(statistics.num_examples.dtype)
+def beta_of(statistics: Statistics, formula: str) -> Tensor:
+    """β of each region, example or bin, in the dtype of the loss."""
+    return statistics.beta(FORMULAS[formula]).to(statistics.num_examples.dtype)
 
 
 def statistics_of(
@@ -222,7 +219,6 @@ def harmonizing_parameter(
     bins: int,
     density: str = 'region',
     formula: str = 'official',
-    max_beta: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7: `β_i = N / GD(g_i)` of every example.
 
@@ -235,7 +231,6 @@ def harmonizing_parameter(
         bins: M.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6). Default: 'region'.
         formula: A name in `FORMULAS`. Default: 'official'.
-        max_beta: Upper bound of β. Default: None, no bound, as in the paper.
 
     Returns:
         β, the shape of `g`, 0 where not valid; and N, at least 1.
@@ -247,7 +242,7 @@ def harmonizing_parameter(
         tensor([0.6667, 0.6667, 0.6667, 2.0000])
     """
     statistics, regions = statistics_of(g, valid, num_examples, bins, density)
-    beta = bounded_beta(statistics, formula, max_beta)
+    beta = beta_of(statistics, formula)
     return beta_of_examples(beta, regions), no_less_than_one(num_examples)
 
 

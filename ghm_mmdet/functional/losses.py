@@ -44,7 +44,6 @@ def ghm_c_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
-    max_beta: float | None = None,
 ) -> Tensor:
     """GHM-C: `(1/N) Σ β_i L_CE(p_i, p_i*)` (Eqs. 8 and 11).
 
@@ -62,7 +61,6 @@ def ghm_c_loss(
             released code's `β = N / (S·n)` with n regions that are not empty.
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.
-        max_beta: Upper bound of β. Default: None, no bound.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 logits, else float32.
@@ -78,7 +76,7 @@ def ghm_c_loss(
         >>> ghm_c_loss(pred, labels, bins=10)
         tensor(0.0801)
     """
-    settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+    settings = Settings(bins, density, formula, reduction, loss_weight)
     return _harmonized(SigmoidExamples(pred, target, weight), settings)
 
 
@@ -94,7 +92,6 @@ def softmax_ghm_c_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
-    max_beta: float | None = None,
 ) -> Tensor:
     """GHM-C of a softmax: `(1/N) Σ β_i w_y L_i` with `L = -log p_y` (Eqs. 8 and 11).
 
@@ -111,8 +108,7 @@ def softmax_ghm_c_loss(
         weight: Shape (N,); a row is valid where it is > 0. Default: None, all are valid.
         class_weight: w, shape (C,). Default: None, all are 1.
         ignore_index: A row with this label is not valid. Default: -100.
-        bins, density, formula, reduction, loss_weight, max_beta: As for
-            `ghm_c_loss`.
+        bins, density, formula, reduction, loss_weight: As for `ghm_c_loss`.
 
     Returns:
         A scalar, or shape (N,) for 'none'; float64 for float64 logits, else float32.
@@ -127,7 +123,7 @@ def softmax_ghm_c_loss(
         >>> softmax_ghm_c_loss(pred, torch.tensor([0, 2]), bins=10)
         tensor(0.0939)
     """
-    settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+    settings = Settings(bins, density, formula, reduction, loss_weight)
     examples = SoftmaxExamples(pred, target, weight, class_weight, ignore_index)
     return _harmonized(examples, settings)
 
@@ -143,7 +139,6 @@ def ghm_r_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
-    max_beta: float | None = None,
 ) -> Tensor:
     """GHM-R: `(1/N) Σ β_i ASL1(d_i)` (Eq. 19), `d = pred - target`.
 
@@ -157,7 +152,7 @@ def ghm_r_loss(
             valid where it is > 0. Default: None, all are valid.
         mu: μ of ASL1, in units of the offsets. Default: 0.02, the paper's.
         bins: M, the number of unit regions, or 1/ε. Default: 10, the released code's.
-        density, formula, reduction, loss_weight, max_beta: As for `ghm_c_loss`.
+        density, formula, reduction, loss_weight: As for `ghm_c_loss`.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 offsets, else float32.
@@ -172,7 +167,7 @@ def ghm_r_loss(
         >>> ghm_r_loss(pred, torch.zeros(1, 4))
         tensor(0.0575)
     """
-    settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+    settings = Settings(bins, density, formula, reduction, loss_weight)
     return _harmonized(OffsetExamples(pred, target, weight, mu), settings)
 
 

@@ -23,7 +23,7 @@ class GHMR(GradientHarmonizingLoss):
             released code's is 0.7.
         loss_weight: Factor of the loss. Default: 1.0; the released code's is 10.
         reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
-        density, formula, sync, max_beta: As for `GHMC`. Unless `formula='paper'` N is
+        density, formula, sync: As for `GHMC`. Unless `formula='paper'` N is
             the sum of the weights, as in the released code; it shows in 'none' and 'sum' only.
 
     Raises:
@@ -41,9 +41,8 @@ class GHMR(GradientHarmonizingLoss):
         density: str = 'region',
         formula: str = 'official',
         sync: bool = False,
-        max_beta: float | None = None,
     ) -> None:
-        settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+        settings = Settings(bins, density, formula, reduction, loss_weight)
         super().__init__(settings, momentum, sync, last_edge=1e3)
         check_positive('mu', mu)
         self.mu = mu

@@ -69,10 +69,6 @@ class GradientHarmonizingLoss(nn.Module):
     def loss_weight(self) -> float:
         return self.settings.loss_weight
 
-    @property
-    def max_beta(self) -> float | None:
-        return self.settings.max_beta
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """As `nn.Module`, but `half()` and `bfloat16()` leave the statistics in float32.
 
@@ -88,7 +84,7 @@ class GradientHarmonizingLoss(nn.Module):
     def extra_repr(self) -> str:
         names = (
             'bins', 'momentum', 'loss_weight', 'reduction',
-            'density', 'formula', 'sync', 'max_beta',
+            'density', 'formula', 'sync',
         )  # fmt: skip
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
