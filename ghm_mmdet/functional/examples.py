@@ -140,12 +140,16 @@ class OffsetExamples(FusedExamples):
         count = ops.sum_of_weights if formula.weights_are_counts else ops.number_of_valid
         return count(self.pred, self.weight).to(self.dtype)
 
-    def elementwise(self) -> Elementwise:
+    def differences(self) -> tuple[Tensor, Tensor]:
+        """d in at least float32, and which are valid."""
         offsets = at_least_float32(self.pred)
-        d = offsets - self.target.to(offsets.dtype)
+        return offsets - self.target.to(offsets.dtype), valid_examples(offsets, self.weight)
+
+    def elementwise(self) -> Elementwise:
+        d, valid = self.differences()
         gr = regression_gradient_norm(d.detach(), self.mu)
         loss = (d * d + self.mu * self.mu).sqrt() - self.mu
-        return Elementwise(loss, gr, valid_examples(offsets, self.weight))
+        return Elementwise(loss, gr, valid)
 
     def count(self, bins: int, exact_edges: bool, formula: Formula) -> ops.Counted:
         pred = self.pred.detach()

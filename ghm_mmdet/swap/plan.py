@@ -7,9 +7,9 @@ from mmengine.config import Config
 
 from ..functional.checks import check_choice, check_count, check_momentum
 from ..functional.harmonizing import FORMULAS
-from ..released import GHM_C, GHM_R
 from . import rules
 from .heads import Head, Path, find_heads, name_of
+from .presets import PRESETS
 from .rules import Call
 
 #: The authors' gradient clipping.
@@ -31,9 +31,10 @@ class Options:
     head: str | None = None
     bins: int | None = None
     momentum: float | None = None
-    formula: str = 'official'
+    formula: str | None = None
     batch_density: bool = False
     warmup: int | None = None
+    preset: str = 'released'
 
     def __post_init__(self) -> None:
         for name in ('cls', 'reg', 'batch_density'):
@@ -48,7 +49,9 @@ class Options:
                 check_count(name, getattr(self, name))
         if self.momentum is not None:
             check_momentum('momentum', self.momentum)
-        check_choice('formula', self.formula, FORMULAS)
+        if self.formula is not None:
+            check_choice('formula', self.formula, tuple(FORMULAS))
+        check_choice('preset', self.preset, tuple(PRESETS))
 
 
 @dataclass(frozen=True)
@@ -208,12 +211,13 @@ def _is_sigmoid(loss: dict) -> bool:
 
 def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dict[str, Any], str]:
     """The config of the GHM loss, and what to know of it."""
-    chosen = dict(bins=options.bins, momentum=options.momentum)
-    ghm = dict(GHM_C if call.ghm == 'GHMC' else GHM_R)
+    preset = PRESETS[options.preset]
+    chosen = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
+    ghm = dict(preset.ghm_c if call.ghm == 'GHMC' else preset.ghm_r)
     ghm |= {name: value for name, value in chosen.items() if value is not None}
     notes = []
     ghm['loss_weight'] *= loss.get('loss_weight', 1.0)
-    levels = _levels(head.config) if call.mean_of_levels else 1
+    levels = _levels(head.config) if _is_mean_of_levels(options, head, call) else 1
     if levels > 1:
         ghm['loss_weight'] /= levels
         notes.append(f'its weight is divided by the {levels} levels it is called for')
@@ -234,9 +238,15 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     if call.reduction != 'mean':
         ghm['reduction'] = call.reduction
         notes.append('the head divides it by the number of positives')
-    if options.formula != 'official':
-        ghm['formula'] = options.formula
     return ghm, '; '.join(notes)
+
+
+def _is_mean_of_levels(options: Options, head: Head, call: Call) -> bool:
+    """Whether the weight is divided by the number of levels."""
+    if options.batch_density and head.name in rules.BATCH_DENSITY_HEADS:
+        return False
+    added = call.levels == 'added' and PRESETS[options.preset].mean_of_levels
+    return added or call.levels == 'averaged'
 
 
 def _offset_scale(head: dict) -> float:
