@@ -10,6 +10,7 @@ Examples:
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-from ghm_mmdet import GHMC
+from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.functional import assign_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
@@ -31,11 +32,16 @@ from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import training_curve
 from ghm_mmdet.reproduce.tables import METRICS
 from ghm_mmdet.visualization.checkpoint import call_losses
-from ghm_mmdet.visualization.observer import classification_examples, sum_regions
+from ghm_mmdet.visualization.observer import (
+    classification_examples,
+    regression_examples,
+    sum_regions,
+)
 from ghm_mmdet.visualization.style import BLUE, ORANGE
 
 #: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
-RUNS = {'focal loss': 'fl-sl1', 'GHM-C': 'ghmc-small-data-sl1'}
+RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-small-data'}
+GHM = 'GHM-C + GHM-R'
 COLOURS = dict(zip(RUNS, (BLUE, ORANGE), strict=True))
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
 SCORE_THRESHOLD = 0.4
@@ -61,12 +67,10 @@ def draw_page(runs: dict[str, Experiment]) -> Figure:
     top, bottom = page.subfigures(2, 1, height_ratios=[2.2, 1])
     models = {heading: trained(run) for heading, run in runs.items()}
     draw_detections(top, models)
-    table, losses, boxes, norms = bottom.subplots(1, 4)
+    table, losses, *norms = bottom.subplots(1, 4)
     draw_table(table, runs)
-    draw_curves(losses, runs, 'loss_cls', 'classification loss: two scales')
-    draw_curves(boxes, runs, 'loss_bbox', 'box loss: smooth L1 in both')
-    config, model = models['GHM-C']
-    draw_gradient_norms(norms, gradient_norms(config, model))
+    draw_curves(losses, runs)
+    draw_gradient_norms(norms, gradient_norms(*models[GHM]))
     return page
 
 
@@ -132,51 +136,67 @@ def draw_table(axes: Axes, runs: dict[str, Experiment]) -> None:
     axes.set_title('AP on the test images, %, one seed')
 
 
-def draw_curves(axes: Axes, runs: dict[str, Experiment], loss: str, title: str) -> None:
+def draw_curves(axes: Axes, runs: dict[str, Experiment]) -> None:
+    """The losses of each run over their first: the values of different losses do not compare."""
     for heading, run in runs.items():
         curve = training_curve(run.folder)
-        steps, values = ([record[name] for record in curve] for name in ('step', loss))
-        axes.plot(steps, values, color=COLOURS[heading], label=heading)
-    axes.set(xlabel='iteration', yscale='log', title=title)
+        steps = [record['step'] for record in curve]
+        for loss, style in (('loss_cls', '-'), ('loss_bbox', '--')):
+            values = [record[loss] / curve[0][loss] for record in curve]
+            label = f'{heading.split(" + ")[style == "--"]}'
+            axes.plot(steps, values, style, color=COLOURS[heading], label=label)
+    axes.set(xlabel='iteration', yscale='log', title='loss, over its first value')
     axes.legend()
 
 
-def gradient_norms(config: Config, model: torch.nn.Module, batches: int = 20) -> torch.Tensor:
-    """The sums of g and of β·g in each unit region on the first training batches.
+def gradient_norms(
+    config: Config, model: torch.nn.Module, batches: int = 20
+) -> dict[type, torch.Tensor]:
+    """What the GHM losses of a detector see on the first training batches.
 
     β is that of each call alone, without the moving average.
 
     Returns:
-        Float64 of shape (2, REGIONS).
+        `GHMC` and `GHMR` to the sums of g and of β·g in each unit region, float64 (2, REGIONS).
     """
-    sums = torch.zeros(2, REGIONS, dtype=torch.float64)
+    sums = {kind: torch.zeros(2, REGIONS, dtype=torch.float64) for kind in (GHMC, GHMR)}
 
-    def add(loss: GHMC, args: tuple) -> None:
-        g, valid = classification_examples(*args[:3])
+    def add(loss: GHMC | GHMR, args: tuple) -> None:
+        is_cls = isinstance(loss, GHMC)
+        examples = (
+            classification_examples if is_cls else partial(regression_examples, mu=mu_of(loss))
+        )
+        g, valid = examples(*args[:3])
         beta, _ = harmonizing_parameter(
             g, valid, valid.sum().float(), bins=loss.bins, density=loss.density,
             formula=loss.formula,
         )  # fmt: skip
         regions = assign_regions(g, REGIONS, valid)
         both = (g, beta.double() * g.double())
-        sums.add_(torch.stack([sum_regions(norm, regions, REGIONS) for norm in both]))
+        sums[type(loss)] += torch.stack([sum_regions(norm, regions, REGIONS) for norm in both])
 
-    hooks = [m.register_forward_pre_hook(add) for m in model.modules() if isinstance(m, GHMC)]
+    losses = (m for m in model.modules() if isinstance(m, (GHMC, GHMR)))
+    hooks = [loss.register_forward_pre_hook(add) for loss in losses]
     call_losses(model, config, batches)
     for hook in hooks:
         hook.remove()
     return sums
 
 
-def draw_gradient_norms(axes: Axes, norms: torch.Tensor) -> None:
+def mu_of(loss: GHMR) -> float:
+    return loss.mu if loss.mu_momentum is None else max(loss.mu, float(loss.mean_d))
+
+
+def draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> None:
     before = dict(color=BLUE, linestyle='--', label='before harmonizing')
-    after = dict(color=ORANGE, linestyle='-', label='after')
+    after = dict(color=ORANGE, linestyle='-', label='after harmonizing')
     edges = np.linspace(0, 1, REGIONS + 1)
-    for sums, line in zip(norms, (before, after), strict=True):
-        axes.stairs((sums / sums.sum()).numpy(), edges, linewidth=2, **line)
-    title = 'share of the gradient by g = |p − p*|'
-    axes.set(xlabel='gradient norm g', title=title, yscale='log')
-    axes.legend()
+    for axes, kind, what in zip(both, norms, ('GHM-C: g', 'GHM-R: gr'), strict=True):
+        for sums, line in zip(norms[kind], (before, after), strict=True):
+            axes.stairs((sums / sums.sum()).numpy(), edges, linewidth=2, **line)
+        title = f'{what}, share of the whole gradient'
+        axes.set(xlabel='gradient norm', title=title, yscale='log')
+        axes.legend()
 
 
 def main() -> None:

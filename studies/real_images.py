@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -53,9 +54,30 @@ class Losses:
     options: tuple[str, ...] = ()  # `key=value`
 
 
+SMALL = dict(preset='small-data')
+CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
 LOSSES = {
     FOCAL: Losses('focal loss + smooth L1'),
+    'ce': Losses(
+        'cross entropy + smooth L1',
+        options=(f'{CLS}._delete_=True', f'{CLS}.type=CrossEntropyLoss', f'{CLS}.use_sigmoid=True'),
+    ),
+    RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
+    PRESET: Losses("GHM-C + GHM-R, preset 'small-data'", SMALL),
+    # What each part of the preset does.
+    'ghmc': Losses('the preset, GHM-C + smooth L1', SMALL | dict(reg=False)),
+    'ghmr': Losses('the preset, focal loss + GHM-R', SMALL | dict(cls=False)),
+    'official': Losses("the preset, formula='official'", SMALL | dict(formula='official')),
+    'sum': Losses(
+        'the preset, the sum of levels in the place of their mean',
+        SMALL,
+        (f'{CLS}.loss_weight=1.0', f'{REG}.loss_weight=10.0'),
+    ),
+    'fixed': Losses('the preset, μ = 0.02', SMALL, (f'{REG}.mu_momentum=None',)),
+    'batch': Losses('the preset, one density for all levels', SMALL | dict(batch_density=True)),
+    'no-average': Losses('the preset, α = 0 in GHM-C', SMALL, (f'{CLS}.momentum=0',)),
 }
+ABLATIONS = tuple(LOSSES)[4:]
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,18 @@ class Variant:
         return f'{self.set}-{self.losses}{spoilt}-{self.length}'
 
 
-VARIANTS: tuple[Variant, ...] = ()
+VARIANTS = (
+    *(
+        Variant(name, losses, length)
+        for length, name, losses in product(ITERATIONS, SETS, (FOCAL, PRESET, RELEASED))
+    ),
+    *(Variant(name, 'ce') for name in SETS),
+    *(Variant(name, losses) for name, losses in product(SELECTION, ABLATIONS)),
+    *(
+        Variant(name, losses, spoilt=share)
+        for name, share, losses in product(SPOILT_SETS, SPOILT, (FOCAL, PRESET))
+    ),
+)
 
 
 @dataclass(frozen=True)
