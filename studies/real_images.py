@@ -56,6 +56,7 @@ class Losses:
 
 SMALL = dict(preset='small-data')
 CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
+LR = 'optim_wrapper.optimizer.lr'
 LOSSES = {
     FOCAL: Losses('focal loss + smooth L1'),
     'ce': Losses(
@@ -64,6 +65,13 @@ LOSSES = {
     ),
     RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
     PRESET: Losses("GHM-C + GHM-R, preset 'small-data'", SMALL),
+    # Focal loss tuned as well.
+    'focal-lr2': Losses(
+        'focal loss + smooth L1, twice the learning rate', options=(f'{LR}=0.001',)
+    ),
+    'focal-w2': Losses('focal loss of weight 2 + smooth L1', options=(f'{CLS}.loss_weight=2.0',)),
+    'focal-box2': Losses('focal loss + smooth L1 of weight 2', options=(f'{REG}.loss_weight=2.0',)),
+    'preset-lr2': Losses('the preset, twice the learning rate', SMALL, (f'{LR}=0.001',)),
     # What each part of the preset does.
     'ghmc': Losses('the preset, GHM-C + smooth L1', SMALL | dict(reg=False)),
     'ghmr': Losses('the preset, focal loss + GHM-R', SMALL | dict(cls=False)),
