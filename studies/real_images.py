@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -173,18 +174,32 @@ def of_losses(name: str) -> tuple[str, ...]:
     losses = LOSSES[name]
     if losses.harmonized is None:
         return losses.options
-    original = Config.fromfile(config_path(CONFIG))
-    new = harmonize(original, **losses.harmonized)  # type: ignore[arg-type]
-    return (*as_options(difference(original.to_dict(), new.to_dict())), *losses.options)
+    return (*harmonized_options(config_path(CONFIG), **losses.harmonized), *losses.options)
 
 
-def as_options(settings: dict, prefix: str = '') -> Iterator[str]:
-    """Nested settings as `key=value`."""
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from as_options(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}={value}'
+def harmonized_options(config: Path, **arguments: Any) -> tuple[str, ...]:
+    """What `harmonize` does to a config, as `key=value`."""
+    original = Config.fromfile(config)
+    new = harmonize(original, **arguments)
+    return tuple(options_between(original.to_dict(), new.to_dict()))
+
+
+def options_between(original: dict, new: dict, prefix: str = '') -> Iterator[str]:
+    """Differences as `key=value`, those of lists by index."""
+    for key, value in difference(original, new).items():
+        yield from _options_of(value, original.get(key), f'{prefix}{key}')
+
+
+def _options_of(value: object, original: object, name: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        inner = original if isinstance(original, dict) else {}
+        for key, each in value.items():
+            yield from _options_of(each, inner.get(key), f'{name}.{key}')
+    elif isinstance(value, list) and isinstance(original, list):
+        for index, (before, after) in enumerate(zip(original, value, strict=True)):
+            yield from options_between(before, after, f'{name}.{index}.')
+    else:
+        yield f'{name}={value}'
 
 
 # What the results say.

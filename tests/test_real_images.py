@@ -14,6 +14,7 @@ from ghm_mmdet import harmonize
 from ghm_mmdet.reproduce.experiment import Settings
 from ghm_mmdet.reproduce.tables import METRICS
 from studies import real_images
+from studies.real_detectors import DETECTORS, experiment
 from studies.real_images import Variant
 
 from .training import ROOT
@@ -167,8 +168,14 @@ def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) ->
 
 def test_preset_of_the_study_is_that_of_harmonize() -> None:
     """The options of a run build the config that `harmonize` makes."""
-    run = real_images.experiment(real_images.Variant('chess', 'preset'), Settings(), 0)
+    run = real_images.experiment(Variant('chess', 'preset'), Settings(), 0)
     head = run.wanted.model.bbox_head
     config = Path(__file__).parent.parent / 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
     expected = harmonize(config, preset='small-data').model.bbox_head
     assert (head.loss_cls, head.loss_bbox) == (expected.loss_cls, expected.loss_bbox)
+
+
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_options_of_a_detector_build_what_harmonize_does(detector: str) -> None:
+    run = experiment((detector, 'small-data'), Settings(), 0)
+    assert run.wanted.model.to_dict() == harmonize(run.config, preset='small-data').model.to_dict()

@@ -1,83 +1,14 @@
-# Focal loss and smooth L1 on the photographs in data/chess: RetinaNet on EfficientNet-Lite0 with
-# ImageNet weights, 320 pixels, 4 images an iteration; minutes on a CPU core.
-_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
-custom_imports = dict(imports=['studies.efficientnet_lite'])
-
-# Another folder in COCO's format: images/, train.json, test.json.
-data_root = '{{$REAL_ROOT:data/chess/}}'
-classes = (
-    'black-bishop', 'black-king', 'black-knight', 'black-pawn', 'black-queen', 'black-rook',
-    'white-bishop', 'white-king', 'white-knight', 'white-pawn', 'white-queen', 'white-rook',
-)  # fmt: skip
-
+# RetinaNet with focal loss and smooth L1.
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', './chess_detection.py']
 model = dict(
-    data_preprocessor=dict(mean=[127, 127, 127], std=[128, 128, 128]),
+    data_preprocessor={{_base_.preprocessor}},
     backbone=dict(_delete_=True, type='EfficientNetLite0'),
     neck=dict(in_channels=[40, 112, 320], start_level=0, out_channels=96),
     bbox_head=dict(
-        num_classes=len(classes),
+        num_classes=12,
         in_channels=96,
         feat_channels=96,
         stacked_convs=2,
         loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=1 / 9, loss_weight=1.0),
     ),
 )
-
-dataset = dict(
-    type='CocoDataset',
-    data_root=data_root,
-    metainfo=dict(classes=classes),
-    data_prefix=dict(img='images/'),
-)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(320, 320), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(320, 320), keep_ratio=True),
-    # After Resize: ground truth is drawn on the original image.
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(**dataset, ann_file='train.json', pipeline=train_pipeline),
-)
-val_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(**dataset, ann_file='test.json', test_mode=True, pipeline=test_pipeline),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(type='ghm_mmdet.CocoIoUMetric', ann_file=data_root + 'test.json')
-test_evaluator = val_evaluator
-
-max_iters = 200
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
-    clip_grad=dict(max_norm=35, norm_type=2),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type='CosineAnnealingLR', T_max=max_iters, by_epoch=False),
-]
-default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=20),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=1),
-)
-log_processor = dict(by_epoch=False)
-randomness = dict(seed=0)
