@@ -14,7 +14,7 @@ import sys
 from argparse import ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from ghm_mmdet.functional.harmonizing import FORMULAS
+from ghm_mmdet.formulas import FORMULAS
 from ghm_mmdet.swap import harmonized_text
 
 

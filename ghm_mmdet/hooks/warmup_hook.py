@@ -5,7 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..functional.checks import check_count
+from ..checks import check_count
 from ..losses import GHMC, GHMR
 from ..registry import HOOKS, MODELS
 

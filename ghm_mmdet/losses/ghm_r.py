@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..functional.checks import check_positive
+from ..checks import check_positive
 from ..functional.examples import OffsetExamples
 from ..functional.settings import Settings
 from ..registry import MODELS

@@ -5,8 +5,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..functional.checks import check_choice, check_count, check_momentum
-from ..functional.harmonizing import FORMULAS
+from ..checks import check_choice, check_count, check_momentum
+from ..formulas import FORMULAS
 from ..released import GHM_C, GHM_R
 from . import rules
 from .heads import Head, Path, find_heads, name_of
