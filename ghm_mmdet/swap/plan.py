@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..checks import check_choice, check_count, check_momentum
+from ..checks import check_choice, check_count, check_iterations, check_momentum
 from ..formulas import FORMULAS
 from ..released import GHM_C, GHM_R
 from . import rules
@@ -33,7 +33,7 @@ class Options:
     momentum: float | None = None
     formula: str = 'official'
     batch_density: bool = False
-    warmup: int | None = None
+    warmup: int | float | None = None
 
     def __post_init__(self) -> None:
         for name in ('cls', 'reg', 'batch_density'):
@@ -43,9 +43,10 @@ class Options:
             raise ValueError('cls and reg are both False: there is nothing to replace')
         if self.head is not None and not isinstance(self.head, str):
             raise TypeError(f'head must be a pattern (str) or None, got {self.head!r}')
-        for name in ('bins', 'warmup'):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        if self.bins is not None:
+            check_count('bins', self.bins)
+        if self.warmup is not None:
+            check_iterations('warmup', self.warmup)
         if self.momentum is not None:
             check_momentum('momentum', self.momentum)
         check_choice('formula', self.formula, FORMULAS)
@@ -273,7 +274,7 @@ def _plan_clipping(plan: Plan, cfg: Config) -> None:
         plan.notes.append(f'gradient clipping: set to {CLIP_GRAD}')
 
 
-def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
+def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:
     """The losses replaced are those of the warm-up.
 
     Those with weights of classes are left to the hook: DETR's head writes them to its loss.
@@ -286,4 +287,5 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
             config = {**loss, 'type': f'{scope}{loss["type"]}'}
             hook.setdefault('losses', {})[found.where.removeprefix('model.')] = config
     plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
-    plan.notes.append(f'warm-up: with the losses replaced for the first {iters} iterations')
+    first = f'{100 * iters:g} % of the' if isinstance(iters, float) else iters
+    plan.notes.append(f'warm-up: with the losses replaced for the first {first} iterations')
