@@ -33,10 +33,15 @@ def load_config(
     """
     template = Config.fromfile(path, use_environment_variables=False).to_dict()
     config = Config(_filled_in(template, environment), filename=str(path))
+    config.merge_from_dict(parse_options(options))
+    return config
+
+
+def parse_options(options: Sequence[str]) -> dict[str, object]:
+    """`key=value`, read as MMDetection's `--cfg-options`."""
     parsed = Namespace()
     DictAction(['--cfg-options'], 'options')(None, parsed, options)
-    config.merge_from_dict(parsed.options)
-    return config
+    return parsed.options
 
 
 def _filled_in(value: object, environment: Mapping[str, str]) -> object:
