@@ -110,6 +110,7 @@ def run_wheel(python: Path, *arguments: str | Path, cwd: Path, **environment: st
 ASKED = """
 import contextlib, io, json, os, runpy, subprocess, sys, traceback
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 distribution, *names = sys.argv[1:]
@@ -151,7 +152,8 @@ ghm, demo = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco', 'retinanet_r18_fpn_ghmc
 printed('search', cli, ['search', 'ghm_mmdet', '--model', 'ghm'])
 for name in (ghm, demo):
     cli(['download', 'ghm_mmdet', '--config', name, '--dest', '.'], standalone_mode=False)
-tool('reproduce', 'plan', '--table', '7')
+[script] = entry_points(group='console_scripts', name='ghm-mmdet')
+printed('reproduce', script.load(), ['reproduce', 'plan', '--table', '7'])
 tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-run')
 sys.argv = ['doctor']
 printed('doctor', runpy.run_module, 'ghm_mmdet.doctor', run_name='__main__')

@@ -9,7 +9,7 @@ from ..checks import check_choice, check_count, check_iterations, check_momentum
 from ..formulas import FORMULAS
 from ..released import GHM_C, GHM_R
 from . import rules
-from .heads import Head, Path, find_heads, name_of
+from .heads import Head, Path, dotted, find_heads, name_of
 from .rules import Call
 
 #: The authors' gradient clipping.
@@ -94,6 +94,25 @@ class Plan:
     def has_ghm(self) -> bool:
         """Whether the harmonized config has a GHM loss, put in now or before."""
         return any(loss.ghm is not None or loss.loss in GHM_LOSSES for loss in self.losses)
+
+    @property
+    def kept(self) -> list[LossFound]:
+        return [loss for loss in self.losses if loss.ghm is None]
+
+    @property
+    def summary(self) -> str:
+        return f'{len(self.replaced)} replaced, {len(self.kept)} kept'
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON may hold it, each change by its place, as `model.bbox_head.type`."""
+        shown = ('where', 'head', 'loss', 'ghm', 'why')
+        return dict(
+            losses=[{name: getattr(loss, name) for name in shown} for loss in self.losses],
+            changes={dotted(path): value for path, value in self.changes.items()},
+            notes=self.notes,
+            replaced=len(self.replaced),
+            kept=len(self.kept),
+        )
 
     def __str__(self) -> str:
         return '\n'.join([*map(str, self.losses), *self.notes]) or 'the config has no loss'

@@ -21,8 +21,9 @@ from ..functional import (
     region_harmonizing_parameter,
     regression_gradient_norm,
 )
+from . import FORMATS
 from .record import KINDS, GradientDensityRecord, in_regions
-from .style import BASELINE, BLUE, FORMATS, GHM, RIVAL, STYLE, new_figure, save_figure
+from .style import BASELINE, BLUE, GHM, RIVAL, STYLE, new_figure, save_figure
 
 SMALLEST_G = 0.01
 LARGEST_D = 0.25
