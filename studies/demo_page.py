@@ -163,7 +163,7 @@ def _draw_loss_curve(axes: Axes, runs: dict[str, Path]) -> None:
         steps = [record['step'] for record in curve]
         axes.plot(steps, [record['loss'] for record in curve], color=colour, label=name)
     axes.set(xlabel='iteration', ylabel='loss', yscale='log')
-    axes.set_title('Training loss, each on its own scale')
+    axes.set_title('Training loss; the losses differ in scale')
     axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.16), fontsize='small')
 
 

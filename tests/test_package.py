@@ -17,6 +17,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
+from ghm_mmdet.reproduce.configs import load_config
 from ghm_mmdet.reproduce.runs import last_metrics, mmdet_distribution
 
 from .processes import ROOT
@@ -70,14 +71,35 @@ def test_demo_configs_load_and_build(path: Path) -> None:
         assert isinstance(model.bbox_head.loss_bbox, GHMR)
 
 
-def test_data_root_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = ROOT / 'configs/ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py'
-    monkeypatch.setenv('COCO_ROOT', '/somewhere/else/')
-    config = Config.fromfile(path)
+@pytest.mark.parametrize('root', ['/somewhere/else', '/somewhere/else/'])
+@pytest.mark.parametrize(
+    ('variable', 'path', 'annotations'),
+    [
+        (
+            'COCO_ROOT',
+            'ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py',
+            'annotations/instances_val2017.json',
+        ),
+        (
+            'COCO_ROOT',
+            'ghm/retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev.py',
+            'annotations/image_info_test-dev2017.json',
+        ),
+        ('BCCD_ROOT', 'bccd/retinanet_r18_fpn_ghmc-ghmr_bccd.py', 'test.json'),
+        ('DEMO_ROOT', 'demo/retinanet_r18_fpn_ghmc-ghmr_demo.py', 'annotations/val.json'),
+    ],
+)
+def test_data_root_from_the_environment(
+    variable: str, path: str, annotations: str, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no slash at its end; read from another process's environment it is the same."""
+    read_for_it = load_config(ROOT / 'configs' / path, {variable: root})
+    monkeypatch.setenv(variable, root)
+    config = Config.fromfile(ROOT / 'configs' / path)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
-        assert loader.dataset.data_root == '/somewhere/else/'
-    expected = '/somewhere/else/annotations/instances_val2017.json'
-    assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == expected
+        assert loader.dataset.data_root == root
+    assert config.test_evaluator.ann_file == f'/somewhere/else/{annotations}'
+    assert config.to_dict() == read_for_it.to_dict()
 
 
 @pytest.fixture(scope='module')
