@@ -26,7 +26,8 @@ def study_parser(
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.set_defaults(root_variable=root_variable, variables=())
     add = parser.add_argument
-    add('action', choices=['plan', 'run', 'report', *actions])
+    what = 'print the commands; run what is missing; or print the table'
+    add('action', choices=['plan', 'run', 'report', *actions], help=what)
     add('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
     names = 'the runs of these names, without the seed, as warm*; default: all'
     add('--only', nargs='+', metavar='NAME', help=names)

@@ -13,8 +13,9 @@ import torch
 pytest.importorskip('triton')
 
 from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.formulas import FORMULAS
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss, gradient_density
-from ghm_mmdet.functional.harmonizing import FORMULAS, Memory, RegionStatistics
+from ghm_mmdet.functional.harmonizing import Memory, RegionStatistics
 from ghm_mmdet.functional.passes import _weights_by_equations, _weights_in_one_launch
 from ghm_mmdet.functional.settings import Settings
 from ghm_mmdet.ops import can_fuse, choose_kernels

@@ -156,8 +156,8 @@ def local(folder: Path, text: str, base: str = RETINANET) -> Path:
         'custom_hooks = [dict(type="NumClassCheckHook")]\n',
     ],
 )
-@pytest.mark.parametrize('warmup', [None, 5])
-def test_local_configs(text: str, warmup: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize('warmup', [None, 5, 0.5])
+def test_local_configs(text: str, warmup: int | float | None, tmp_path: Path) -> None:
     path = local(tmp_path, text)
     (tmp_path / 'deeper').mkdir()
     read = written(path, tmp_path / 'deeper/ghm.py', warmup=warmup)
@@ -269,6 +269,8 @@ def test_warmup_is_led_by_the_losses_replaced() -> None:
         (dict(cls=False, reg=False), ValueError, 'cls and reg are both False'),
         (dict(cls='yes'), TypeError, "cls must be a bool, got 'yes'"),
         (dict(warmup=0), ValueError, 'warmup must be >= 1, got 0'),
+        (dict(warmup=1.5), ValueError, r'warmup as a share must be in \(0, 1\), got 1.5'),
+        (dict(warmup='1'), TypeError, r"an int >= 1 or a float in \(0, 1\), got '1'"),
     ],
 )
 def test_wrong_options(options: dict, error: type[Exception], message: str) -> None:

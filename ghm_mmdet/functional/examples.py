@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..checks import check_positive
+from ..formulas import Formula
 from ..ops import at_least_float32
 from ..ops.precision import compute_dtype
-from .checks import check_floating, check_positive, check_same_shape, is_label_dtype
+from .checks import check_floating, check_same_shape, is_label_dtype
 from .gradient_norm import (
     classification_gradient_norm,
     regression_gradient_norm,
     softmax_gradient_norm,
 )
-from .harmonizing import Formula
 
 
 class Elementwise(NamedTuple):

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .checks import check_floating, check_positive
+from ..checks import check_positive
+from .checks import check_floating
 from .examples import Examples, OffsetExamples, SigmoidExamples, SoftmaxExamples
 from .passes import count, weigh
 from .settings import Settings
@@ -57,7 +58,7 @@ def ghm_c_loss(
             Default: None, all are valid.
         bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
-        formula: A name in `functional.harmonizing.FORMULAS`. Default: 'official', the
+        formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official', the
             released code's `β = N / (S·n)` with n regions that are not empty.
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..formulas import FORMULAS, Formula
 from .examples import Examples, FusedExamples
 from .gradient_density import fine_bins, fine_gradient_density, prefers_fine_bins
 from .harmonizing import (
-    FORMULAS,
     ExactStatistics,
-    Formula,
     Memory,
     RegionStatistics,
     Statistics,

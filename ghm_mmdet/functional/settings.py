@@ -2,14 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from .checks import (
-    DENSITIES,
-    REDUCTIONS,
-    check_choice,
-    check_count,
-    check_real,
-)
-from .harmonizing import FORMULAS
+from ..checks import DENSITIES, REDUCTIONS, check_choice, check_count, check_real
+from ..formulas import FORMULAS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
+from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
 from ..functional.examples import (
     SigmoidExamples,
     SoftmaxExamples,
@@ -44,7 +44,7 @@ class GHMC(GradientHarmonizingLoss):
             1; only where `use_sigmoid=True`. It is for heads that divide the loss by the
             number of positives by themselves (YOLOX, RTMDet): what they get is the mean.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
-        formula: A name in `functional.harmonizing.FORMULAS`. Default: 'official',
+        formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official',
             `β = N / (S·n)` with the n regions that are not empty, and S left as it is where a
             region is empty.
         sync: Sum the counts over all processes, so that the density is that of the whole

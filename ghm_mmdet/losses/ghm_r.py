@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..functional.checks import check_momentum, check_positive
+from ..checks import check_momentum, check_positive
 from ..functional.examples import OffsetExamples
 from ..functional.settings import Settings
 from ..ops import at_least_float32

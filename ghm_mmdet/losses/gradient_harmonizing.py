@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
-from ..functional.checks import REDUCTIONS, check_choice, check_momentum
+from ..checks import REDUCTIONS, check_choice, check_momentum
 from ..functional.examples import Examples
 from ..functional.harmonizing import Memory, RegionStatistics
 from ..functional.passes import Counted, count, weigh

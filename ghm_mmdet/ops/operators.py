@@ -102,7 +102,7 @@ def weigh_regions(
         counts, num_examples, not_finite: R, N and the last number of `count_cross_entropy`.
         average: S of Eq. 12, which becomes that of this call unless `not_finite`; None for S = R.
         momentum: α of Eq. 12.
-        decay, divide_by_all, min_count: The numbers of a `functional.harmonizing.Formula`.
+        decay, divide_by_all, min_count: The numbers of a `ghm_mmdet.formulas.Formula`.
         loss_weight: Factor of the loss.
         mean: Whether the loss is divided by N.
 

@@ -24,7 +24,7 @@ def harmonize(
     momentum: float | None = None,
     formula: str | None = None,
     batch_density: bool = False,
-    warmup: int | None = None,
+    warmup: int | float | None = None,
 ) -> Config:
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
@@ -56,8 +56,9 @@ def harmonize(
             'official', with 'small-data' 'floored'.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
-        warmup: Train with the losses replaced for this many iterations, by `GHMWarmupHook`: GHM
-            from random weights has a cold start. Default: None, GHM from the start.
+        warmup: Train with the losses replaced for this many iterations, or for this share of the
+            training, a float in (0, 1), by `GHMWarmupHook`: GHM from random weights has a cold
+            start. Default: None, GHM from the start.
 
     Returns:
         The new config.

@@ -5,11 +5,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..functional.checks import check_choice, check_count, check_momentum
-from ..functional.harmonizing import FORMULAS
+from ..checks import check_choice, check_count, check_iterations, check_momentum
+from ..formulas import FORMULAS
+from ..presets import PRESETS
 from . import rules
-from .heads import Head, Path, find_heads, name_of
-from .presets import PRESETS
+from .heads import Head, Path, dotted, find_heads, name_of
 from .rules import Call
 
 #: The authors' gradient clipping.
@@ -33,7 +33,7 @@ class Options:
     momentum: float | None = None
     formula: str | None = None
     batch_density: bool = False
-    warmup: int | None = None
+    warmup: int | float | None = None
     preset: str = 'released'
 
     def __post_init__(self) -> None:
@@ -44,9 +44,10 @@ class Options:
             raise ValueError('cls and reg are both False: there is nothing to replace')
         if self.head is not None and not isinstance(self.head, str):
             raise TypeError(f'head must be a pattern (str) or None, got {self.head!r}')
-        for name in ('bins', 'warmup'):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        if self.bins is not None:
+            check_count('bins', self.bins)
+        if self.warmup is not None:
+            check_iterations('warmup', self.warmup)
         if self.momentum is not None:
             check_momentum('momentum', self.momentum)
         if self.formula is not None:
@@ -96,6 +97,25 @@ class Plan:
     def has_ghm(self) -> bool:
         """Whether the harmonized config has a GHM loss, put in now or before."""
         return any(loss.ghm is not None or loss.loss in GHM_LOSSES for loss in self.losses)
+
+    @property
+    def kept(self) -> list[LossFound]:
+        return [loss for loss in self.losses if loss.ghm is None]
+
+    @property
+    def summary(self) -> str:
+        return f'{len(self.replaced)} replaced, {len(self.kept)} kept'
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON may hold it, each change by its place, as `model.bbox_head.type`."""
+        shown = ('where', 'head', 'loss', 'ghm', 'why')
+        return dict(
+            losses=[{name: getattr(loss, name) for name in shown} for loss in self.losses],
+            changes={dotted(path): value for path, value in self.changes.items()},
+            notes=self.notes,
+            replaced=len(self.replaced),
+            kept=len(self.kept),
+        )
 
     def __str__(self) -> str:
         return '\n'.join([*map(str, self.losses), *self.notes]) or 'the config has no loss'
@@ -283,7 +303,7 @@ def _plan_clipping(plan: Plan, cfg: Config) -> None:
         plan.notes.append(f'gradient clipping: set to {CLIP_GRAD}')
 
 
-def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
+def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:
     """The losses replaced are those of the warm-up.
 
     Those with weights of classes are left to the hook: DETR's head writes them to its loss.
@@ -296,4 +316,5 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
             config = {**loss, 'type': f'{scope}{loss["type"]}'}
             hook.setdefault('losses', {})[found.where.removeprefix('model.')] = config
     plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
-    plan.notes.append(f'warm-up: with the losses replaced for the first {iters} iterations')
+    first = f'{100 * iters:g} % of the' if isinstance(iters, float) else iters
+    plan.notes.append(f'warm-up: with the losses replaced for the first {first} iterations')

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..released import GHM_C, GHM_R
+from .released import GHM_C, GHM_R
 
 
 @dataclass(frozen=True)
