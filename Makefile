@@ -37,9 +37,10 @@ figures: env  ## train RetinaNet with GHM on generated images, and draw the pape
 	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 
-compatibility: env  ## harmonize every config of MMDetection, and write docs/compatibility.md
+compatibility: env  ## harmonize every config of MMDetection and MMRotate, and write docs/compatibility.md
 	$(PY) -m studies.compatibility run --json work_dirs/compatibility-$(STACK).json
-	$(PY) -m studies.compatibility report work_dirs/compatibility-o*.json --out docs/compatibility.md
+	$(if $(filter onedl,$(STACK)),$(PY) -m studies.compatibility run --mmrotate --json work_dirs/compatibility-mmrotate.json)
+	$(PY) -m studies.compatibility report work_dirs/compatibility-*.json --out docs/compatibility.md
 
 docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict

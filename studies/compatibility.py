@@ -1,4 +1,4 @@
-"""Harmonize every config of the installed MMDetection, and write docs/compatibility.md.
+"""Harmonize every config of MMDetection and of MMRotate, and write docs/compatibility.md.
 
 Examples:
     python -m studies.compatibility run --json work_dirs/compatibility-onedl.json
@@ -9,11 +9,12 @@ Examples:
 import gc
 import json
 import logging
+import re
 import tempfile
 import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -21,13 +22,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
+from torch import nn
 
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import mmdet_distribution
 from ghm_mmdet.swap import harmonize, inherited_config, losses_found
 
+from . import rotated
 from .tiny_step import CONFIGS, build, has_masks, small_model, training_step
 
 
@@ -116,15 +119,15 @@ GHM_NAMES = {'ghm_mmdet.GHMC': 'GHM-C', 'ghm_mmdet.GHMR': 'GHM-R'}
 VERDICTS = ('harmonized', 'has GHM', 'refused', 'does not load')
 
 
-def installed_configs() -> list[str]:
+def installed_configs(folder: Path = CONFIGS) -> list[str]:
     """The configs of the installed MMDetection, without the parts that they are made of."""
-    files = (path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py'))
+    files = (path.relative_to(folder) for path in folder.rglob('*.py'))
     return sorted(path.as_posix() for path in files if '_base_' not in path.parts)
 
 
-def scan(name: str, out: Path) -> Scanned:
+def scan(name: str, out: Path, folder: Path = CONFIGS) -> Scanned:
     """Harmonize a config, write it to `out`, and assert that it is what is read from there."""
-    path = CONFIGS / name
+    path = folder / name
     try:
         cfg = Config.fromfile(path)
     except (ImportError, FileNotFoundError) as error:
@@ -156,8 +159,8 @@ def scan(name: str, out: Path) -> Scanned:
 
 def first_line(error: BaseException) -> str:
     """The error in a line, without the folders of this machine."""
-    text = str(error).strip().partition('\n')[0].split(', the current sys.path')[0]
-    text = text.replace(f'{CONFIGS}/', '').replace(str(Path.home()), '~')
+    text = re.split(r'\n|, the current sys.path|\. Please check', str(error).strip())[0]
+    text = re.sub(r'[^\s\'"]*/\.mim/configs/', '', text).replace(str(Path.home()), '~')
     return f'{type(error).__name__}: {" ".join(text.split())}'[:200]
 
 
@@ -168,15 +171,36 @@ def step(representative: Representative) -> dict[str, float]:
     return training_step(model, representative.size, has_masks(cfg))
 
 
-def try_build(name: str, harmonized: bool = True) -> str:
+class Library(NamedTuple):
+    """A package whose configs are harmonized."""
+
+    versions: dict[str, str]  # by the names that the results have for them
+    configs: Path
+    representatives: dict[str, Any]
+    step: Callable[[Any], dict[str, float]]
+    build: Callable[[ConfigDict], nn.Module]
+
+
+def mmdetection() -> Library:
+    versions = dict(mmdet=f'{mmdet_distribution()} {version(mmdet_distribution())}')
+    return Library(versions, CONFIGS, REPRESENTATIVES, step, build)
+
+
+def mmrotate() -> Library:
+    versions = mmdetection().versions | dict(mmrotate=f'onedl-mmrotate {version("onedl-mmrotate")}')
+    folder = rotated.configs()
+    return Library(versions, folder, rotated.REPRESENTATIVES, rotated.step, rotated.build)
+
+
+def try_build(name: str, library: Library, harmonized: bool = True) -> str:
     """Build the model of a config; '' or why it can't be."""
-    cfg = Config.fromfile(CONFIGS / name)
+    cfg = Config.fromfile(library.configs / name)
     # On the meta device weights take no memory, but some constructors compute with numbers.
     for device in ('meta', 'cpu'):
         try:
             model = small_model(harmonize(cfg) if harmonized else cfg, factor=1)
             with torch.device(device):
-                build(model)
+                library.build(model)
             return ''
         except Exception as error:
             why = first_line(error)
@@ -185,38 +209,59 @@ def try_build(name: str, harmonized: bool = True) -> str:
     return why
 
 
-def run(out: Path, builds: bool = True) -> None:
+def run(out: Path, library: Library, builds: bool = True) -> None:
     """Scan the configs, take a step with each representative, build the others; as JSON."""
     warnings.filterwarnings('ignore')
     MMLogger.get_current_instance().setLevel(logging.ERROR)
-    report = partial(print, flush=True)
+    say = partial(print, flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        scanned = [scan(name, Path(folder, 'written.py')) for name in installed_configs()]
-    report(f'{len(scanned)} configs scanned')
+        written = Path(folder, 'written.py')
+        names = installed_configs(library.configs)
+        scanned = [scan(name, written, library.configs) for name in names]
+    say(f'{len(scanned)} configs scanned')
     steps = {}
-    for head, representative in REPRESENTATIVES.items():
+    for head, representative in library.representatives.items():
         try:
-            steps[head] = max(step(representative).values())
+            steps[head] = max(library.step(representative).values())
         except Exception as error:
             steps[head] = first_line(error)
-        report(f'{head}: {steps[head]}')
+        say(f'{head}: {steps[head]}')
     for i, config in enumerate(s for s in scanned if builds and s.verdict == 'harmonized'):
-        config.why_not = try_build(config.config)
+        config.why_not = try_build(config.config, library)
         config.builds = not config.why_not
-        if config.why_not and try_build(config.config, harmonized=False):
+        if config.why_not and try_build(config.config, library, harmonized=False):
             config.why_not += ' (nor does the original)'
         if i % 50 == 0:
-            report(f'{i} built')
+            say(f'{i} built')
             gc.collect()
-    mmdet = f'{mmdet_distribution()} {version(mmdet_distribution())}'
     configs = [asdict(s) for s in scanned]
     out.parent.mkdir(parents=True, exist_ok=True)
-    results = dict(mmdet=mmdet, torch=torch.__version__, configs=configs, steps=steps)
+    results = dict(**library.versions, torch=torch.__version__, configs=configs, steps=steps)
     out.write_text(json.dumps(results, indent=1))
 
 
+def report(results: list[dict[str, Any]]) -> str:
+    """docs/compatibility.md from the results of `run`; from MMRotate's alone, its section."""
+    plain = [result for result in results if 'mmrotate' not in result]
+    parts = [document(plain)] if plain else []
+    return '\n'.join([*parts, *(section(result) for result in results if 'mmrotate' in result)])
+
+
+def section(result: dict[str, Any]) -> str:
+    """The section on MMRotate."""
+    configs = [Scanned(**config) for config in result['configs']]
+    return SECTION.format(
+        mmrotate=result['mmrotate'],
+        totals=_totals([result]),
+        swaps=_swap_table(configs),
+        kept=_kept_table(configs),
+        refused=_refused_table(configs),
+        exceptions=_exceptions(configs, [result]),
+    )
+
+
 def document(results: list[dict[str, Any]]) -> str:
-    """docs/compatibility.md from the results of `run`, the first for the tables."""
+    """The page without the section on MMRotate, the first of the results for the tables."""
     first = results[0]
     configs = [Scanned(**config) for config in first['configs']]
     return PAGE.format(
@@ -279,6 +324,42 @@ python -m studies.compatibility report $RESULTS --out docs/compatibility.md
 
 The row of the other stack comes from `run --no-builds` in its environment, into a file of its
 own that `report` gets as well.
+"""
+
+SECTION = """\
+## MMRotate
+
+What `harmonize` does to the configs of {mmrotate}. A rotated box has five encoded offsets or more:
+GHM-R takes them as it takes four.
+
+{totals}
+
+### MMRotate's heads whose losses are replaced
+
+The training step is the one above. `RotatedIoULoss` needs an operator that mmcv has for CUDA alone:
+the step has `GDLoss_v1` in its place, which is kept as well.
+
+{swaps}
+
+### MMRotate's losses that are kept
+
+{kept}
+
+### MMRotate's configs that are refused
+
+{refused}
+
+### Exceptions of MMRotate
+
+{exceptions}
+
+### To reproduce with MMRotate
+
+```shell
+ROTATED=work_dirs/compatibility-mmrotate.json
+python -m studies.compatibility run --mmrotate --json $ROTATED
+python -m studies.compatibility report $RESULTS $ROTATED --out docs/compatibility.md
+```
 """
 
 
@@ -375,16 +456,17 @@ def main() -> None:
     actions = parser.add_subparsers(dest='action', required=True)
     doing = actions.add_parser('run', help='scan, take training steps, build')
     doing.add_argument('--json', type=Path, default=Path('work_dirs/compatibility-onedl.json'))
+    doing.add_argument('--mmrotate', action='store_true', help="MMRotate's configs")
     doing.add_argument('--no-builds', action='store_true', help='do not build the models')
     telling = actions.add_parser('report', help='write the document')
-    each = 'results of `run`; of one MMDetection each'
+    each = 'results of `run`: of one MMDetection each, or of MMRotate'
     telling.add_argument('json', type=Path, nargs='+', help=each)
     telling.add_argument('--out', type=Path, help='default: print it')
     args = parser.parse_args()
     if args.action == 'run':
-        run(args.json, builds=not args.no_builds)
+        run(args.json, mmrotate() if args.mmrotate else mmdetection(), not args.no_builds)
         return
-    text = document([json.loads(path.read_text()) for path in args.json])
+    text = report([json.loads(path.read_text()) for path in args.json])
     if args.out:
         args.out.write_text(text)
     else:

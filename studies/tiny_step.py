@@ -16,6 +16,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from ghm_mmdet.losses import GHMC, GHMR
+from ghm_mmdet.swap.heads import name_of
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 #: The keys that hold numbers of channels.
@@ -38,7 +39,7 @@ MOST_SAMPLES = 32
 def small_model(cfg: Config, factor: int = 8) -> ConfigDict:
     """The model with channels divided by a factor, few samples and no pretrained weights."""
     model = copy.deepcopy(cfg.model)
-    for node in _dicts(model):
+    for node in dicts(model):
         _simplify(node)
         if factor > 1:
             _divide_channels(node, factor)
@@ -51,7 +52,7 @@ def small_model(cfg: Config, factor: int = 8) -> ConfigDict:
 
 def has_masks(cfg: Config) -> bool:
     """Whether the training of a config loads masks."""
-    return any(node.get('with_mask') for node in _dicts(cfg.get('train_dataloader', {})))
+    return any(node.get('with_mask') for node in dicts(cfg.get('train_dataloader', {})))
 
 
 def build(model: ConfigDict) -> nn.Module:
@@ -59,14 +60,18 @@ def build(model: ConfigDict) -> nn.Module:
     return MODELS.build(model)
 
 
-def _dicts(node: Any) -> Iterator[dict]:
+def dicts(node: Any) -> Iterator[dict]:
     """Every dict of nested dicts and lists, the outer ones first."""
     if isinstance(node, dict):
         yield node
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for value in node:
-            yield from _dicts(value)
+            yield from dicts(value)
+
+
+def _type(node: dict) -> str:
+    return name_of(node) if 'type' in node else ''
 
 
 def _simplify(node: dict) -> None:
@@ -76,7 +81,7 @@ def _simplify(node: dict) -> None:
             node[key] = None
     if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
         node['init_cfg'] = None
-    if node.get('type') == 'RandomSampler' and 'num' in node:
+    if _type(node) == 'RandomSampler' and 'num' in node:
         node['num'] = min(node['num'], MOST_SAMPLES)
     # It needs several processes.
     if node.get('type') in ('SyncBN', 'MMSyncBN'):
@@ -87,10 +92,10 @@ def _divide_channels(node: dict, factor: int) -> None:
     for key in CHANNELS:
         if key in node:
             node[key] = _divided(node[key], factor)
-    key, value = DEFAULT_CHANNELS.get(str(node.get('type')), (None, 0))
+    key, value = DEFAULT_CHANNELS.get(_type(node), (None, 0))
     if key is not None and key not in node:
         node[key] = value // factor
-    if 'widen_factor' in node and node['type'] in ('CSPDarknet', 'CSPNeXt'):
+    if 'widen_factor' in node and _type(node) in ('CSPDarknet', 'CSPNeXt'):
         node['widen_factor'] /= factor
 
 
@@ -100,8 +105,10 @@ def _divided(value: Any, factor: int) -> Any:
     return value // factor if isinstance(value, int) and value >= FEW else value
 
 
-def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) -> dict[str, float]:
-    """One step on two random images of `size` pixels.
+def training_step(
+    model: nn.Module, size: int = 128, with_mask: bool = False, batch: dict | None = None
+) -> dict[str, float]:
+    """One step on a batch; by default on two random images of `size` pixels.
 
     Returns:
         The largest absolute gradient of each head that has a GHM loss.
@@ -119,7 +126,7 @@ def training_step(model: nn.Module, size: int = 128, with_mask: bool = False) ->
     called: set[nn.Module] = set()
     for loss in losses.values():
         loss.register_forward_pre_hook(lambda loss, _: called.add(loss))
-    data = model.data_preprocessor(random_batch(model, size, with_mask), True)
+    data = model.data_preprocessor(batch or random_batch(model, size, with_mask), True)
     total, parts = model.parse_losses(model(**data, mode='loss'))
     if not torch.isfinite(total):
         raise ValueError(f'the loss is not finite: {parts}')

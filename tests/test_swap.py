@@ -129,6 +129,23 @@ def test_detr_keeps_its_class_weights_and_its_boxes() -> None:
     MODELS.build(head)
 
 
+def test_heads_of_mmrotate_are_known_without_it() -> None:
+    focal, smooth_l1 = dict(type='mmdet.FocalLoss'), dict(type='mmdet.SmoothL1Loss')
+    refine = dict(type='S2ARefineHead', loss_cls=focal, loss_bbox=dict(type='KFLoss'))
+    model = dict(
+        bbox_head_init=dict(type='S2AHead', loss_cls=focal, loss_bbox=smooth_l1),
+        bbox_head_refine=[refine],
+        roi_head=dict(bbox_head=dict(type='GVBBoxHead', loss_bbox=smooth_l1, loss_fix=smooth_l1)),
+    )
+    plan = losses_found(Config(dict(model=model)))
+    assert [loss.where for loss in plan.replaced] == [
+        'model.bbox_head_init.loss_cls',
+        'model.bbox_head_init.loss_bbox',
+        'model.bbox_head_refine.0.loss_cls',
+    ]
+    assert [loss.why.partition(' ')[0] for loss in plan.kept] == ['compares', 'calls', 'does']
+
+
 def test_every_stage_of_a_cascade() -> None:
     heads = harmonize('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py').model.roi_head
     assert len(heads.bbox_head) == 3

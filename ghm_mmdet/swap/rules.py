@@ -1,7 +1,7 @@
-"""What is known of MMDetection's heads: how each calls its losses, and why some losses stay.
+"""What is known of the heads: how each calls its losses, and why some losses stay.
 
-The tables were made by reading the heads of MMDetection 3.3 and 3.5; `docs/compatibility.md`
-is what a run says of them.
+The tables were made by reading the heads of MMDetection 3.3 and 3.5, and of MMRotate 1.2;
+`docs/compatibility.md` is what a run says of them.
 """
 
 from dataclasses import dataclass
@@ -55,6 +55,7 @@ _HEATMAP = (
 )
 _TRACKER = 'this tracker is not trained: harmonize the config of its detector'
 _NOT_CALLED = 'does not call it'
+_SEVERAL_VIEWS = 'compares the predictions for several views of an image'
 _MASK = 'a mask loss: its examples are pixels; GHM is defined for boxes'
 IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
 DECODED_BOXES = f'reg_decoded_bbox=True: the head {_DECODED}'
@@ -75,9 +76,9 @@ def _each(
 #: Heads whose scores are read through softmax, whatever the loss says.
 _BOX_HEADS = (
     'BBoxHead ConvFCBBoxHead Shared2FCBBoxHead Shared4Conv1FCBBoxHead DoubleConvFCBBoxHead '
-    'SCNetBBoxHead'
+    'SCNetBBoxHead RotatedShared2FCBBoxHead'
 )
-SOFTMAX_HEADS = (*_BOX_HEADS.split(), 'SABLHead')
+SOFTMAX_HEADS = (*_BOX_HEADS.split(), 'SABLHead', 'GVBBoxHead')
 
 #: Each head to its calls.
 HEADS: dict[str, Calls] = {
@@ -150,6 +151,25 @@ HEADS: dict[str, Calls] = {
     ),
     **_each('QuasiDenseTrackHead', loss_bbox=_NOT_CALLED),
     **_each('LinearReIDHead', 'identifies persons, does not detect'),
+    # MMRotate's, but for RotatedShared2FCBBoxHead, which is above.
+    **_each(
+        'RotatedRetinaHead AngleBranchRetinaHead R3Head R3RefineHead S2AHead S2ARefineHead',
+        LOGITS_OF_LEVELS,
+        OFFSETS_OF_LEVELS,
+    ),
+    **_each('OrientedRPNHead', LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
+    **_each('RotatedFCOSHead H2RBoxHead H2RBoxV2Head', LOGITS, _DECODED),
+    **_each('RotatedATSSHead', LOGITS_OF_LEVELS, _DECODED),
+    **_each('RotatedRTMDetHead RotatedRTMDetSepBNHead', LOGITS_DIVIDED_LATER, _DECODED),
+    **_each('RotatedRepPointsHead SAMRepPointsHead', LOGITS_OF_LEVELS),
+    **_each('CFAHead OrientedRepPointsHead', _RANKS),
+    **_each(
+        'GVBBoxHead',
+        LOGITS,
+        'calls it for offsets, vertices and ratios in turn: the three would share a moving average',
+        loss_fix=_NOT_CALLED,
+        loss_ratio=_NOT_CALLED,
+    ),
 }
 
 #: The head that takes its losses from the config, for one that computes them by itself.
@@ -187,6 +207,8 @@ KEYS: dict[str, str] = {
     'loss_wh': 'a squared error of sizes',
     **dict.fromkeys(('loss_track', 'loss_track_aux'), 'a loss of embeddings, for tracking'),
     'loss_triplet': 'a loss of embeddings, for re-identification',
+    'loss_angle': 'of the code of an angle, not of encoded offsets',
+    **dict.fromkeys(('loss_bbox_ss', 'loss_symmetry_ss'), _SEVERAL_VIEWS),
 }
 
 #: Classification losses that GHM-C can take the place of; the value is the `use_sigmoid` of a
@@ -205,6 +227,11 @@ LOSSES: dict[str, str] = {
     'SeesawLoss': 'weighs classes by their frequency by itself',
     'FocalCustomLoss': 'has its own channels, activation and accuracy',
     'CrossEntropyCustomLoss': 'has its own channels, activation and accuracy',
+    **dict.fromkeys(
+        ('GDLoss', 'GDLoss_v1', 'KFLoss'),
+        'compares boxes as Gaussians: no density of gradient norms is defined for it',
+    ),
+    'SpatialBorderLoss': 'penalizes points outside of the box, does not regress boxes',
 }
 
 #: Why no loss of a detector is replaced.
