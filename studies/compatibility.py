@@ -110,6 +110,8 @@ class Scanned:
     why_not: str = ''
 
 
+#: How the keys of losses begin; a head without such a key computes its losses by itself.
+KEYS = ('loss', 'initial')
 GHM_NAMES = {'ghm_mmdet.GHMC': 'GHM-C', 'ghm_mmdet.GHMR': 'GHM-R'}
 VERDICTS = ('harmonized', 'has GHM', 'refused', 'does not load')
 
@@ -220,7 +222,7 @@ def document(results: list[dict[str, Any]]) -> str:
     return PAGE.format(
         mmdet=first['mmdet'],
         totals=_totals(results),
-        swaps=_swap_table(configs, first['steps']),
+        swaps=_swap_table(configs),
         kept=_kept_table(configs),
         refused=_refused_table(configs),
         exceptions=_exceptions(configs, results),
@@ -231,37 +233,22 @@ PAGE = """\
 # Compatibility with MMDetection's configs
 
 What [`harmonize`](swap.md#a-config-with-other-losses) does to every config that MMDetection
-ships. This page is written by
-
-```shell
-python -m studies.compatibility run --json work_dirs/compatibility-onedl.json
-python -m studies.compatibility report work_dirs/compatibility-o*.json --out docs/compatibility.md
-```
-
-and, in the environment of the other stack, before the report:
-
-```shell
-python -m studies.compatibility run --no-builds --json work_dirs/compatibility-openmmlab.json
-```
-
-Each config is harmonized, written as a config that inherits from it, and read again: what is
-read equals what `harmonize` returned, and harmonizing it again changes nothing. A test
-compares it with the original, key by key: only the losses, the type of SSD's head and gradient
-clipping differ.
+ships. Each config is harmonized, written as a config that inherits from it, and read again: the
+result equals what `harmonize` returned, and harmonizing it again changes nothing. A test compares
+it with the original, key by key: only the losses, the type of SSD's head and gradient clipping
+differ.
 
 {totals}
 
-What follows is of {mmdet}. No config crashes: each is harmonized, has GHM already, is refused
-with a reason, or can not be loaded, without GHM either. A config that is harmonized and does not
-build is listed under the exceptions; `(nor does the original)` says that the original does not
-build either.
+The rest of this page is about {mmdet}. No config crashes: each is harmonized, has GHM already, is
+refused with a reason, or cannot be loaded, without GHM either.
 
 ## Heads whose losses are replaced
 
-One config for each type of head is made small (channels divided by 8 where its parts allow, two
-random images of 128 to 320 pixels with ten boxes each) and takes one training step on the CPU: the
-loss is finite, every GHM loss was called, the gradient of the head is finite and not zero. For the
-build the model keeps its size, without pretrained weights.
+The numbers are those of the configs. One config for each type of head is made small (channels
+divided by 8 where its parts allow, two random images of 128 to 320 pixels with ten boxes each) and
+takes one training step on the CPU: the loss is finite, every GHM loss is called, the gradient of
+the head is finite and not zero. All heads do, but for those under [exceptions](#exceptions).
 
 {swaps}
 
@@ -271,11 +258,27 @@ build the model keeps its size, without pretrained weights.
 
 ## Configs that are refused
 
+None of their losses can be replaced, for the reasons above.
+
 {refused}
 
 ## Exceptions
 
+Models keep their size in the build and have no pretrained weights. `(nor does the original)`: the
+original config does not build either.
+
 {exceptions}
+
+## To reproduce
+
+```shell
+RESULTS=work_dirs/compatibility-onedl.json
+python -m studies.compatibility run --json $RESULTS
+python -m studies.compatibility report $RESULTS --out docs/compatibility.md
+```
+
+The row of the other stack comes from `run --no-builds` in its environment, into a file of its
+own that `report` gets as well.
 """
 
 
@@ -301,40 +304,51 @@ def _grouped(pairs: Iterable[tuple[Any, str]]) -> dict[Any, list[str]]:
     return {key: sorted(values) for key, values in groups.items()}
 
 
-def _swap_table(configs: list[Scanned], steps: dict[str, float | str]) -> str:
+def _swap_table(configs: list[Scanned]) -> str:
+    """The heads with their number of configs, grouped by the losses that are replaced."""
     swaps = [(config.config, *swap) for config in configs for swap in config.swaps]
     keys = _grouped(((head, ghm), f'`{key}`') for _, head, key, ghm in swaps)
-    rows = []
-    for head, found in sorted(_grouped((head, name) for name, head, _, _ in swaps).items()):
-        names = [', '.join(keys.get((head, ghm), ())) for ghm in GHM_NAMES.values()]
-        step = steps.get(head, 'not tried')
-        trains = 'yes' if isinstance(step, float) else f'no: {step}'
-        rows.append([f'`{head}`', len(found), *names, trains])
-    return markdown_table(['head', 'configs', 'GHM-C for', 'GHM-R for', 'trains a step'], rows)
+    uses = _grouped((head, name) for name, head, _, _ in swaps)
+    groups = _grouped(
+        (
+            tuple(', '.join(keys.get((head, ghm), ())) for ghm in GHM_NAMES.values()),
+            f'`{head}` {len(found)}',
+        )
+        for head, found in uses.items()
+    )
+    rows = [
+        [*names, ', '.join(heads)]
+        for names, heads in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    return markdown_table(['GHM-C for', 'GHM-R for', 'heads'], rows)
 
 
 def _kept_table(configs: list[Scanned]) -> str:
-    kept = [
-        (config.config, head, (f'`{key}`' if key.startswith(('loss', 'initial')) else '-', *rest))
-        for config in configs
-        for head, key, *rest in config.kept
-    ]
-    heads = _grouped((entry, f'`{head}`') for _, head, entry in kept)
-    uses = _grouped((entry, name) for name, _, entry in kept)
+    """The losses and their heads, grouped by the reason."""
+    kept = [(why, key, head, c.config) for c in configs for head, key, _, why in c.kept]
+    keys = _grouped((why, f'`{key}`') for why, key, *_ in kept if key.startswith(KEYS))
+    heads = _grouped((why, f'`{head}`') for why, _, head, _ in kept)
+    uses = _grouped((why, name) for why, *_, name in kept)
     rows = [
-        [key, loss, ', '.join(heads[key, loss, why]), len(found), why]
-        for (key, loss, why), found in sorted(uses.items())
+        [why, ', '.join(keys.get(why, ['its own'])), ', '.join(heads[why]), len(found)]
+        for why, found in sorted(uses.items(), key=lambda item: -len(item[1]))
     ]
-    return markdown_table(['key', 'loss', 'heads', 'configs', 'why'], rows)
+    return markdown_table(['why', 'losses', 'heads', 'configs'], rows)
 
 
 def _refused_table(configs: list[Scanned]) -> str:
-    reasons = _grouped((c.why, c.config) for c in configs if c.verdict == 'refused')
-    rows = []
-    for why, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        folders = sorted({f'`{name.partition("/")[0]}`' for name in names})
-        rows.append([len(names), ', '.join(folders), why])
-    return markdown_table(['configs', 'in', 'why'], rows)
+    refused = [
+        ('its losses are kept' if c.kept else c.why, c.config.partition('/')[0])
+        for c in configs
+        if c.verdict == 'refused'
+    ]
+    folders = _grouped((why, f'`{folder}`') for why, folder in refused)
+    rows = [
+        [sum(why == found for found, _ in refused), why, ', '.join(names)]
+        for why, names in folders.items()
+    ]
+    rows.sort(key=lambda row: -row[0])
+    return markdown_table(['configs', 'why', 'in'], rows)
 
 
 def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
@@ -348,11 +362,11 @@ def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
             if not isinstance(value, float):
                 what = f'no training step of `{head}`, {result["mmdet"]}'
                 exceptions.append(((what, value), REPRESENTATIVES[head].config))
-    rows = [
-        [what, why, len(found), ', '.join(f'`{name}`' for name in found)]
-        for (what, why), found in sorted(_grouped(exceptions).items(), key=lambda x: -len(x[1]))
-    ]
-    return markdown_table(['what', 'why', 'configs', 'which'], rows)
+    rows = []
+    for (what, why), found in sorted(_grouped(exceptions).items(), key=lambda x: -len(x[1])):
+        names = found if len(found) < 4 else sorted({name.partition('/')[0] for name in found})
+        rows.append([what, why, len(found), ', '.join(f'`{name}`' for name in names)])
+    return markdown_table(['what', 'why', 'configs', 'which, or in'], rows)
 
 
 def main() -> None:

@@ -77,13 +77,13 @@ def write_demo_page(work_dir: str | Path) -> Path:
 
 
 def ap_table(tests: dict[str, Path]) -> str:
-    """Markdown table of COCO AP, a row for each run of `mim test`."""
+    """Markdown table of COCO AP in percent, a row for each run of `mim test`."""
     rows = []
     for name, folder in tests.items():
         metrics = last_metrics(folder)
         if metrics is None:
             raise FileNotFoundError(f'no evaluation in {folder}: run `mim test` there first')
-        rows.append([name, *(f'{metrics[METRICS[c]]:.3f}' for c in COLUMNS)])
+        rows.append([name, *(f'{100 * metrics[METRICS[c]]:.1f}' for c in COLUMNS)])
     return markdown_table(['losses', *COLUMNS], rows)
 
 

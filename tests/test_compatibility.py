@@ -161,8 +161,9 @@ def test_scan_and_document(tmp_path: Path) -> None:
     )  # fmt: skip
     text = document([result])
     assert '| mmdet 3 | 5 | 1 | 1 | 2 | 1 |  | 1 of 2 |' in text
-    assert '| `RetinaHead` | 1 | `loss_cls` | `loss_bbox` | yes |' in text
-    assert '| 1 | `common` | no model in it |' in text
+    assert '| `loss_cls` | `loss_bbox` | `RetinaHead` 1 |' in text
+    assert '| 1 | no model in it | `common` |' in text
+    assert '| 1 | its losses are kept | `tood` |' in text
     assert (
         '| no training step of `ATSSHead`, mmdet 3 | ValueError: no | 1 '
         '| `atss/atss_r50_fpn_1x_coco.py` |'

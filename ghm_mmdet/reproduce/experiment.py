@@ -218,7 +218,7 @@ def _complete(experiment: Experiment, threads: str, first: Future | None) -> str
         _say(f'FAILED {experiment.run}: {reason}')
         return f'{experiment.run}: {reason}'
     there = '' if ran else ', its result is there'
-    _say(f'{experiment.run}: AP {metrics["bbox_mAP"]:.3f}{there}')
+    _say(f'{experiment.run}: AP {100 * metrics["bbox_mAP"]:.1f}{there}')
     return None
 
 
@@ -245,9 +245,9 @@ def _words(command: list[str]) -> str:
 
 
 def ap_cells(experiments: Iterable[Experiment]) -> list[str | None]:
-    """AP of each experiment, and the mean of all, for a table; None where not run."""
+    """AP of each experiment in percent, and the mean of all, for a table; None where not run."""
     results = [experiment.result() for experiment in experiments]
-    aps = [None if metrics is None else metrics['bbox_mAP'] for metrics in results]
+    aps = [None if metrics is None else 100 * metrics['bbox_mAP'] for metrics in results]
     found = [ap for ap in aps if ap is not None]
     mean = statistics.mean(found) if found and len(found) == len(aps) else None
-    return [None if ap is None else f'{ap:.3f}' for ap in (*aps, mean)]
+    return [None if ap is None else f'{ap:.1f}' for ap in (*aps, mean)]
