@@ -364,9 +364,9 @@ def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
                 exceptions.append(((what, value), REPRESENTATIVES[head].config))
     rows = []
     for (what, why), found in sorted(_grouped(exceptions).items(), key=lambda x: -len(x[1])):
-        names = found if len(found) < 4 else sorted({name.partition('/')[0] for name in found})
+        names = sorted({name.partition('/')[0] for name in found})
         rows.append([what, why, len(found), ', '.join(f'`{name}`' for name in names)])
-    return markdown_table(['what', 'why', 'configs', 'which, or in'], rows)
+    return markdown_table(['what', 'why', 'configs', 'in'], rows)
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def clone_after_demo(clone: Path, demo_data: Path, ghm_training: Path) -> Path:
-    """With a checkpoint of a shorter training in the place of the demo's."""
+    """With a checkpoint of a shorter training instead of the demo's."""
     work_dir = clone / 'work_dirs/demo/retinanet_r18_fpn_ghmc-ghmr_demo'
     work_dir.mkdir(parents=True)
     (work_dir / 'epoch_10.pth').symlink_to(ghm_training / 'iter_50.pth')

@@ -91,7 +91,7 @@ class RegionStatistics(NamedTuple):
         return self._replace(counts=counts, num_examples=num_examples)
 
     def beta(self, formula: Formula) -> Tensor:
-        """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or n in the place of M; 0 for an empty region.
+        """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or n instead of M; 0 for an empty region.
 
         Shape (M,).
         """

@@ -111,8 +111,12 @@ def softmax_ghm_c_loss(
         weight: Shape (N,); a row is valid where it is > 0. Default: None, all are valid.
         class_weight: w, shape (C,). Default: None, all are 1.
         ignore_index: A row with this label is not valid. Default: -100.
-        bins, density, formula, reduction, loss_weight, max_beta: As for
-            `ghm_c_loss`.
+        bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
+        density: As for `ghm_c_loss`. Default: 'region'.
+        formula: As for `ghm_c_loss`. Default: 'official'.
+        reduction: As for `ghm_c_loss`. Default: 'mean'.
+        loss_weight: Factor of the loss. Default: 1.0.
+        max_beta: Upper bound of β. Default: None, no bound.
 
     Returns:
         A scalar, or shape (N,) for 'none'; float64 for float64 logits, else float32.
@@ -157,7 +161,11 @@ def ghm_r_loss(
             valid where it is > 0. Default: None, all are valid.
         mu: μ of ASL1, in units of the offsets. Default: 0.02, the paper's.
         bins: M, the number of unit regions, or 1/ε. Default: 10, the released code's.
-        density, formula, reduction, loss_weight, max_beta: As for `ghm_c_loss`.
+        density: As for `ghm_c_loss`. Default: 'region'.
+        formula: As for `ghm_c_loss`. Default: 'official'.
+        reduction: As for `ghm_c_loss`. Default: 'mean'.
+        loss_weight: Factor of the loss. Default: 1.0.
+        max_beta: Upper bound of β. Default: None, no bound.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 offsets, else float32.

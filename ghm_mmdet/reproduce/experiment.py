@@ -21,7 +21,7 @@ class Settings:
     """What the experiments of a study share."""
 
     work_dir: Path = Path('work_dirs')  # receives a folder of each experiment
-    data_root: str | None = None  # folder of the data; None: what the configs say
+    data_root: str | None = None  # folder of the data; None: what the configs name
     gpus: int = 0  # 0: the CPU
     cfg_options: tuple[str, ...] = ()  # `key=value`, as MMDetection's `--cfg-options`
     root_variable: str = 'COCO_ROOT'  # the configs take `data_root` by it from the environment
@@ -113,7 +113,7 @@ class Experiment:
         return mim_command(verb, config or self.config, *args, gpus=gpus)
 
     def train_command(self) -> list[str]:
-        """It goes on from the last checkpoint in the folder, where there is one."""
+        """It resumes from the last checkpoint in the folder, where there is one."""
         return self.command('train', '--resume', '--work-dir', str(self.folder))
 
     def commands(self) -> list[list[str]]:
@@ -169,7 +169,7 @@ class Experiment:
 def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
     """Run what has no result; go on after a failure.
 
-    A training that was cut off goes on from its last checkpoint. What the commands print goes to
+    An interrupted training resumes from its last checkpoint. What the commands print goes to
     the experiment's `log`; here, a line says that it has finished.
 
     Args:
