@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         for other, root_file in FROM_ROOT.items():
             text = text.replace(f']({root_file})', f']({other})')
         text = text.replace('](LICENSE)', '](LICENSE.txt)')
-        add(files, config, page, text, f'edit/{BRANCH}/{source}')
+        add(files, config, page, text, f'../{source}')
     add(files, config, 'LICENSE.txt', (ROOT / 'LICENSE').read_bytes())
     for path in sorted(ROOT.glob('docs/notebooks/*.ipynb')):
         page = f'notebooks/{path.stem}.md'
@@ -55,10 +55,10 @@ def on_page_markdown(markdown: str, **kwargs: object) -> str:
 
 
 def add(files: Files, config: MkDocsConfig, uri: str, content: str | bytes, edit: str = '') -> None:
-    """Add a page or an image; `edit` is the end of the address at which it is edited."""
+    """Add a page or an image; `edit` is the file that it is made of, seen from docs/."""
     file = File.generated(config, uri, content=content)
-    if edit and config.repo_url:
-        file.edit_uri = f'{config.repo_url}/{edit}'
+    if edit:
+        file.edit_uri = edit
     files.append(file)
 
 
@@ -69,6 +69,8 @@ def add_notebook(files: Files, config: MkDocsConfig, page: str, notebook: dict, 
         source = ''.join(cell['source'])
         if cell['cell_type'] == 'markdown':
             parts.append(source)
+            if number == 0:
+                parts.append(f'<a href="{name}" download>Download the notebook</a>')
             continue
         parts.append(f'```python\n{source}\n```')
         for output in cell['outputs']:
@@ -80,6 +82,4 @@ def add_notebook(files: Files, config: MkDocsConfig, page: str, notebook: dict, 
                 parts.append(f'![Output of the cell above]({Path(image).name})')
             elif text:
                 parts.append('```text\n' + ''.join(text).rstrip() + '\n```')
-        if number == 0:
-            parts.append(f'<a href="{name}" download>Download the notebook</a>')
-    add(files, config, page, '\n\n'.join(parts), f'blob/{BRANCH}/docs/notebooks/{name}')
+    add(files, config, page, '\n\n'.join(parts), f'notebooks/{name}')

@@ -2,7 +2,7 @@
 
 Exit status: 0 if a training can start, else 1.
 
-Example:
+Examples:
     python -m ghm_mmdet.doctor
 """
 

@@ -24,7 +24,7 @@ def authentic_smooth_l1(d: Tensor, mu: float = 0.02) -> Tensor:
         TypeError: `d` is not a floating-point tensor, `mu` not a number.
         ValueError: `mu` is not > 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> authentic_smooth_l1(torch.tensor([0.0, 0.02, 1.0]))
         tensor([0.0000, 0.0083, 0.9802])
@@ -71,7 +71,7 @@ def ghm_c_loss(
         TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
         >>> labels = torch.tensor([0, 2])  # 2 is background
@@ -125,7 +125,7 @@ def softmax_ghm_c_loss(
         TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0, 0.0], [-4.0, -2.0, 1.0]])
         >>> softmax_ghm_c_loss(pred, torch.tensor([0, 2]), bins=10)
@@ -174,7 +174,7 @@ def ghm_r_loss(
         TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pred = torch.tensor([[0.1, 0.2, -0.1, 0.0]])
         >>> ghm_r_loss(pred, torch.zeros(1, 4))
