@@ -360,13 +360,14 @@ def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
     for result in results:
         for head, value in result['steps'].items():
             if not isinstance(value, float):
-                what = f'no training step of `{head}`, {result["mmdet"]}'
-                exceptions.append(((what, value), REPRESENTATIVES[head].config))
+                exceptions.append((('no training step', value), f'`{head}`, {result["mmdet"]}'))
     rows = []
     for (what, why), found in sorted(_grouped(exceptions).items(), key=lambda x: -len(x[1])):
-        names = sorted({name.partition('/')[0] for name in found})
-        rows.append([what, why, len(found), ', '.join(f'`{name}`' for name in names)])
-    return markdown_table(['what', 'why', 'configs', 'in'], rows)
+        folders = sorted({f'`{name.partition("/")[0]}`' for name in found})
+        steps = what == 'no training step'
+        why = why.replace('_', r'\_')  # else `__init__` is bold
+        rows.append([what, why, len(found), '; '.join(found) if steps else ', '.join(folders)])
+    return markdown_table(['what', 'why', 'number', 'in'], rows)
 
 
 def main() -> None:
