@@ -19,7 +19,6 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 8 --dist w
 MIM := $(PY) -m mim
 DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
-DEMO_RUNS := $(GHM) retinanet_r18_fpn_ghmc-ghmr-floored_demo retinanet_r18_fpn_fl-sl1_demo
 .SHELLFLAGS := -eu -c
 .PHONY: help env demo figures compatibility docs docs-serve doctor test test-slow triton gpu-check lint clean
 
@@ -29,15 +28,12 @@ help:  ## list the targets
 env:  ## build the virtual environment, if it is not there
 	@requirements/setup.sh $(STACK) $(VENV)
 
-demo: env  ## train RetinaNet with GHM and with focal loss on generated images, with pictures
-	$(PY) -m studies.demo_data --out $(DEMO)/data
-	for run in $(DEMO_RUNS); do \
-	  $(MIM) train $(MMDET) configs/demo/$$run.py --gpus 0 --work-dir $(DEMO)/$$run; \
-	  $(MIM) test $(MMDET) configs/demo/$$run.py --gpus 0 --checkpoint $(DEMO)/$$run/epoch_10.pth --work-dir $(DEMO)/$$run/test; \
-	done
-	$(PY) -m studies.demo_page --work-dir $(DEMO)
+demo: env  ## train RetinaNet with GHM and with focal loss on photographs, with a page of results
+	$(PY) -m studies.demo --work-dir $(DEMO)
 
-figures: env  ## draw the paper's figures from the demo's training with GHM
+figures: env  ## train RetinaNet with GHM on generated images, and draw the paper's figures from it
+	$(PY) -m studies.demo_data --out $(DEMO)/data
+	$(MIM) train $(MMDET) configs/demo/$(GHM).py --gpus 0 --work-dir $(DEMO)/$(GHM)
 	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
-from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).parent
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
 PTH_FILE = 'ghm_mmdet.pth'
+FIRST_IN_RECORD = '+ghm_mmdet'
 
 
 def copy_mim_files(target: Path) -> None:
@@ -26,30 +26,25 @@ def copy_mim_files(target: Path) -> None:
 
 
 class BuildWithMim(build_py):
-    """Add `ghm_mmdet/.mim` and the start-up file of `ghm_mmdet/scope.py` to the wheel."""
+    """Add `.mim` and the start-up file of `ghm_mmdet/scope.py` to the wheel.
 
-    def run(self) -> None:
-        if not self.editable_mode:
-            # What an earlier build left there would be in this wheel, too.
-            shutil.rmtree(Path(self.build_lib, 'ghm_mmdet'), ignore_errors=True)
-        super().run()
-        if not self.editable_mode:
-            copy_mim_files(Path(self.build_lib, 'ghm_mmdet', '.mim'))
-            shutil.copy2(ROOT / PTH_FILE, self.build_lib)
-
-
-class EggInfoWithMim(egg_info):
-    """Add `.mim` to the wheel's metadata folder as well.
-
-    onedl-mim 0.5.1 takes the first component of the first path in RECORD for the folder of a
-    package. RECORD is sorted, and for a distribution named like its module the metadata folder
-    `ghm_mmdet-<version>.dist-info` comes before `ghm_mmdet/`.
+    `.mim` is there twice. onedl-mim 0.5.1 takes the first component of the first path in RECORD
+    for the folder of a package. RECORD is sorted, and before `ghm_mmdet/` come the console script,
+    `../../../bin/ghm-mmdet`, and the metadata. `FIRST_IN_RECORD` comes before these.
     """
 
     def run(self) -> None:
+        if self.editable_mode:
+            super().run()
+            return
+        wheel = Path(self.build_lib)
+        # What an earlier build left there would be in this wheel, too.
+        shutil.rmtree(wheel / 'ghm_mmdet', ignore_errors=True)
         super().run()
-        copy_mim_files(Path(self.egg_info, '.mim'))
+        for folder in ('ghm_mmdet', FIRST_IN_RECORD):
+            copy_mim_files(wheel / folder / '.mim')
+        shutil.copy2(ROOT / PTH_FILE, wheel)
 
 
 os.chdir(ROOT)
-setup(cmdclass=dict(build_py=BuildWithMim, egg_info=EggInfoWithMim))
+setup(cmdclass=dict(build_py=BuildWithMim))

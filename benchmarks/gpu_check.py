@@ -25,7 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/gpu-check.md'))
+    default = Path('work_dirs/gpu-check.md')
+    parser.add_argument('--out', type=Path, default=default, help='default: %(default)s')
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit('gpu-check needs a CUDA device and a PyTorch that is built for it')

@@ -328,7 +328,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--arch', type=int, nargs='+', choices=ARCHS, default=[90])
+    archs = 'compute capabilities to compile for; default: 90'
+    parser.add_argument('--arch', type=int, nargs='+', choices=ARCHS, default=[90], help=archs)
     parser.add_argument('--variants', type=int, help='only the first so many; default: all')
     parser.add_argument('--json', type=Path, help='write the numbers to this file')
     parser.add_argument('--quiet', action='store_true', help='print no table')

@@ -367,12 +367,14 @@ def benchmark(
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('mode', nargs='?', choices=['losses', 'scaling', 'iteration'], default='losses')
+    modes = ['losses', 'scaling', 'iteration']
+    add('mode', nargs='?', choices=modes, default='losses', help='default: %(default)s')
     add('--logits', type=lambda s: int(float(s)), help='scale the shapes to as many; default: all')
-    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    add('--dtype', choices=DTYPES, default='float32')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    add('--device', default=device, help='default: cuda where there is one, else cpu')
+    add('--dtype', choices=DTYPES, default='float32', help='default: %(default)s')
     add('--bins', type=int, default=30, help='M of GHM-C; default: 30')
-    add('--rounds', type=int, default=15)
+    add('--rounds', type=int, default=15, help='that are counted; default: %(default)s')
     add('--warm-up', type=int, default=3, help='rounds that are not counted')
     add('--threads', type=int, help='of PyTorch on the CPU')
     add('--image-size', type=int, default=320, help='of `iteration`')

@@ -3,27 +3,33 @@
 Exit status: 0 if a training can start, else 1.
 
 Examples:
+    ghm-mmdet doctor
+    ghm-mmdet doctor --json
     python -m ghm_mmdet.doctor
 """
 
-import argparse
 import inspect
 import io
+import json
 import os
 import re
 import shlex
 import sys
 import tempfile
 import warnings
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from importlib.util import find_spec
 from pathlib import Path
 
 from . import __version__
+
+#: The repository, where this is a clone of it.
+CLONE = Path(__file__).parents[1]
 
 
 def _requirements(extra: str) -> list[str]:
@@ -35,8 +41,8 @@ def _requirements(extra: str) -> list[str]:
         lines = []
     found = [requirement.strip() for requirement, _, marker in lines if f'"{extra}"' in marker]
     # A clone on Python's path need not be installed.
-    clone = Path(__file__).parents[1] / f'requirements/{extra}.txt'
-    return found or re.findall(r'^[^#\s]+', clone.read_text(), re.M)
+    path = CLONE / f'requirements/{extra}.txt'
+    return found or re.findall(r'^[^#\s]+', path.read_text(), re.M)
 
 
 #: Each stack to its distributions, by the module that they bring.
@@ -66,19 +72,24 @@ class Finding:
     stops: bool = False  # whether no training can start
 
 
-def main() -> None:
-    argparse.ArgumentParser(
-        prog='python -m ghm_mmdet.doctor',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
+def add_options(parser: ArgumentParser) -> None:
+    parser.add_argument('--json', action='store_true', help='print the findings as JSON')
+
+
+def run(args: Namespace) -> None:
     # Packages print warnings and remarks while they are imported.
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
         warnings.simplefilter('ignore')
         findings = examine()
-    print(report(findings))
-    sys.exit(any(finding.stops for finding in findings))
+    stops = any(finding.stops for finding in findings)
+    if args.json:
+        shown = [asdict(finding) for finding in findings]
+        found = dict(findings=shown, remedy=remedy(findings), can_train=not stops)
+        print(json.dumps(found, indent=2))
+    else:
+        print(report(findings))
+    sys.exit(stops)
 
 
 def report(findings: list[Finding]) -> str:
@@ -96,8 +107,27 @@ def report(findings: list[Finding]) -> str:
         if finding.advice:
             lines.append(f'{"!!" if finding.stops else " !":<4}{finding.advice}')
     stopping = sum(finding.stops for finding in findings)
-    end = f'No training can start: {stopping} to mend, marked !!' if stopping else None
-    return '\n'.join([*lines, '', end or 'A training can start.'])
+    if not stopping:
+        return '\n'.join([*lines, '', 'A training can start.'])
+    lines += ['', f'No training can start: {stopping} to mend, marked !!']
+    if command := remedy(findings):
+        lines.append(f'All at once: {command}')
+    return '\n'.join(lines)
+
+
+def remedy(findings: list[Finding]) -> str | None:
+    """The command that mends all at once; None if nothing stops a training, or this is no clone."""
+    # The choice of the kernels is a variable's, not the installation's.
+    broken = any(finding.stops and finding.name != 'kernels' for finding in findings)
+    if not broken or not (CLONE / 'requirements/setup.sh').exists():
+        return None
+    steps = [f'cd {shlex.quote(str(CLONE))}']
+    # `make env` leaves an environment that it once finished as it is.
+    venv = Path(sys.prefix)
+    if venv.resolve().parent == CLONE.resolve():
+        steps.append(f'rm -rf {venv.name}')
+    steps.append('make env' if stack_of_mmdet() == 'onedl' else 'make env STACK=openmmlab')
+    return ' && '.join(steps)
 
 
 def examine() -> list[Finding]:
@@ -195,7 +225,8 @@ def _cuda() -> Finding:
         name = torch.cuda.get_device_name()
         return Finding('CUDA', f'{torch.version.cuda}, {torch.cuda.device_count()} x {name}')
     if torch.version.cuda is None:
-        return Finding('CUDA', 'this torch is built without it: trainings run on the CPU')
+        found = 'this torch is built without it: trainings run on the CPU'
+        return Finding('CUDA', f'{found}; with it: pytorch.org/get-started')
     return Finding(
         'CUDA',
         f'torch is built for {torch.version.cuda}, but finds no device: trainings run on the CPU',
@@ -211,9 +242,11 @@ def examine_package(module: str, stack: str) -> Finding:
         uninstall = f'pip uninstall -y {" ".join(installed)}'
         advice = f'they overwrite one another: {uninstall} && pip install {requirement}'
         return Finding(module, names, advice, stops=True)
-    install = BUILD_MMCV if module == 'mmcv' else 'pip install'
+    install = f'pip install {requirement}'
+    if module == 'mmcv':
+        install = f'{_prebuilt(requirement)}; from source: {BUILD_MMCV} {requirement}'
     # MMDetection's own tools/train.py trains without MIM.
-    finding = _module(module, f'{install} {requirement}', stops=module != 'mim')
+    finding = _module(module, install, stops=module != 'mim')
     if finding.advice is None:
         finding.found = names or f'{finding.found}, of no known distribution'
         if module == 'mmcv':
@@ -221,15 +254,22 @@ def examine_package(module: str, stack: str) -> Finding:
     return finding
 
 
+def _prebuilt(wanted: str) -> str:
+    """Where the wheels of mmcv that need no compiler come from."""
+    return f'prebuilt for CUDA, where there is a wheel for this torch: mim install {wanted}'
+
+
 def _operators(found: str, requirement: str) -> Finding:
     """mmcv, which imports, and its compiled operators."""
     error = failure(lambda: import_module('mmcv.ops'))
     if error is None:
         return Finding('mmcv', f'{found}, with compiled operators')
-    lite = 'pip uninstall -y mmcv-lite; ' if _version('mmcv-lite') else ''
-    rebuild = f'{BUILD_MMCV} --no-cache-dir --force-reinstall --no-deps {requirement}'
+    lite = 'pip uninstall -y mmcv-lite, then ' if _version('mmcv-lite') else ''
+    again = f'--force-reinstall --no-deps {requirement}'
+    rebuild = f'{BUILD_MMCV} --no-cache-dir {again}'
     found = f'{found}, without compiled operators ({error})'
-    return Finding('mmcv', found, f'build them: {lite}{rebuild}', stops=True)
+    advice = f'{lite}{_prebuilt(again)}; from source: {rebuild}'
+    return Finding('mmcv', found, advice, stops=True)
 
 
 def _stack(stack: str) -> Finding:
@@ -313,4 +353,6 @@ def _checkpoints() -> Finding:
 
 
 if __name__ == '__main__':
-    main()
+    from .cli import main
+
+    main(['doctor', *sys.argv[1:]])

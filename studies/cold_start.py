@@ -39,16 +39,13 @@ def _warmup(iters: int) -> tuple[str, ...]:
 TEN_BINS = ('model.bbox_head.loss_cls.bins=10',)
 NO_WARMUP = ('custom_hooks=[]',)
 PAPER, FLOORED = _both(formula='paper'), _both(formula='floored')
-BOUND, SLOW, NO_AVERAGE = _both(max_beta=10), _both(momentum=0.99), _both(momentum=0)
+SLOW, NO_AVERAGE = _both(momentum=0.99), _both(momentum=0)
 #: `name`, `what`, `options`.
 MITIGATIONS = (
     ('ghm', 'GHM-C + GHM-R, no warm-up', NO_WARMUP),
     ('warmup-100', 'warm-up of 100 iterations', _warmup(100)),
     ('warmup-200', 'warm-up of 200 iterations', _warmup(200)),
     ('warmup-400', 'warm-up of 400 iterations', _warmup(400)),
-    ('bound-50', 'β at most 50', NO_WARMUP + _both(max_beta=50)),
-    ('bound-10', 'β at most 10', NO_WARMUP + BOUND),
-    ('warmup-200-bound-10', 'warm-up of 200 iterations, β at most 10', _warmup(200) + BOUND),
     ('warmup-200-paper', "warm-up of 200 iterations, formula='paper'", _warmup(200) + PAPER),
     ('floored', "formula='floored'", NO_WARMUP + FLOORED),
     ('warmup-100-floored', "warm-up of 100 iterations, formula='floored'", _warmup(100) + FLOORED),

@@ -24,9 +24,10 @@ def study_parser(
 ) -> ArgumentParser:
     """The options of every study; `actions` are its own, besides plan, run and report."""
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
-    parser.set_defaults(root_variable=root_variable)
+    parser.set_defaults(root_variable=root_variable, variables=())
     add = parser.add_argument
-    add('action', choices=['plan', 'run', 'report', *actions])
+    what = 'print the commands; run what is missing; or print the table'
+    add('action', choices=['plan', 'run', 'report', *actions], help=what)
     add('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
     names = 'the runs of these names, without the seed, as warm*; default: all'
     add('--only', nargs='+', metavar='NAME', help=names)
@@ -40,7 +41,7 @@ def study_parser(
 
 
 def settings_of(args: Namespace) -> Settings:
-    names = ('work_dir', 'data_root', 'gpus', 'root_variable', 'results')
+    names = ('work_dir', 'data_root', 'gpus', 'root_variable', 'results', 'variables')
     shared = {name: getattr(args, name) for name in names}
     return Settings(**shared, cfg_options=tuple(args.cfg_options))
 

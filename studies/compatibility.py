@@ -374,7 +374,8 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest='action', required=True)
     doing = actions.add_parser('run', help='scan, take training steps, build')
-    doing.add_argument('--json', type=Path, default=Path('work_dirs/compatibility-onedl.json'))
+    default = Path('work_dirs/compatibility-onedl.json')
+    doing.add_argument('--json', type=Path, default=default, help='default: %(default)s')
     doing.add_argument('--no-builds', action='store_true', help='do not build the models')
     telling = actions.add_parser('report', help='write the document')
     each = 'results of `run`; of one MMDetection each'

@@ -19,8 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('source', type=Path)
-    parser.add_argument('target', type=Path)
+    parser.add_argument('source', type=Path, help='folder of the images')
+    parser.add_argument('target', type=Path, help='folder to write to')
     parser.add_argument('--side', type=int, default=320, help='pixels of the longer side')
     parser.add_argument('--quality', type=int, default=85, help='of the JPEG files')
     args = parser.parse_args()

@@ -22,6 +22,7 @@ from mmengine.config import Config, ConfigDict
 
 import ghm_mmdet
 from ghm_mmdet import functional
+from ghm_mmdet.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
@@ -31,13 +32,17 @@ WIDTH = 80
 TOOLS = sorted(ROOT.glob('tools/*.py'))
 SCRIPTS = sorted(ROOT.glob('tools/*.sh'))
 pytestmark = pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
-#: What has a command line: the tools, and the modules that are run by `python -m`.
-PROGRAMS = [f'tools/{tool.name}' for tool in TOOLS] + [
-    f'-m {path.parent.name}.{path.stem}'
-    for folder in ('studies', 'benchmarks')
-    for path in sorted(ROOT.glob(f'{folder}/*.py'))
-    if '.parse_args(' in path.read_text() and path.stem != 'command_line'
-]
+#: What has a command line: the tools, the modules that are run by `python -m`, and `ghm-mmdet`.
+PROGRAMS = (
+    [f'tools/{tool.name}' for tool in TOOLS]
+    + [
+        f'-m {path.parent.name}.{path.stem}'
+        for folder in ('studies', 'benchmarks')
+        for path in sorted(ROOT.glob(f'{folder}/*.py'))
+        if '.parse_args(' in path.read_text() and path.stem != 'command_line'
+    ]
+    + ['-m ghm_mmdet', *(f'-m ghm_mmdet {command}' for command in COMMANDS)]
+)
 
 #: Commands that are run as they stand; the others are parsed, and their options checked.
 #: tests/test_figures.py draws what the page on figures shows.
@@ -51,7 +56,6 @@ NOT_RUN = {
     'git clone': 'needs the network',
     'mim search': 'needs the wheel: tests/test_package.py',
     'mim download': 'needs the wheel: tests/test_package.py',
-    'python -m ghm_mmdet.doctor': 'tests/test_doctor.py',
     'tools/dist_train.sh': 'needs several processes: tests/test_launch.py',
     'tools/slurm_train.sh': 'needs Slurm: tests/test_launch.py',
 }
@@ -214,6 +218,8 @@ def check(command: str) -> None:
         assert words[1] in targets
     elif words[0] == 'mim' and words[1] in ('train', 'test', 'run'):
         check_mim(words[1:])
+    elif words[0] == 'ghm-mmdet':
+        parse(['-m', 'ghm_mmdet', *words[1:]])
     elif words[0] == 'python' and (words[1].startswith('tools/') or _is_ours(words)):
         parse(words[1:])
     else:
@@ -223,7 +229,7 @@ def check(command: str) -> None:
 
 
 def _is_ours(words: list[str]) -> bool:
-    return words[1] == '-m' and words[2].startswith(('studies.', 'benchmarks.'))
+    return words[1] == '-m' and words[2].startswith(('studies.', 'benchmarks.', 'ghm_mmdet'))
 
 
 def check_mim(words: list[str]) -> None:
@@ -284,9 +290,45 @@ def test_help_of_tools_has_examples(
     assert stop.value.code == 0
     text = capsys.readouterr().out.replace('\\\n', ' ')
     examples = re.findall(rf'python ({re.escape(program)} .*)', text)
+    examples += [f'-m ghm_mmdet {words}' for words in re.findall('^    ghm-mmdet (.*)', text, re.M)]
     assert examples
     for example in examples:
         parse(shlex.split(example.rstrip('`')))
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_every_option_has_a_help_text(program: str) -> None:
+    without = [
+        f'{parser.prog} {action.metavar or action.dest}'
+        for parser in _with_subparsers(parser_of(program.split()))
+        for action in parser._actions
+        if not action.help and not isinstance(action, argparse._SubParsersAction)
+    ]
+    assert without == []
+
+
+def parser_of(words: list[str]) -> argparse.ArgumentParser:
+    parsers = []
+
+    def parse_args(parser: argparse.ArgumentParser, *args: object) -> None:
+        parsers.append(parser)
+        raise _Parsed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_Parsed):
+        patch.setattr(argparse.ArgumentParser, 'parse_args', parse_args)
+        start(words, patch)
+    return parsers[0]
+
+
+def _with_subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert {choice.dest for choice in action._choices_actions if choice.help} == set(
+                action.choices
+            )
+            for command in action.choices.values():
+                yield from _with_subparsers(command)
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.stem)

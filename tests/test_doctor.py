@@ -58,14 +58,15 @@ def examine(
     status, printed, errors = execute(HIDING, *map(','.join, lists), cwd=path)
     assert errors == '' and 'Traceback' not in printed
     found, advice, name = {}, {}, ''
-    for line in printed.split('\n\n')[0].splitlines():
+    lines, verdict = printed.split('\n\n')
+    for line in lines.splitlines():
         if line.lstrip().startswith('!'):
             advice[name] = line
         else:
             name = line.split()[0]
             found[name] = line.removeprefix(name).strip()
-    ends = printed.strip().splitlines()[-1]
-    assert ends.startswith('No training can start' if status else 'A training can start')
+    assert verdict.startswith('No training can start' if status else 'A training can start')
+    assert ('All at once: ' in verdict) == (status == 1)
     return status, found, advice
 
 
@@ -167,6 +168,29 @@ def test_mixed_distributions(
     stack = doctor.stack_of_mmdet()
     finding = doctor._stack(stack) if name == 'stack' else doctor.examine_package(name, stack)
     assert [word for word in words if word not in finding.advice] == []
+
+
+@pytest.mark.parametrize(
+    ('prefix', 'remedy'),
+    [
+        ('elsewhere', 'cd {clone} && make env'),
+        ('clone/.venv', 'cd {clone} && rm -rf .venv && make env'),
+    ],
+)
+def test_one_command_mends_all_in_a_clone(
+    prefix: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path / 'clone'
+    monkeypatch.setattr(doctor, 'CLONE', clone)
+    monkeypatch.setattr(doctor, 'stack_of_mmdet', lambda: 'onedl')
+    monkeypatch.setattr(doctor.sys, 'prefix', str(tmp_path / prefix))
+    missing = [doctor.Finding('mmcv', 'missing', 'pip install', stops=True)]
+    assert doctor.remedy(missing) is None
+    (clone / 'requirements').mkdir(parents=True)
+    (clone / 'requirements/setup.sh').touch()
+    assert doctor.remedy(missing) == remedy.format(clone=clone)
+    assert doctor.remedy([doctor.Finding('mim', 'missing', 'pip install')]) is None
+    assert doctor.remedy([doctor.Finding('kernels', 'ValueError', 'unset', stops=True)]) is None
 
 
 def test_a_check_that_fails_itself_is_a_finding() -> None:

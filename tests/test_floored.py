@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.formulas import FORMULAS
 from ghm_mmdet.functional import ghm_c_loss
 from ghm_mmdet.functional.gradient_density import prefers_fine_bins
-from ghm_mmdet.functional.harmonizing import FORMULAS
 
 from . import reference
 

@@ -21,6 +21,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
+from ghm_mmdet.cli import main
 from ghm_mmdet.visualization.checkpoint import record_checkpoint
 from ghm_mmdet.visualization.observer import GradientNormObserver
 from ghm_mmdet.visualization.record import GradientDensityRecord
@@ -290,6 +291,11 @@ def test_checkpoint_gives_the_same_record_for_a_seed(
     runpy.run_path(str(ROOT / 'tools/record_gradient_density.py'), run_name='__main__')
     record = GradientDensityRecord.load(out)
     assert record.iteration.tolist() == [2]
+    drawn = tmp_path / 'figures'
+    main(['figures', str(config), str(checkpoint), '--out', str(drawn), '--batches', '2'])
+    in_one = GradientDensityRecord.load(drawn / 'gradient_density.npz')
+    np.testing.assert_array_equal(record.sums, in_one.sums)
+    assert len(list(drawn.glob('figure*.png'))) == 5
     again, other = (record_checkpoint(Config.fromfile(config), checkpoint, 2, s) for s in (0, 1))
     np.testing.assert_array_equal(record.sums, again.sums)
     assert (record.sums != other.sums).any()

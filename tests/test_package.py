@@ -17,6 +17,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
+from ghm_mmdet.reproduce.configs import load_config
 from ghm_mmdet.reproduce.runs import last_metrics, mmdet_distribution
 
 from .processes import ROOT
@@ -70,14 +71,35 @@ def test_demo_configs_load_and_build(path: Path) -> None:
         assert isinstance(model.bbox_head.loss_bbox, GHMR)
 
 
-def test_data_root_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = ROOT / 'configs/ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py'
-    monkeypatch.setenv('COCO_ROOT', '/somewhere/else/')
-    config = Config.fromfile(path)
+@pytest.mark.parametrize('root', ['/somewhere/else', '/somewhere/else/'])
+@pytest.mark.parametrize(
+    ('variable', 'path', 'annotations'),
+    [
+        (
+            'COCO_ROOT',
+            'ghm/retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py',
+            'annotations/instances_val2017.json',
+        ),
+        (
+            'COCO_ROOT',
+            'ghm/retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev.py',
+            'annotations/image_info_test-dev2017.json',
+        ),
+        ('BCCD_ROOT', 'bccd/retinanet_r18_fpn_ghmc-ghmr_bccd.py', 'test.json'),
+        ('DEMO_ROOT', 'demo/retinanet_r18_fpn_ghmc-ghmr_demo.py', 'annotations/val.json'),
+    ],
+)
+def test_data_root_from_the_environment(
+    variable: str, path: str, annotations: str, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no slash at its end; read from another process's environment it is the same."""
+    read_for_it = load_config(ROOT / 'configs' / path, {variable: root})
+    monkeypatch.setenv(variable, root)
+    config = Config.fromfile(ROOT / 'configs' / path)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
-        assert loader.dataset.data_root == '/somewhere/else/'
-    expected = '/somewhere/else/annotations/instances_val2017.json'
-    assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == expected
+        assert loader.dataset.data_root == root
+    assert config.test_evaluator.ann_file == f'/somewhere/else/{annotations}'
+    assert config.to_dict() == read_for_it.to_dict()
 
 
 @pytest.fixture(scope='module')
@@ -110,6 +132,7 @@ def run_wheel(python: Path, *arguments: str | Path, cwd: Path, **environment: st
 ASKED = """
 import contextlib, io, json, os, runpy, subprocess, sys, traceback
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 distribution, *names = sys.argv[1:]
@@ -151,7 +174,8 @@ ghm, demo = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco', 'retinanet_r18_fpn_ghmc
 printed('search', cli, ['search', 'ghm_mmdet', '--model', 'ghm'])
 for name in (ghm, demo):
     cli(['download', 'ghm_mmdet', '--config', name, '--dest', '.'], standalone_mode=False)
-tool('reproduce', 'plan', '--table', '7')
+[script] = entry_points(group='console_scripts', name='ghm-mmdet')
+printed('reproduce', script.load(), ['reproduce', 'plan', '--table', '7'])
 tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-run')
 sys.argv = ['doctor']
 printed('doctor', runpy.run_module, 'ghm_mmdet.doctor', run_name='__main__')

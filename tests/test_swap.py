@@ -156,8 +156,8 @@ def local(folder: Path, text: str, base: str = RETINANET) -> Path:
         'custom_hooks = [dict(type="NumClassCheckHook")]\n',
     ],
 )
-@pytest.mark.parametrize('warmup', [None, 5])
-def test_local_configs(text: str, warmup: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize('warmup', [None, 5, 0.5])
+def test_local_configs(text: str, warmup: int | float | None, tmp_path: Path) -> None:
     path = local(tmp_path, text)
     (tmp_path / 'deeper').mkdir()
     read = written(path, tmp_path / 'deeper/ghm.py', warmup=warmup)
@@ -223,6 +223,22 @@ def test_options() -> None:
         assert (loss.bins, loss.momentum, loss.formula) == (7, 0.5, 'paper')
 
 
+def test_small_data_preset() -> None:
+    """One mean over the mini-batch: the weight is divided where a head adds up its levels."""
+    common = dict(formula='floored', bins=10, momentum=0, mu_momentum=0.9)
+    head = harmonize(RETINANET, preset='small-data').model.bbox_head
+    assert head.loss_cls == {**GHM_C, 'formula': 'floored', 'loss_weight': 0.2}
+    assert head.loss_bbox == {**GHM_R, **common, 'loss_weight': 2.0}
+    head = harmonize(RETINANET, preset='small-data', batch_density=True).model.bbox_head
+    assert (head.loss_cls.loss_weight, head.loss_bbox.loss_weight) == (1, 10)
+    fcos = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
+    assert harmonize(fcos, preset='small-data').model.bbox_head.loss_cls.loss_weight == 1
+    head = harmonize(RETINANET, preset='small-data', formula='paper', momentum=0.5).model.bbox_head
+    for loss in (head.loss_cls, head.loss_bbox):
+        assert (loss.formula, loss.momentum) == ('paper', 0.5)
+    assert leaves(harmonize(RETINANET, preset='released')) == leaves(harmonize(RETINANET))
+
+
 def test_batch_density() -> None:
     assert harmonize(RETINANET, batch_density=True).model.bbox_head.type == (
         'ghm_mmdet.GHMRetinaHead'
@@ -248,10 +264,13 @@ def test_warmup_is_led_by_the_losses_replaced() -> None:
         (dict(bins=0), ValueError, 'bins must be >= 1, got 0'),
         (dict(momentum=1), ValueError, r'momentum must be in \[0, 1\), got 1'),
         (dict(formula='mine'), ValueError, "formula must be one of 'official', 'paper', 'floored'"),
+        (dict(preset='mine'), ValueError, "preset must be one of 'released', 'small-data', got"),
         (dict(head='SSD*'), ValueError, r"head='SSD\*' matches none of the heads: model.bbox_head"),
         (dict(cls=False, reg=False), ValueError, 'cls and reg are both False'),
         (dict(cls='yes'), TypeError, "cls must be a bool, got 'yes'"),
         (dict(warmup=0), ValueError, 'warmup must be >= 1, got 0'),
+        (dict(warmup=1.5), ValueError, r'warmup as a share must be in \(0, 1\), got 1.5'),
+        (dict(warmup='1'), TypeError, r"an int >= 1 or a float in \(0, 1\), got '1'"),
     ],
 )
 def test_wrong_options(options: dict, error: type[Exception], message: str) -> None:

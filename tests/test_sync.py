@@ -26,13 +26,16 @@ LOSSES = [
     *((name, formula) for name in ('GHMC', 'softmax', 'GHMR') for formula in ('official', 'paper')),
     ('GHMC', 'floored'),
     ('class weights', 'official'),
+    ('following', 'floored'),
 ]
 CASES = [(loss, split) for loss in LOSSES for split in SPLITS[2]]
 
 
 def make_loss(name: str, formula: str, sync: bool) -> nn.Module:
-    if name == 'GHMR':
-        return GHMR(bins=10, momentum=0.7, loss_weight=10.0, formula=formula, sync=sync)
+    if name in ('GHMR', 'following'):
+        mu_momentum = 0.9 if name == 'following' else None
+        settings = dict(formula=formula, sync=sync, mu_momentum=mu_momentum)
+        return GHMR(bins=10, momentum=0.7, loss_weight=10.0, **settings)
     weights = [1.0, 2.0, 0.5, 0.1] if name == 'class weights' else None
     settings = dict(formula=formula, sync=sync, class_weight=weights)
     return GHMC(10, 0.75, use_sigmoid=name == 'GHMC', **settings)
@@ -43,7 +46,7 @@ def make_batch(name: str, call: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(call)
     features = torch.randn(ROWS, 5, generator=generator, dtype=torch.float64)
     weight = (torch.rand(ROWS, generator=generator) < 0.8).double()
-    if name == 'GHMR':
+    if name in ('GHMR', 'following'):
         target = torch.randn(ROWS, 4, generator=generator, dtype=torch.float64) / 10
         return features, target, weight[:, None].repeat(1, 4)
     num_labels = 5 if name == 'GHMC' else 4

@@ -71,6 +71,21 @@ def test_warmup_is_with_focal_loss_and_switches_to_ghm(demo_data: Path, tmp_path
     assert head.loss_cls.acc_sum.sum() > 0
 
 
+def test_share_of_the_warmup_is_of_all_iterations(demo_data: Path, tmp_path: Path) -> None:
+    """Of 2 epochs of 3 iterations, which the config does not say, two thirds are 4."""
+    curves = []
+    for iters in (2 / 3, 4, 5):
+        config = demo_config(demo_data, tmp_path / str(iters), 0, **{'custom_hooks.0.iters': iters})
+        config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2)
+        config.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
+        config.train_dataloader.dataset.indices = 6
+        curves.append(train(config)[1].curve())
+    share, same, longer = curves
+    assert len(share) == 6
+    assert np.array_equal(share, same)
+    assert not np.array_equal(share, longer)
+
+
 def test_warmup_goes_on_after_a_restart(demo_data: Path, tmp_path: Path) -> None:
     """Cut within the warm-up and resumed, the losses are those of the run that was not cut."""
     options = {
@@ -93,6 +108,8 @@ def test_warmup_without_ghm_is_an_error(demo_data: Path, tmp_path: Path) -> None
         train(config)
     with pytest.raises(ValueError, match='iters must be >= 1, got 0'):
         GHMWarmupHook(iters=0)
+    with pytest.raises(ValueError, match=r'iters as a share must be in \(0, 1\), got 1\.0'):
+        GHMWarmupHook(iters=1.0)
 
 
 def test_warmup_losses_by_suffix_of_the_modules_name(demo_data: Path, tmp_path: Path) -> None:

@@ -7,26 +7,23 @@ Example:
     python tools/plot_figures.py work_dirs/demo/record.npz --out work_dirs/demo/figures
 """
 
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
 
-from ghm_mmdet.visualization.figures import write_figures
-from ghm_mmdet.visualization.record import GradientDensityRecord
-from ghm_mmdet.visualization.style import FORMATS
+try:
+    from ghm_mmdet.cli.figures import add_drawing_options, draw
+except ModuleNotFoundError as error:
+    sys.exit(f'{error}: run `make env`, then .venv/bin/python {sys.argv[0]}')
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add('record', help='the .npz')
-    add('--out', required=True, help='folder to write to')
-    add('--rows', type=int, default=1, help='sum the last so many rows; default: %(default)s')
-    add('--bins-cls', type=int, default=30, help='M of GHM-C; default: %(default)s')
-    add('--bins-reg', type=int, default=10, help='M of GHM-R; default: %(default)s')
-    add('--format', choices=FORMATS, default='png', help='default: %(default)s')
-    args = vars(parser.parse_args())
-    record, out, image_format = (args.pop(name) for name in ('record', 'out', 'format'))
-    paths = write_figures(GradientDensityRecord.load(record), out, image_format, **args)
-    print('\n'.join(map(str, paths)))
+    parser.add_argument('record', help='the .npz')
+    parser.add_argument('--out', type=Path, required=True, help='folder to write to')
+    add_drawing_options(parser)
+    args = parser.parse_args()
+    draw(args, args.record)
 
 
 if __name__ == '__main__':

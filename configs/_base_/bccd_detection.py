@@ -1,5 +1,7 @@
 # BCCD (blood cells) at 320 x 240 pixels, 3 classes, as tools/convert_bccd.py writes it. BCCD_ROOT
-# in the environment names another folder, with a slash at its end.
+# in the environment names another folder.
+import os
+
 _base_ = './demo_detection.py'
 data_root = '{{$BCCD_ROOT:data/bccd/}}'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
@@ -42,5 +44,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='ghm_mmdet.CocoIoUMetric', ann_file=data_root + 'test.json')
+val_evaluator = dict(type='ghm_mmdet.CocoIoUMetric', ann_file=os.path.join(data_root, 'test.json'))
 test_evaluator = val_evaluator

@@ -1,5 +1,7 @@
 # Generated shapes (python -m studies.demo_data): 160 x 160 pixels, 3 classes. DEMO_ROOT in the
-# environment names another folder, with a slash at its end.
+# environment names another folder.
+import os
+
 dataset_type = 'CocoDataset'
 data_root = '{{$DEMO_ROOT:work_dirs/demo/data/}}'
 metainfo = dict(classes=('disk', 'square', 'triangle'))
@@ -48,5 +50,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
+val_evaluator = dict(
+    type='CocoMetric', ann_file=os.path.join(data_root, 'annotations/val.json'), metric='bbox'
+)
 test_evaluator = val_evaluator

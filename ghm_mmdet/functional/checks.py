@@ -1,50 +1,7 @@
-"""Checks of arguments: each error names the argument, its value and what is allowed."""
-
-from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
-from typing import Any
+"""Checks of tensors: each error names the argument, its value and what is allowed."""
 
 import torch
 from torch import Tensor
-
-DENSITIES = ('region', 'exact')
-REDUCTIONS = ('none', 'mean', 'sum')
-
-
-class ChoiceError(ValueError, AssertionError):
-    """A value that is not among the allowed ones.
-
-    It is an `AssertionError` too, because MMDetection's losses assert their reductions.
-    """
-
-
-def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
-    if value not in tuple(allowed):
-        raise ChoiceError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
-
-
-def check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f'{name} must be an int >= 1, got {value!r}')
-    if value < 1:
-        raise ValueError(f'{name} must be >= 1, got {value!r}')
-
-
-def check_real(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f'{name} must be a number, got {value!r}')
-
-
-def check_positive(name: str, value: Any) -> None:
-    check_real(name, value)
-    if not value > 0:
-        raise ValueError(f'{name} must be > 0, got {value!r}')
-
-
-def check_momentum(name: str, value: Any) -> None:
-    check_real(name, value)
-    if not 0 <= value < 1:
-        raise ValueError(f'{name} must be in [0, 1), got {value!r}')
 
 
 def check_floating(name: str, value: object) -> None:
@@ -61,23 +18,6 @@ def check_same_shape(name: str, value: object, like_name: str, like: Tensor) -> 
         raise ValueError(
             f'{name} must have the shape of {like_name}, {tuple(like.shape)}, '
             f'got {tuple(value.shape)}'
-        )
-
-
-def check_use_sigmoid(value: object) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
-
-
-def require_use_sigmoid(loss: str, settings: Mapping[str, object]) -> None:
-    """Refuse a config of a classification loss that leaves `use_sigmoid` out."""
-    if 'use_sigmoid' not in settings:
-        raise ValueError(
-            f'use_sigmoid is missing from the config of {loss}: write use_sigmoid=True. '
-            "MMDetection's heads read it from the config and take a missing key as False: the "
-            'head would become a softmax head with one more channel for the background, which '
-            'the loss would train as one of the classes. use_sigmoid=False is the softmax form, '
-            'for heads that train softmax cross entropy'
         )
 
 

@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..checks import check_positive
+from ..formulas import Formula
 from ..ops import at_least_float32
 from ..ops.precision import compute_dtype
-from .checks import check_floating, check_positive, check_same_shape, is_label_dtype
+from .checks import check_floating, check_same_shape, is_label_dtype
 from .gradient_norm import (
     classification_gradient_norm,
     regression_gradient_norm,
     softmax_gradient_norm,
 )
-from .harmonizing import Formula
 
 
 class Elementwise(NamedTuple):
@@ -140,12 +141,16 @@ class OffsetExamples(FusedExamples):
         count = ops.sum_of_weights if formula.weights_are_counts else ops.number_of_valid
         return count(self.pred, self.weight).to(self.dtype)
 
-    def elementwise(self) -> Elementwise:
+    def differences(self) -> tuple[Tensor, Tensor]:
+        """d in at least float32, and which are valid."""
         offsets = at_least_float32(self.pred)
-        d = offsets - self.target.to(offsets.dtype)
+        return offsets - self.target.to(offsets.dtype), valid_examples(offsets, self.weight)
+
+    def elementwise(self) -> Elementwise:
+        d, valid = self.differences()
         gr = regression_gradient_norm(d.detach(), self.mu)
         loss = (d * d + self.mu * self.mu).sqrt() - self.mu
-        return Elementwise(loss, gr, valid_examples(offsets, self.weight))
+        return Elementwise(loss, gr, valid)
 
     def count(self, bins: int, exact_edges: bool, formula: Formula) -> ops.Counted:
         pred = self.pred.detach()

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_choice, check_count, check_positive
 from ..ops.precision import at_least_float32
 from ..ops.regions import assign_regions, count_regions
-from .checks import check_choice, check_count, check_floating, check_positive, check_same_shape
+from .checks import check_floating, check_same_shape
 
 DENSITY_METHODS = ('auto', 'sort', 'histogram')
 

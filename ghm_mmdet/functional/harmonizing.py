@@ -1,47 +1,13 @@
 """The harmonizing parameter β (Eqs. 7, 10 and 13), and the moving average (Eq. 12)."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..formulas import FORMULAS, Formula
 from ..ops import assign_regions, count_regions
 from .gradient_density import exact_gradient_density
-
-
-@dataclass(frozen=True)
-class Formula:
-    """A reading of the paper's β = N / (S·M).
-
-    Attributes:
-        divisor: 'all', M as in Eqs. 10 and 13; or 'filled', the number n of the regions that
-            are not empty in the call, as in the released code.
-        empty_regions_decay: Whether Eq. 12 applies to a region that is empty in the call;
-            otherwise it keeps its S.
-        weights_are_counts: Whether N of GHM-R is the sum of the weights, as in the released
-            code, instead of the number of valid offsets. For weights 0 and 1 it is the same.
-        min_count: What a region counts as at least. The number of examples that fall into a
-            region scatters by its square root: a count of 30 is known to 18 %, one of 1 to
-            nothing better than itself.
-    """
-
-    divisor: str = 'filled'
-    empty_regions_decay: bool = False
-    weights_are_counts: bool = True
-    min_count: int = 0
-
-
-#: The formulas by name; n is the number of regions that are not empty in the call.
-FORMULAS = {
-    # `β = N / (S·n)`: the released code's, and that of MMDetection's classes.
-    'official': Formula(),
-    # `β = N / (S·M)`: Eqs. 9-13 to the letter.
-    'paper': Formula('all', empty_regions_decay=True, weights_are_counts=False),
-    # `β = N / (max(S, 30)·n)`: a few examples alone in their region do not weigh as much as all
-    # the others of another; for small data sets.
-    'floored': Formula(min_count=30),
-}
 
 
 def moving_average(
@@ -177,12 +143,9 @@ def no_less_than_one(num_examples: Tensor) -> Tensor:
     return num_examples.clamp(min=1)
 
 
-def bounded_beta(statistics: Statistics, formula: str, max_beta: float | None) -> Tensor:
-    """β of each region, example or bin, at most `max_beta` where that is not None."""
-    beta = statistics.beta(FORMULAS[formula])
-    if max_beta is not None:
-        beta = beta.clamp(max=max_beta)
-    return beta.to(statistics.num_examples.dtype)
+def beta_of(statistics: Statistics, formula: str) -> Tensor:
+    """β of each region, example or bin, in the dtype of the loss."""
+    return statistics.beta(FORMULAS[formula]).to(statistics.num_examples.dtype)
 
 
 def statistics_of(
@@ -222,7 +185,6 @@ def harmonizing_parameter(
     bins: int,
     density: str = 'region',
     formula: str = 'official',
-    max_beta: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7: `β_i = N / GD(g_i)` of every example.
 
@@ -235,7 +197,6 @@ def harmonizing_parameter(
         bins: M.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6). Default: 'region'.
         formula: A name in `FORMULAS`. Default: 'official'.
-        max_beta: Upper bound of β. Default: None, no bound, as in the paper.
 
     Returns:
         β, the shape of `g`, 0 where not valid; and N, at least 1.
@@ -247,7 +208,7 @@ def harmonizing_parameter(
         tensor([0.6667, 0.6667, 0.6667, 2.0000])
     """
     statistics, regions = statistics_of(g, valid, num_examples, bins, density)
-    beta = bounded_beta(statistics, formula, max_beta)
+    beta = beta_of(statistics, formula)
     return beta_of_examples(beta, regions), no_less_than_one(num_examples)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .checks import check_floating, check_positive
+from ..checks import check_positive
+from .checks import check_floating
 from .examples import Examples, OffsetExamples, SigmoidExamples, SoftmaxExamples
 from .passes import count, weigh
 from .settings import Settings
@@ -44,7 +45,6 @@ def ghm_c_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
-    max_beta: float | None = None,
 ) -> Tensor:
     """GHM-C: `(1/N) Σ β_i L_CE(p_i, p_i*)` (Eqs. 8 and 11).
 
@@ -58,11 +58,10 @@ def ghm_c_loss(
             Default: None, all are valid.
         bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
-        formula: A name in `functional.harmonizing.FORMULAS`. Default: 'official', the
+        formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official', the
             released code's `β = N / (S·n)` with n regions that are not empty.
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.
-        max_beta: Upper bound of β. Default: None, no bound.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 logits, else float32.
@@ -78,7 +77,7 @@ def ghm_c_loss(
         >>> ghm_c_loss(pred, labels, bins=10)
         tensor(0.0801)
     """
-    settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+    settings = Settings(bins, density, formula, reduction, loss_weight)
     return _harmonized(SigmoidExamples(pred, target, weight), settings)
 
 
@@ -94,7 +93,6 @@ def softmax_ghm_c_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
-    max_beta: float | None = None,
 ) -> Tensor:
     """GHM-C of a softmax: `(1/N) Σ β_i w_y L_i` with `L = -log p_y` (Eqs. 8 and 11).
 
@@ -116,7 +114,6 @@ def softmax_ghm_c_loss(
         formula: As for `ghm_c_loss`. Default: 'official'.
         reduction: As for `ghm_c_loss`. Default: 'mean'.
         loss_weight: Factor of the loss. Default: 1.0.
-        max_beta: Upper bound of β. Default: None, no bound.
 
     Returns:
         A scalar, or shape (N,) for 'none'; float64 for float64 logits, else float32.
@@ -131,7 +128,7 @@ def softmax_ghm_c_loss(
         >>> softmax_ghm_c_loss(pred, torch.tensor([0, 2]), bins=10)
         tensor(0.0939)
     """
-    settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+    settings = Settings(bins, density, formula, reduction, loss_weight)
     examples = SoftmaxExamples(pred, target, weight, class_weight, ignore_index)
     return _harmonized(examples, settings)
 
@@ -147,7 +144,6 @@ def ghm_r_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
-    max_beta: float | None = None,
 ) -> Tensor:
     """GHM-R: `(1/N) Σ β_i ASL1(d_i)` (Eq. 19), `d = pred - target`.
 
@@ -165,7 +161,6 @@ def ghm_r_loss(
         formula: As for `ghm_c_loss`. Default: 'official'.
         reduction: As for `ghm_c_loss`. Default: 'mean'.
         loss_weight: Factor of the loss. Default: 1.0.
-        max_beta: Upper bound of β. Default: None, no bound.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 offsets, else float32.
@@ -180,7 +175,7 @@ def ghm_r_loss(
         >>> ghm_r_loss(pred, torch.zeros(1, 4))
         tensor(0.0575)
     """
-    settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+    settings = Settings(bins, density, formula, reduction, loss_weight)
     return _harmonized(OffsetExamples(pred, target, weight, mu), settings)
 
 

@@ -1,23 +1,21 @@
 """Count, then weigh: the two passes over the examples between which β is computed."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..formulas import FORMULAS, Formula
 from .examples import Examples, FusedExamples
 from .gradient_density import fine_bins, fine_gradient_density, prefers_fine_bins
 from .harmonizing import (
-    FORMULAS,
     ExactStatistics,
-    Formula,
     Memory,
     RegionStatistics,
     Statistics,
+    beta_of,
     beta_of_examples,
-    bounded_beta,
     no_less_than_one,
     remembered,
     statistics_of,
@@ -98,7 +96,7 @@ def weigh(
         exact_edges = settings.density == 'region'
         return examples.weighted_sum(counted.bin_index, weights, counted.not_finite, exact_edges)
     statistics = remembered(counted.statistics, memory, settings.formula)
-    beta = bounded_beta(statistics, settings.formula, settings.max_beta)
+    beta = beta_of(statistics, settings.formula)
     loss = beta_of_examples(beta, counted.bin_index) * counted.loss
     if settings.reduction != 'none':
         loss = loss.sum()
@@ -121,7 +119,7 @@ def _weights_by_equations(
     statistics: Statistics, settings: Settings, memory: Memory | None
 ) -> Tensor:
     statistics = remembered(statistics, memory, settings.formula)
-    beta = bounded_beta(statistics, settings.formula, settings.max_beta)
+    beta = beta_of(statistics, settings.formula)
     # `loss_weight / N` goes into β, in the order in which autograd would apply it to the
     # plain formula: the gradient is the same bit for bit, and is not scaled afterwards.
     # A tensor over a tensor: a number over a tensor would be rounded twice.
@@ -140,7 +138,6 @@ def _weights_in_one_launch(
     weights: Tensor = ops.weigh_regions(
         counts, num_examples, not_finite, average, float(momentum),
         formula.empty_regions_decay, formula.divisor == 'all', float(formula.min_count),
-        math.inf if settings.max_beta is None else float(settings.max_beta),
         float(_loss_weight(statistics, settings)), settings.reduction == 'mean',
     )  # fmt: skip
     return weights

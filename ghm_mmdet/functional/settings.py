@@ -2,15 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from .checks import (
-    DENSITIES,
-    REDUCTIONS,
-    check_choice,
-    check_count,
-    check_positive,
-    check_real,
-)
-from .harmonizing import FORMULAS
+from ..checks import DENSITIES, REDUCTIONS, check_choice, check_count, check_real
+from ..formulas import FORMULAS
 
 
 @dataclass(frozen=True)
@@ -23,7 +16,6 @@ class Settings:
         formula: A name in `FORMULAS`.
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss.
-        max_beta: Upper bound of β; None for none.
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
@@ -34,7 +26,6 @@ class Settings:
     formula: str = 'official'
     reduction: str = 'mean'
     loss_weight: float = 1.0
-    max_beta: float | None = None
 
     def __post_init__(self) -> None:
         check_count('bins', self.bins)
@@ -42,8 +33,6 @@ class Settings:
         check_choice('formula', self.formula, tuple(FORMULAS))
         check_choice('reduction', self.reduction, REDUCTIONS)
         check_real('loss_weight', self.loss_weight)
-        if self.max_beta is not None:
-            check_positive('max_beta', self.max_beta)
 
     def reduced_by(self, reduction: str) -> 'Settings':
         """The same settings with another reduction."""

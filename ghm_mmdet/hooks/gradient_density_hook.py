@@ -7,7 +7,7 @@ from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..functional.checks import check_count, check_positive
+from ..checks import check_count, check_positive
 from ..registry import HOOKS
 from ..visualization.figures import density_picture
 from ..visualization.observer import GradientNormObserver

@@ -5,7 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..functional.checks import check_count
+from ..checks import check_iterations
 from ..losses import GHMC, GHMR
 from ..registry import HOOKS, MODELS
 
@@ -26,7 +26,8 @@ class GHMWarmupHook(Hook):
     checkpoints are the same as without the hook.
 
     Args:
-        iters: Iterations of the warm-up, an int >= 1.
+        iters: Iterations of the warm-up, an int >= 1; or their share in the training, a float in
+            (0, 1).
         loss_cls: Config of the warm-up loss of every GHM-C with a sigmoid. Default: focal loss
             with γ = 2 and α = 0.25.
         loss_bbox: Config of the warm-up loss of every GHM-R. Default: smooth L1 with δ = 1/9.
@@ -35,23 +36,24 @@ class GHMWarmupHook(Hook):
             the longest suffix that fits is taken. Default: None.
 
     Raises:
-        TypeError, ValueError: `iters` is not an int >= 1.
+        TypeError, ValueError: `iters` is neither an int >= 1 nor a float in (0, 1).
         ValueError: In training: there is no GHM loss, or none with a suffix in `losses`; the
             warm-up loss of a softmax is one of a sigmoid, or the other way round.
     """
 
     def __init__(
         self,
-        iters: int,
+        iters: int | float,
         loss_cls: dict = FOCAL_LOSS,
         loss_bbox: dict = SMOOTH_L1_LOSS,
         losses: dict[str, dict] | None = None,
     ) -> None:
-        check_count('iters', iters)
+        check_iterations('iters', iters)
         self.iters = iters
         self.loss_cls = loss_cls
         self.loss_bbox = loss_bbox
         self.losses = losses or {}
+        self._end = 0
         self._warming_up: list[nn.Module] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -65,7 +67,8 @@ class GHMWarmupHook(Hook):
                     f'losses of GHMWarmupHook names {suffix!r}, where there is no GHM loss; there '
                     f'are {", ".join(losses)}'
                 )
-        if runner.iter >= self.iters:
+        self._end = self._iterations_of(runner)
+        if runner.iter >= self._end:
             return
         for name, loss in losses.items():
             warmup_loss = MODELS.build(self._warmup_config(name, loss)).to(loss.edges.device)
@@ -77,17 +80,22 @@ class GHMWarmupHook(Hook):
                 )
             _answer_with(warmup_loss, loss)
             self._warming_up.append(loss)
-        runner.logger.info(f'GHM warm-up: with other losses until iteration {self.iters}')
+        runner.logger.info(f'GHM warm-up: with other losses until iteration {self._end}')
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        if self._warming_up and runner.iter >= self.iters:
+        if self._warming_up and runner.iter >= self._end:
             self._switch_to_ghm()
             runner.logger.info(f'GHM warm-up ends at iteration {runner.iter}: GHM takes over')
 
     def after_train(self, runner: Runner) -> None:
         self._switch_to_ghm()
+
+    def _iterations_of(self, runner: Runner) -> int:
+        if isinstance(self.iters, float):
+            return max(1, round(self.iters * runner.max_iters))
+        return self.iters
 
     def _warmup_config(self, name: str, loss: GHMC | GHMR) -> dict:
         suffixes = [suffix for suffix in self.losses if _ends_with(name, suffix)]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
+from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
 from ..functional.examples import (
     SigmoidExamples,
     SoftmaxExamples,
@@ -44,12 +44,11 @@ class GHMC(GradientHarmonizingLoss):
             1; only where `use_sigmoid=True`. It is for heads that divide the loss by the
             number of positives by themselves (YOLOX, RTMDet): what they get is the mean.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
-        formula: A name in `functional.harmonizing.FORMULAS`. Default: 'official',
+        formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official',
             `β = N / (S·n)` with the n regions that are not empty, and S left as it is where a
             region is empty.
         sync: Sum the counts over all processes, so that the density is that of the whole
             mini-batch. Default: False.
-        max_beta: Upper bound of β. Default: None, no bound, as in the paper.
         class_weight: Factor of the loss of each class, the background's last; only where
             `use_sigmoid=False`. It is no part of the density nor of N. Default: None, 1.
         ignore_index: Rows with this label are not valid; only where `use_sigmoid=False`.
@@ -72,7 +71,6 @@ class GHMC(GradientHarmonizingLoss):
         density: str = 'region',
         formula: str = 'official',
         sync: bool = False,
-        max_beta: float | None = None,
         class_weight: Sequence[float] | Tensor | None = None,
         ignore_index: int | None = None,
     ) -> None:
@@ -80,7 +78,7 @@ class GHMC(GradientHarmonizingLoss):
         reductions = (*REDUCTIONS, 'positives') if use_sigmoid else REDUCTIONS
         check_choice('reduction', reduction, reductions)
         reduction_of_examples = 'mean' if reduction == 'positives' else reduction
-        settings = Settings(bins, density, formula, reduction_of_examples, loss_weight, max_beta)
+        settings = Settings(bins, density, formula, reduction_of_examples, loss_weight)
         super().__init__(settings, momentum, sync, last_edge=1 + 1e-6)
         if use_sigmoid:
             for name, value in (('class_weight', class_weight), ('ignore_index', ignore_index)):

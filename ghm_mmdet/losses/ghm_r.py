@@ -1,12 +1,15 @@
 """GHM-R as a registered loss (Eqs. 17-19)."""
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from ..functional.checks import check_positive
+from ..checks import check_momentum, check_positive
 from ..functional.examples import OffsetExamples
 from ..functional.settings import Settings
+from ..ops import at_least_float32
 from ..registry import MODELS
-from .gradient_harmonizing import GradientHarmonizingLoss
+from .gradient_harmonizing import GradientHarmonizingLoss, num_processes
 
 
 @MODELS.register_module()
@@ -27,11 +30,20 @@ class GHMR(GradientHarmonizingLoss):
         formula: As for `GHMC`. Default: 'official'. Unless it is 'paper', N is the sum of the
             weights, as in the released code; it shows in 'none' and 'sum' only.
         sync: As for `GHMC`. Default: False.
-        max_beta: Upper bound of β. Default: None, no bound.
+        mu_momentum: Let μ follow the offsets: it is the moving average (as Eq. 12, with this
+            momentum in [0, 1)) of the mean |d| over the valid offsets of a call, and at least
+            `mu`. gr then depends on how large an offset is beside the others, not on how well
+            boxes are placed by now. Default: None, μ is `mu`.
+
+    Attributes:
+        mean_d: Buffer, a scalar: the moving average of the mean |d|, 0 before the first call;
+            only if `mu_momentum` is not None.
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
     """
+
+    mean_d: Tensor
 
     def __init__(
         self,
@@ -44,12 +56,16 @@ class GHMR(GradientHarmonizingLoss):
         density: str = 'region',
         formula: str = 'official',
         sync: bool = False,
-        max_beta: float | None = None,
+        mu_momentum: float | None = None,
     ) -> None:
-        settings = Settings(bins, density, formula, reduction, loss_weight, max_beta)
+        settings = Settings(bins, density, formula, reduction, loss_weight)
         super().__init__(settings, momentum, sync, last_edge=1e3)
         check_positive('mu', mu)
         self.mu = mu
+        self.mu_momentum = mu_momentum
+        if mu_momentum is not None:
+            check_momentum('mu_momentum', mu_momentum)
+            self.register_buffer('mean_d', torch.zeros(()))
 
     def forward(
         self,
@@ -77,4 +93,28 @@ class GHMR(GradientHarmonizingLoss):
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_r_loss`.
         """
         settings = self.reduced_by(reduction_override)
-        return self.harmonized(OffsetExamples(pred, target, label_weight, self.mu), settings)
+        examples = OffsetExamples(pred, target, label_weight, self.mu)
+        if self.mu_momentum is None:
+            return self.harmonized(examples, settings)
+        # ASL1 of d with k·μ is k times ASL1 of d/k with μ, and their gr are the same.
+        k = self._followed_mu(examples, self.mu_momentum) / self.mu
+        pred, target = at_least_float32(pred) / k, at_least_float32(target) / k
+        examples = OffsetExamples(pred, target, label_weight, self.mu)
+        return k * self.harmonized(examples, settings)
+
+    @torch.no_grad()
+    def _followed_mu(self, examples: OffsetExamples, momentum: float) -> Tensor:
+        """μ of this call, a scalar; `mean_d` becomes that of this call."""
+        d, valid = examples.differences()
+        sums = torch.stack([d.abs().where(valid, 0).sum(), valid.sum()]).double()
+        if self.sync and num_processes() > 1:
+            dist.all_reduce(sums)
+        mean = (sums[0] / sums[1].clamp(min=1)).to(self.mean_d.dtype)
+        before = self.mean_d.where(self.mean_d > 0, mean)
+        after = momentum * before + (1 - momentum) * mean
+        # A call without valid offsets says nothing, nor does one with offsets that are not finite.
+        self.mean_d.copy_(after.where((sums[1] > 0) & mean.isfinite(), self.mean_d))
+        return self.mean_d.clamp(min=self.mu)
+
+    def extra_repr(self) -> str:
+        return f'mu={self.mu!r}, mu_momentum={self.mu_momentum!r}, {super().extra_repr()}'

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
-from ..functional.checks import REDUCTIONS, check_choice, check_momentum
+from ..checks import REDUCTIONS, check_choice, check_momentum
 from ..functional.examples import Examples
 from ..functional.harmonizing import Memory, RegionStatistics
 from ..functional.passes import Counted, count, weigh
@@ -69,10 +69,6 @@ class GradientHarmonizingLoss(nn.Module):
     def loss_weight(self) -> float:
         return self.settings.loss_weight
 
-    @property
-    def max_beta(self) -> float | None:
-        return self.settings.max_beta
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """As `nn.Module`, but `half()` and `bfloat16()` leave the statistics in float32.
 
@@ -88,7 +84,7 @@ class GradientHarmonizingLoss(nn.Module):
     def extra_repr(self) -> str:
         names = (
             'bins', 'momentum', 'loss_weight', 'reduction',
-            'density', 'formula', 'sync', 'max_beta',
+            'density', 'formula', 'sync',
         )  # fmt: skip
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
@@ -108,15 +104,16 @@ class GradientHarmonizingLoss(nn.Module):
     def summed(self, counted: Counted) -> Counted:
         """What was counted, over all processes if `sync`; the loss stays that of this one."""
         statistics = counted.statistics
-        if not self.sync or _num_processes() == 1 or not isinstance(statistics, RegionStatistics):
+        if not self.sync or num_processes() == 1 or not isinstance(statistics, RegionStatistics):
             return counted
         counts, numbers = statistics.counts, (statistics.num_examples, counted.not_finite)
         sums = torch.cat([counts.double(), torch.stack(numbers).double()])
         dist.all_reduce(sums)
         sums = sums.to(counts.dtype)
-        statistics = RegionStatistics(sums[:-2], None, sums[-2], _num_processes(), sums[-1])
+        statistics = RegionStatistics(sums[:-2], None, sums[-2], num_processes(), sums[-1])
         return counted._replace(statistics=statistics)
 
 
-def _num_processes() -> int:
+def num_processes() -> int:
+    """1 where nothing is distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -8,16 +8,15 @@ import torch.nn.functional as F
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
-from ..functional.checks import (
+from ..checks import (
     REDUCTIONS,
     check_choice,
-    check_floating,
     check_positive,
     check_real,
-    check_same_shape,
     check_use_sigmoid,
     require_use_sigmoid,
 )
+from ..functional.checks import check_floating, check_same_shape
 from ..functional.examples import dense_target
 from ..registry import MODELS
 

@@ -93,7 +93,6 @@ def weigh_regions(
     decay: bool,
     divide_by_all: bool,
     min_count: float,
-    max_beta: float,
     loss_weight: float,
     mean: bool,
 ) -> Tensor:
@@ -103,8 +102,7 @@ def weigh_regions(
         counts, num_examples, not_finite: R, N and the last number of `count_cross_entropy`.
         average: S of Eq. 12, which becomes that of this call unless `not_finite`; None for S = R.
         momentum: α of Eq. 12.
-        decay, divide_by_all, min_count: The numbers of a `functional.harmonizing.Formula`.
-        max_beta: Upper bound of β.
+        decay, divide_by_all, min_count: The numbers of a `ghm_mmdet.formulas.Formula`.
         loss_weight: Factor of the loss.
         mean: Whether the loss is divided by N.
 
@@ -113,7 +111,7 @@ def weigh_regions(
     """
     weights: Tensor = _passes(counts).weigh_regions(
         counts, num_examples, not_finite, average, momentum, decay, divide_by_all, min_count,
-        max_beta, loss_weight, mean,
+        loss_weight, mean,
     )  # fmt: skip
     return weights
 

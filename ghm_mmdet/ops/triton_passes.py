@@ -171,7 +171,7 @@ def _count_kernel(
 @triton.jit
 def _weigh_kernel(
     weights, counts, num_examples, not_finite, average,  # noqa: ANN001
-    loss_weight, max_beta, min_count,  # noqa: ANN001
+    loss_weight, min_count,  # noqa: ANN001
     BINS: tl.constexpr, MOMENTUM: tl.constexpr, ALL: tl.constexpr, DECAY: tl.constexpr,
     MEAN: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -198,7 +198,7 @@ def _weigh_kernel(
         quotient = tl.div_rn(one * n, tl.where(s < min_count, min_count, s))
     divisor = tl.maximum(tl.sum(filled.to(tl.float32)), 1.0)
     beta = tl.div_rn(quotient, one * (BINS if ALL else divisor))
-    beta = tl.where(filled, tl.minimum(beta, max_beta), 0.0)
+    beta = tl.where(filled, beta, 0.0)
     factor = tl.div_rn(one * loss_weight, one * n) if MEAN else loss_weight
     tl.store(weights + j, factor * beta, mask=j <= BINS)
 
@@ -286,7 +286,6 @@ def weigh_regions(
     decay: bool,
     divide_by_all: bool,
     min_count: float,
-    max_beta: float,
     loss_weight: float,
     mean: bool,
 ) -> Tensor:
@@ -295,7 +294,7 @@ def weigh_regions(
     weights = torch.empty(bins + 1, device=counts.device)
     _launch(
         _weigh_kernel, 1, weights, counts, num_examples, not_finite,
-        weights if average is None else average, loss_weight, max_beta, min_count,
+        weights if average is None else average, loss_weight, min_count,
         BINS=bins, MOMENTUM=0.0 if average is None else momentum, ALL=divide_by_all, DECAY=decay,
         MEAN=mean, BLOCK=triton.next_power_of_2(bins + 1), num_warps=1,
     )  # fmt: skip

@@ -8,8 +8,8 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 PACKAGE = Path(__file__).parent.parent
-#: `{{$NAME:default}}` of MMEngine's configs, within a string.
-VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*(\S*?)\s*\}\}')
+#: `{{$NAME:default}}` of MMEngine's configs, within a string, and what `os.path.join` put after it.
+VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*(\S*?)\s*\}\}(/?)')
 #: What says how a run was started, not what was trained.
 NOT_SETTINGS = {'work_dir', 'launcher', 'resume', 'load_from'}
 
@@ -33,10 +33,15 @@ def load_config(
     """
     template = Config.fromfile(path, use_environment_variables=False).to_dict()
     config = Config(_filled_in(template, environment), filename=str(path))
+    config.merge_from_dict(parse_options(options))
+    return config
+
+
+def parse_options(options: Sequence[str]) -> dict[str, object]:
+    """`key=value`, read as MMDetection's `--cfg-options`."""
     parsed = Namespace()
     DictAction(['--cfg-options'], 'options')(None, parsed, options)
-    config.merge_from_dict(parsed.options)
-    return config
+    return parsed.options
 
 
 def _filled_in(value: object, environment: Mapping[str, str]) -> object:
@@ -46,8 +51,14 @@ def _filled_in(value: object, environment: Mapping[str, str]) -> object:
     if isinstance(value, (list, tuple)):
         return type(value)(_filled_in(inner, environment) for inner in value)
     if isinstance(value, str):
-        return VARIABLE.sub(lambda found: environment.get(found[1], found[2]), value)
+        return VARIABLE.sub(lambda found: _replaced(found, environment), value)
     return value
+
+
+def _replaced(found: re.Match[str], environment: Mapping[str, str]) -> str:
+    name, default, slash = found.groups()
+    value = environment.get(name, default)
+    return value if value.endswith('/') else value + slash
 
 
 def differences(recorded: Config, other: Config) -> list[tuple[str, object, object]]:

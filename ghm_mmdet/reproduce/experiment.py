@@ -26,6 +26,7 @@ class Settings:
     cfg_options: tuple[str, ...] = ()  # `key=value`, as MMDetection's `--cfg-options`
     root_variable: str = 'COCO_ROOT'  # the configs take `data_root` by it from the environment
     results: Path | None = None  # file that keeps the results, one JSON line each
+    variables: tuple[tuple[str, str], ...] = ()  # further ones of the commands' environment
 
     def __post_init__(self) -> None:
         if self.gpus < 0:
@@ -37,7 +38,7 @@ class Settings:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that the commands need."""
-        variables = {}
+        variables = dict(self.variables)
         if self.data_root is not None:
             variables[self.root_variable] = os.path.join(self.data_root, '')
         if self.gpus == 0:

@@ -10,10 +10,8 @@ from mmengine.config import Config
 from .configs import config_path
 from .experiment import Experiment, Settings
 from .runs import last_metrics, shell_line
-from .tables import Table
+from .tables import GPUS, Table
 
-#: The batch of 16 that the configs are for, 2 images on each.
-GPUS = 8
 #: The table whose rows differ in one number, and its key.
 GRID_TABLE = 1
 GRID_KEY = 'model.bbox_head.loss_cls.bins'

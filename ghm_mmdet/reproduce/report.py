@@ -12,9 +12,9 @@ from mmengine.config import Config
 from .configs import differences
 from .experiment import Settings
 from .markdown import markdown_table
-from .paper import GPUS, annotation_files, paper_run
+from .paper import annotation_files, paper_run
 from .runs import last_metrics, training_curve
-from .tables import METRICS, SECONDS, Row, Table
+from .tables import GPUS, METRICS, SECONDS, Row, Table
 
 #: Images of COCO's train2017 and val2017.
 COCO_IMAGES = (118287, 5000)
@@ -110,7 +110,7 @@ def _data(config: Config) -> str:
     names = f'{files[0]} and {files[1]}'
     if not all(path.exists() for path in files):
         return f'**Whether this is COCO can not be told**: {names} are not there any more.'
-    images = tuple(_number_of_images(path) for path in files)
+    images = tuple(number_of_images(path) for path in files)
     if images == COCO_IMAGES:
         return f'Data: COCO, {names}.'
     return (
@@ -119,7 +119,8 @@ def _data(config: Config) -> str:
     )
 
 
-def _number_of_images(annotations: Path) -> int:
+def number_of_images(annotations: Path) -> int:
+    """How many images a COCO JSON has, which may be too large to parse."""
     with open(annotations, 'rb') as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return sum(1 for _ in re.finditer(rb'"file_name"', content))

@@ -11,6 +11,8 @@ METRICS |= {f'AP{percent}': f'bbox_mAP_{percent}' for percent in (50, 60, 70, 75
 METRICS |= {f'AP{size}': f'bbox_mAP_{size}' for size in 'sml'}
 #: The column of Table 2 that is a time; the paper's is from GTX 1080 Ti.
 SECONDS = 's/iteration'
+#: For which the configs' batch of 16 is, 2 images on each.
+GPUS = 8
 COCO_COLUMNS = 'AP AP50 AP75 APs APm APl'
 
 

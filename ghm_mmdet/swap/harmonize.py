@@ -18,12 +18,13 @@ def harmonize(
     cls: bool = True,
     reg: bool = True,
     *,
+    preset: str = 'released',
     head: str | None = None,
     bins: int | None = None,
     momentum: float | None = None,
-    formula: str = 'official',
+    formula: str | None = None,
     batch_density: bool = False,
-    warmup: int | None = None,
+    warmup: int | float | None = None,
 ) -> Config:
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
@@ -43,15 +44,21 @@ def harmonize(
             It is not changed.
         cls: Whether to replace classification losses. Default: True.
         reg: Whether to replace regression losses. Default: True.
+        preset: 'released', the released code's settings, for COCO and data sets like it; or
+            'small-data', for some hundreds of images and a pretrained backbone: see
+            docs/small-data.md. Default: 'released'.
         head: Replace only in heads whose type ('RPNHead') or place ('roi_head.*') matches this
             pattern of `fnmatch`. Default: None, all.
-        bins: M. Default: None, 30 for GHM-C and 10 for GHM-R.
-        momentum: α of the moving average. Default: None, 0.75 for GHM-C and 0.7 for GHM-R.
-        formula: 'official', 'paper' or 'floored', see `GHMC`. Default: 'official'.
+        bins: M. Default: None, the preset's: 30 for GHM-C and 10 for GHM-R.
+        momentum: α of the moving average. Default: None, the preset's: 0.75 for GHM-C, for GHM-R
+            0.7, with 'small-data' 0.
+        formula: 'official', 'paper' or 'floored', see `GHMC`. Default: None, the preset's:
+            'official', with 'small-data' 'floored'.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
-        warmup: Train with the losses replaced for this many iterations, by `GHMWarmupHook`: GHM
-            from random weights has a cold start. Default: None, GHM from the start.
+        warmup: Train with the losses replaced for this many iterations, or for this share of the
+            training, a float in (0, 1), by `GHMWarmupHook`: GHM from random weights has a cold
+            start. Default: None, GHM from the start.
 
     Returns:
         The new config.
@@ -60,7 +67,7 @@ def harmonize(
         TypeError, ValueError: An option of the wrong type or outside the allowed values;
             `head` matches no head; no loss of the config can be replaced.
     """
-    options = Options(cls, reg, head, bins, momentum, formula, batch_density, warmup)
+    options = Options(cls, reg, head, bins, momentum, formula, batch_density, warmup, preset)
     cfg = load(cfg)
     return apply(_plan_or_refuse(cfg, options), cfg)
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..functional.checks import check_choice, check_count, check_momentum
-from ..functional.harmonizing import FORMULAS
-from ..released import GHM_C, GHM_R
+from ..checks import check_choice, check_count, check_iterations, check_momentum
+from ..formulas import FORMULAS
+from ..presets import PRESETS
 from . import rules
-from .heads import Head, Path, find_heads, name_of
+from .heads import Head, Path, dotted, find_heads, name_of
 from .rules import Call
 
 #: The authors' gradient clipping.
@@ -31,9 +31,10 @@ class Options:
     head: str | None = None
     bins: int | None = None
     momentum: float | None = None
-    formula: str = 'official'
+    formula: str | None = None
     batch_density: bool = False
-    warmup: int | None = None
+    warmup: int | float | None = None
+    preset: str = 'released'
 
     def __post_init__(self) -> None:
         for name in ('cls', 'reg', 'batch_density'):
@@ -43,12 +44,15 @@ class Options:
             raise ValueError('cls and reg are both False: there is nothing to replace')
         if self.head is not None and not isinstance(self.head, str):
             raise TypeError(f'head must be a pattern (str) or None, got {self.head!r}')
-        for name in ('bins', 'warmup'):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        if self.bins is not None:
+            check_count('bins', self.bins)
+        if self.warmup is not None:
+            check_iterations('warmup', self.warmup)
         if self.momentum is not None:
             check_momentum('momentum', self.momentum)
-        check_choice('formula', self.formula, FORMULAS)
+        if self.formula is not None:
+            check_choice('formula', self.formula, tuple(FORMULAS))
+        check_choice('preset', self.preset, tuple(PRESETS))
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,25 @@ class Plan:
     def has_ghm(self) -> bool:
         """Whether the harmonized config has a GHM loss, put in now or before."""
         return any(loss.ghm is not None or loss.loss in GHM_LOSSES for loss in self.losses)
+
+    @property
+    def kept(self) -> list[LossFound]:
+        return [loss for loss in self.losses if loss.ghm is None]
+
+    @property
+    def summary(self) -> str:
+        return f'{len(self.replaced)} replaced, {len(self.kept)} kept'
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON may hold it, each change by its place, as `model.bbox_head.type`."""
+        shown = ('where', 'head', 'loss', 'ghm', 'why')
+        return dict(
+            losses=[{name: getattr(loss, name) for name in shown} for loss in self.losses],
+            changes={dotted(path): value for path, value in self.changes.items()},
+            notes=self.notes,
+            replaced=len(self.replaced),
+            kept=len(self.kept),
+        )
 
     def __str__(self) -> str:
         return '\n'.join([*map(str, self.losses), *self.notes]) or 'the config has no loss'
@@ -208,12 +231,13 @@ def _is_sigmoid(loss: dict) -> bool:
 
 def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dict[str, Any], str]:
     """The config of the GHM loss, and what to know of it."""
-    chosen = dict(bins=options.bins, momentum=options.momentum)
-    ghm = dict(GHM_C if call.ghm == 'GHMC' else GHM_R)
+    preset = PRESETS[options.preset]
+    chosen = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
+    ghm = dict(preset.ghm_c if call.ghm == 'GHMC' else preset.ghm_r)
     ghm |= {name: value for name, value in chosen.items() if value is not None}
     notes = []
     ghm['loss_weight'] *= loss.get('loss_weight', 1.0)
-    levels = _levels(head.config) if call.mean_of_levels else 1
+    levels = _levels(head.config) if _is_mean_of_levels(options, head, call) else 1
     if levels > 1:
         ghm['loss_weight'] /= levels
         notes.append(f'its weight is divided by the {levels} levels it is called for')
@@ -234,9 +258,15 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     if call.reduction != 'mean':
         ghm['reduction'] = call.reduction
         notes.append('the head divides it by the number of positives')
-    if options.formula != 'official':
-        ghm['formula'] = options.formula
     return ghm, '; '.join(notes)
+
+
+def _is_mean_of_levels(options: Options, head: Head, call: Call) -> bool:
+    """Whether the weight is divided by the number of levels."""
+    if options.batch_density and head.name in rules.BATCH_DENSITY_HEADS:
+        return False
+    added = call.levels == 'added' and PRESETS[options.preset].mean_of_levels
+    return added or call.levels == 'averaged'
 
 
 def _offset_scale(head: dict) -> float:
@@ -273,7 +303,7 @@ def _plan_clipping(plan: Plan, cfg: Config) -> None:
         plan.notes.append(f'gradient clipping: set to {CLIP_GRAD}')
 
 
-def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
+def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:
     """The losses replaced are those of the warm-up.
 
     Those with weights of classes are left to the hook: DETR's head writes them to its loss.
@@ -286,4 +316,5 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int) -> None:
             config = {**loss, 'type': f'{scope}{loss["type"]}'}
             hook.setdefault('losses', {})[found.where.removeprefix('model.')] = config
     plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
-    plan.notes.append(f'warm-up: with the losses replaced for the first {iters} iterations')
+    first = f'{100 * iters:g} % of the' if isinstance(iters, float) else iters
+    plan.notes.append(f'warm-up: with the losses replaced for the first {first} iterations')

@@ -15,9 +15,11 @@ class Call:
         ghm: 'GHMC' for logits with labels or targets in [0, 1], 'GHMR' for encoded offsets.
         reduction: Of the GHM loss. 'mean' where the head takes the loss as it is,
             'positives' or 'sum' where it divides by the number of positives afterwards.
-        mean_of_levels: The head's own average runs over the mini-batch but it calls the loss
-            once per level: the weight is divided by the number of levels, so that the sum of
-            GHM's means is a mean too.
+        levels: How the losses of the FPN levels make one loss. 'once': the head calls it for
+            all of them. 'averaged': it calls it for each level and its own average runs over
+            the mini-batch; the weight is divided by the number of levels, so that the sum of
+            GHM's means is a mean too. 'added': it calls it for each level and adds up, as the
+            released code does with GHM's means; a preset may divide the weight all the same.
         positives: The share of positives, by MMDetection's samplers, of the samples that the
             head averages a regression loss over. GHM-R averages over the positives alone: its
             weight is multiplied by the share.
@@ -25,17 +27,19 @@ class Call:
 
     ghm: str
     reduction: str = 'mean'
-    mean_of_levels: bool = False
+    levels: str = 'once'
     positives: float = 1.0
 
 
 LOGITS = Call('GHMC')
-LOGITS_OF_SAMPLES = Call('GHMC', mean_of_levels=True)
+LOGITS_OF_LEVELS = Call('GHMC', levels='added')
+LOGITS_OF_SAMPLES = Call('GHMC', levels='averaged')
 LOGITS_DIVIDED_LATER = Call('GHMC', 'positives')
 OFFSETS = Call('GHMR')
 OFFSETS_OF_ROIS = Call('GHMR', positives=0.25)
-OFFSETS_OF_LEVELS = Call('GHMR', mean_of_levels=True)
-OFFSETS_OF_SAMPLES = Call('GHMR', mean_of_levels=True, positives=0.5)
+OFFSETS_OF_LEVELS = Call('GHMR', levels='added')
+OFFSETS_OF_AVERAGED_LEVELS = Call('GHMR', levels='averaged')
+OFFSETS_OF_SAMPLES = Call('GHMR', levels='averaged', positives=0.5)
 OFFSETS_DIVIDED_LATER = Call('GHMR', 'sum')
 
 _DECODED = 'calls it on decoded boxes; GHM-R needs encoded offsets, which μ is in units of'
@@ -77,23 +81,27 @@ SOFTMAX_HEADS = (*_BOX_HEADS.split(), 'SABLHead')
 
 #: Each head to its calls.
 HEADS: dict[str, Calls] = {
+    **_each('GHMRetinaHead FoveaHead GHMSSDHead', LOGITS, OFFSETS),
     **_each(
-        'AnchorHead RetinaHead RetinaSepBNHead GHMRetinaHead GARetinaHead FoveaHead GHMSSDHead',
-        LOGITS,
-        OFFSETS,
+        'AnchorHead RetinaHead RetinaSepBNHead GARetinaHead', LOGITS_OF_LEVELS, OFFSETS_OF_LEVELS
     ),
     **_each('RPNHead GARPNHead StageCascadeRPNHead', LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
     **_each(_BOX_HEADS, LOGITS, OFFSETS_OF_ROIS),
     **_each('SABLHead', LOGITS, loss_bbox_reg=OFFSETS),
-    **_each('SABLRetinaHead', LOGITS, loss_bbox_reg=OFFSETS_OF_LEVELS),
+    **_each('SABLRetinaHead', LOGITS_OF_LEVELS, loss_bbox_reg=OFFSETS_OF_AVERAGED_LEVELS),
     **_each(
-        'FCOSHead NASFCOSHead CondInstBboxHead BoxInstBboxHead ATSSHead ATSSVLFusionHead DDODHead '
-        'GFLHead LDHead YOLOFHead',
+        'FCOSHead NASFCOSHead CondInstBboxHead BoxInstBboxHead YOLOFHead',
         LOGITS,
         _DECODED,
     ),
+    **_each('ATSSHead ATSSVLFusionHead DDODHead GFLHead LDHead', LOGITS_OF_LEVELS, _DECODED),
     **_each('VFNetHead', LOGITS, _DECODED, loss_bbox_refine=_DECODED),
-    **_each('RepPointsHead', LOGITS, loss_bbox_init=OFFSETS, loss_bbox_refine=OFFSETS),
+    **_each(
+        'RepPointsHead',
+        LOGITS_OF_LEVELS,
+        loss_bbox_init=OFFSETS_OF_LEVELS,
+        loss_bbox_refine=OFFSETS_OF_LEVELS,
+    ),
     **_each(
         'SOLOHead DecoupledSOLOHead DecoupledSOLOLightHead SOLOV2Head MaskFormerHead '
         'Mask2FormerHead Mask2FormerTrackHead',

@@ -1,7 +1,9 @@
 """Write a config as its base and the differences from it."""
 
 import os
+from itertools import chain
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from mmengine.config import Config
@@ -28,7 +30,8 @@ def inherited_config(
         TypeError: A value that differs can't be written, such as a function.
         ValueError: `new` lacks a key of `original`, which a config can't express.
     """
-    head = ''.join(f'# {line}\n' for line in comment.splitlines())
+    lines = (wrap(line, LINE_LENGTH - 2, subsequent_indent='  ') for line in comment.splitlines())
+    head = ''.join(f'# {line}\n' for line in chain(*lines))
     if _imports_its_bases(base):
         return head + new.pretty_text
     if '::' not in str(base) and not Path(base).is_absolute():

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
-from ..functional.checks import check_count
+from ..checks import check_count
 from .observer import GradientNormObserver
 from .record import GradientDensityRecord
 

@@ -14,15 +14,16 @@ from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.models.losses.smooth_l1_loss import smooth_l1_loss
 from torch import Tensor
 
+from ..checks import check_choice, check_count
 from ..functional import (
     assign_regions,
     authentic_smooth_l1,
     region_harmonizing_parameter,
     regression_gradient_norm,
 )
-from ..functional.checks import check_choice, check_count
+from . import FORMATS
 from .record import KINDS, GradientDensityRecord, in_regions
-from .style import BASELINE, BLUE, FORMATS, GHM, RIVAL, STYLE, new_figure, save_figure
+from .style import BASELINE, BLUE, GHM, RIVAL, STYLE, new_figure, save_figure
 
 SMALLEST_G = 0.01
 LARGEST_D = 0.25

@@ -7,13 +7,14 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from ..checks import check_count, check_positive
 from ..functional import (
     assign_regions,
     classification_gradient_norm,
     count_regions,
     regression_gradient_norm,
 )
-from ..functional.checks import check_count, check_positive, check_same_shape
+from ..functional.checks import check_same_shape
 from ..functional.examples import dense_target, valid_examples
 from ..ops import at_least_float32
 from .record import GradientDensityRecord

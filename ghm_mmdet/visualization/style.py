@@ -12,7 +12,6 @@ BLUE, ORANGE, GREEN = '#0072b2', '#d55e00', '#009e73'
 BASELINE = dict(color=BLUE, linestyle='--')
 RIVAL = dict(color=GREEN, linestyle='-.')
 GHM = dict(color=ORANGE, linestyle='-')
-FORMATS = ('png', 'svg')
 DPI = 120
 STYLE = {'font.size': 9, 'lines.linewidth': 1.6, 'legend.fontsize': 8, 'svg.hashsalt': 'ghm'}
 

@@ -1,0 +1,59 @@
+"""GHM for MMDetection, from the command line.
+
+Examples:
+    ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py
+    ghm-mmdet doctor
+    ghm-mmdet reproduce plan --table 5
+    ghm-mmdet figures work_dirs/mine/gradient_density.npz --out figures
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from .. import doctor
+from . import figures, harmonize, reproduce
+
+#: Each has a docstring, which is its help, `add_options` and `run`. What these import, and so
+#: `--help`, needs Python alone; `run` imports the rest.
+COMMANDS = {
+    'harmonize': harmonize,
+    'doctor': doctor,
+    'reproduce': reproduce,
+    'figures': figures,
+}
+SET_UP = (
+    'in a clone run `make env`, and then the Python in .venv/bin; elsewhere `ghm-mmdet doctor` '
+    'says what to install'
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command of `ghm-mmdet`.
+
+    Args:
+        arguments: What stands behind `ghm-mmdet`. Default: None, those of this process.
+
+    Raises:
+        SystemExit: With a message or a status other than 0, if the command failed.
+    """
+    args = build_parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except ModuleNotFoundError as error:
+        sys.exit(f'{error}: {SET_UP}')
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of `ghm-mmdet`, with one for each command."""
+    missing = None if find_spec('mmengine') else f'MMEngine is not installed: {SET_UP}'
+    layout = dict(formatter_class=RawDescriptionHelpFormatter, epilog=missing)
+    parser = ArgumentParser('ghm-mmdet', description=__doc__, **layout)
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    for name, module in COMMANDS.items():
+        summary = module.__doc__.partition('\n')[0]
+        command = commands.add_parser(name, help=summary, description=module.__doc__, **layout)
+        command.set_defaults(run=module.run)
+        module.add_options(command)
+    return parser

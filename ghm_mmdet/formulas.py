@@ -1,0 +1,37 @@
+"""The readings of the paper's formula for β. Without PyTorch, whose import takes seconds."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A reading of the paper's β = N / (S·M).
+
+    Attributes:
+        divisor: 'all', M as in Eqs. 10 and 13; or 'filled', the number n of the regions that
+            are not empty in the call, as in the released code.
+        empty_regions_decay: Whether Eq. 12 applies to a region that is empty in the call;
+            otherwise it keeps its S.
+        weights_are_counts: Whether N of GHM-R is the sum of the weights, as in the released
+            code, instead of the number of valid offsets. For weights 0 and 1 it is the same.
+        min_count: What a region counts as at least. The number of examples that fall into a
+            region scatters by its square root: a count of 30 is known to 18 %, one of 1 to
+            nothing better than itself.
+    """
+
+    divisor: str = 'filled'
+    empty_regions_decay: bool = False
+    weights_are_counts: bool = True
+    min_count: int = 0
+
+
+#: The formulas by name; n is the number of regions that are not empty in the call.
+FORMULAS = {
+    # `β = N / (S·n)`: the released code's, and that of MMDetection's classes.
+    'official': Formula(),
+    # `β = N / (S·M)`: Eqs. 9-13 to the letter.
+    'paper': Formula('all', empty_regions_decay=True, weights_are_counts=False),
+    # `β = N / (max(S, 30)·n)`: a few examples alone in their region do not weigh as much as all
+    # the others of another; for small data sets.
+    'floored': Formula(min_count=30),
+}

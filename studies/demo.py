@@ -1,0 +1,218 @@
+"""The demo: focal loss and GHM on real photographs, from ImageNet weights, and a page of results.
+
+It trains the two side by side, unless that is done, and draws detections beside the ground truth,
+the table of AP, the loss curves, and the gradient norms before and after harmonizing.
+
+Examples:
+    python -m studies.demo --work-dir work_dirs/demo
+    python -m studies.demo --work-dir work_dirs/quick --iterations 20
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from mmdet.apis import inference_detector, init_detector
+from mmdet.registry import VISUALIZERS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+
+from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.functional import assign_regions, harmonizing_parameter
+from ghm_mmdet.reproduce.configs import config_path
+from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.runs import training_curve
+from ghm_mmdet.reproduce.tables import METRICS
+from ghm_mmdet.visualization.checkpoint import call_losses
+from ghm_mmdet.visualization.observer import (
+    classification_examples,
+    regression_examples,
+    sum_regions,
+)
+from ghm_mmdet.visualization.style import BLUE, ORANGE
+
+#: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
+RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-small-data'}
+GHM = 'GHM-C + GHM-R'
+COLOURS = dict(zip(RUNS, (BLUE, ORANGE), strict=True))
+COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
+SCORE_THRESHOLD = 0.4
+REGIONS = 30
+IMAGES = 4
+
+
+def experiments(work_dir: Path, iterations: int | None = None) -> dict[str, Experiment]:
+    """The two trainings by their headings; `iterations` takes the place of the configs' number."""
+    names = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+    options = () if iterations is None else tuple(f'{name}={iterations}' for name in names)
+    settings = Settings(work_dir, variables=(('PYTHONPATH', '.'),))
+    path = 'studies/configs/retinanet_lite0_fpn_{}_chess.py'
+    return {
+        heading: Experiment(name, config_path(path.format(name)), settings, options)
+        for heading, name in RUNS.items()
+    }
+
+
+def draw_page(runs: dict[str, Experiment]) -> Figure:
+    """The page of finished trainings."""
+    page = Figure(figsize=(13, 13), layout='constrained')
+    top, bottom = page.subfigures(2, 1, height_ratios=[2.2, 1])
+    models = {heading: trained(run) for heading, run in runs.items()}
+    draw_detections(top, models)
+    table, losses, *norms = bottom.subplots(1, 4)
+    draw_table(table, runs)
+    draw_curves(losses, runs)
+    draw_gradient_norms(norms, gradient_norms(*models[GHM]))
+    return page
+
+
+def trained(run: Experiment) -> tuple[Config, torch.nn.Module]:
+    """The config of a finished run, and its detector."""
+    config = Config.fromfile(run.folder / run.config.name)
+    checkpoint = (run.folder / 'last_checkpoint').read_text().strip()
+    return config, init_detector(config, checkpoint, device='cpu')
+
+
+def draw_detections(figure: FigureBase, models: dict[str, tuple]) -> None:
+    """A row of ground truth, and one of the detections of each model."""
+    dataset = Runner.build_dataloader(next(iter(models.values()))[0].val_dataloader).dataset
+    white = (255, 255, 255)
+    settings = dict(line_width=2, alpha=1.0, bbox_color=None, text_color=white)
+    visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='demo', **settings))
+    visualizer.dataset_meta = dataset.metainfo
+    axes = figure.subplots(1 + len(models), IMAGES)
+    for column, index in enumerate(range(0, len(dataset), len(dataset) // IMAGES)[:IMAGES]):
+        sample = dataset[index]['data_samples']
+        image = np.ascontiguousarray(dataset[index]['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
+        found = (inference_detector(model, sample.img_path) for _, model in models.values())
+        for row, shown in enumerate((sample, *found)):
+            scale = 3
+            large = np.ascontiguousarray(image.repeat(scale, 0).repeat(scale, 1))
+            visualizer.add_datasample(
+                'page', large, enlarged(shown, scale), draw_gt=row == 0, draw_pred=row > 0,
+                show=False, pred_score_thr=SCORE_THRESHOLD,
+            )  # fmt: skip
+            axes[row, column].imshow(visualizer.get_image())
+            axes[row, column].set(xticks=[], yticks=[])
+    for row, heading in enumerate(('ground truth', *models)):
+        axes[row, 0].set_ylabel(heading, fontsize=13)
+    figure.suptitle(f'Test images; detections with score > {SCORE_THRESHOLD}')
+
+
+def enlarged(sample: DetDataSample, scale: int) -> DetDataSample:
+    larger = DetDataSample()
+    for name in ('gt_instances', 'pred_instances'):
+        if name in sample:
+            instances = getattr(sample, name)
+            boxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes))
+            fields = dict(labels=instances.labels, bboxes=boxes * scale)
+            if 'scores' in instances:
+                fields['scores'] = instances.scores
+            setattr(larger, name, InstanceData(**fields))
+    return larger
+
+
+def cells(runs: dict[str, Experiment]) -> list[list[str]]:
+    """Heading and AP of each run, in percent."""
+    return [
+        [heading, *(f'{100 * (run.result() or {})[METRICS[c]]:.1f}' for c in COLUMNS)]
+        for heading, run in runs.items()
+    ]
+
+
+def draw_table(axes: Axes, runs: dict[str, Experiment]) -> None:
+    axes.axis('off')
+    table = axes.table(cells(runs), colLabels=['losses', *COLUMNS], loc='center')
+    table.auto_set_column_width(range(1 + len(COLUMNS)))
+    table.scale(1, 1.8)
+    axes.set_title('AP on the test images, %, one seed')
+
+
+def draw_curves(axes: Axes, runs: dict[str, Experiment]) -> None:
+    """The losses of each run over their first: the values of different losses do not compare."""
+    for heading, run in runs.items():
+        curve = training_curve(run.folder)
+        steps = [record['step'] for record in curve]
+        for loss, style in (('loss_cls', '-'), ('loss_bbox', '--')):
+            values = [record[loss] / curve[0][loss] for record in curve]
+            label = f'{heading.split(" + ")[style == "--"]}'
+            axes.plot(steps, values, style, color=COLOURS[heading], label=label)
+    axes.set(xlabel='iteration', yscale='log', title='loss, over its first value')
+    axes.legend()
+
+
+def gradient_norms(
+    config: Config, model: torch.nn.Module, batches: int = 20
+) -> dict[type, torch.Tensor]:
+    """What the GHM losses of a detector see on the first training batches.
+
+    β is that of each call alone, without the moving average.
+
+    Returns:
+        `GHMC` and `GHMR` to the sums of g and of β·g in each unit region, float64 (2, REGIONS).
+    """
+    sums = {kind: torch.zeros(2, REGIONS, dtype=torch.float64) for kind in (GHMC, GHMR)}
+
+    def add(loss: GHMC | GHMR, args: tuple) -> None:
+        is_cls = isinstance(loss, GHMC)
+        examples = (
+            classification_examples if is_cls else partial(regression_examples, mu=mu_of(loss))
+        )
+        g, valid = examples(*args[:3])
+        beta, _ = harmonizing_parameter(
+            g, valid, valid.sum().float(), bins=loss.bins, density=loss.density,
+            formula=loss.formula,
+        )  # fmt: skip
+        regions = assign_regions(g, REGIONS, valid)
+        both = (g, beta.double() * g.double())
+        sums[type(loss)] += torch.stack([sum_regions(norm, regions, REGIONS) for norm in both])
+
+    losses = (m for m in model.modules() if isinstance(m, (GHMC, GHMR)))
+    hooks = [loss.register_forward_pre_hook(add) for loss in losses]
+    call_losses(model, config, batches)
+    for hook in hooks:
+        hook.remove()
+    return sums
+
+
+def mu_of(loss: GHMR) -> float:
+    return loss.mu if loss.mu_momentum is None else max(loss.mu, float(loss.mean_d))
+
+
+def draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> None:
+    before = dict(color=BLUE, linestyle='--', label='before harmonizing')
+    after = dict(color=ORANGE, linestyle='-', label='after harmonizing')
+    edges = np.linspace(0, 1, REGIONS + 1)
+    for axes, kind, what in zip(both, norms, ('GHM-C: g', 'GHM-R: gr'), strict=True):
+        for sums, line in zip(norms[kind], (before, after), strict=True):
+            axes.stairs((sums / sums.sum()).numpy(), edges, linewidth=2, **line)
+        title = f'{what}, share of the whole gradient'
+        axes.set(xlabel='gradient norm', title=title, yscale='log')
+        axes.legend()
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--work-dir', type=Path, default='work_dirs/demo', help='default: %(default)s')
+    add('--iterations', type=int, help='of each training; default: 200, what the configs say')
+    args = parser.parse_args()
+    runs = experiments(args.work_dir, args.iterations)
+    if run_missing(runs.values(), jobs=len(runs)):
+        sys.exit(1)
+    table = markdown_table(['losses', *COLUMNS], cells(runs))
+    (args.work_dir / 'ap.md').write_text(table + '\n')
+    draw_page(runs).savefig(args.work_dir / 'page.png', dpi=100)
+    print(table, f'pictures: {args.work_dir / "page.png"}', sep='\n\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,87 @@
+"""Six detectors with their own losses and with GHM, on photographs, from ImageNet weights.
+
+Examples:
+    python -m studies.real_detectors run --seeds 2 --jobs 2
+    python -m studies.real_detectors report --seeds 2
+"""
+
+from itertools import product
+from pathlib import Path
+
+from ghm_mmdet.reproduce.configs import config_path
+from ghm_mmdet.reproduce.experiment import Experiment, Settings
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.tables import METRICS
+from ghm_mmdet.swap import losses_found
+
+from .command_line import perform, study_parser
+from .real_images import (
+    COLUMNS,
+    differences,
+    harmonized_options,
+    mean_and_spread,
+    mean_with_interval,
+)
+
+RESULTS = Path('studies/results/real_detectors.jsonl')
+DETECTORS = {
+    'faster-rcnn': 'Faster R-CNN',
+    'cascade-rcnn': 'Cascade R-CNN',
+    'atss': 'ATSS',
+    'fcos': 'FCOS',
+    'yolox': 'YOLOX',
+    'ssd': 'SSD',
+}
+ORIGINAL, PRESET = LOSSES = ('original', 'small-data')
+#: A detector and its losses.
+VARIANTS = tuple(product(DETECTORS, LOSSES))
+
+
+def config_of(detector: str) -> Path:
+    return config_path(f'studies/configs/{detector}_lite0_chess.py')
+
+
+def experiment(variant: tuple[str, str], settings: Settings, seed: int) -> Experiment:
+    detector, losses = variant
+    config = config_of(detector)
+    options = () if losses == ORIGINAL else harmonized_options(config, preset=losses)
+    return Experiment(f'{detector}-{losses}', config, settings, options, seed)
+
+
+def table(settings: Settings, seeds: int) -> str:
+    """Percent, mean and standard deviation over the seeds; the difference is paired by seed."""
+    rows = []
+    for detector, what in DETECTORS.items():
+        found: dict[str, dict[int, dict[str, float]]] = {}
+        for losses, seed in product(LOSSES, range(seeds)):
+            metrics = experiment((detector, losses), settings, seed).result()
+            if metrics is not None:
+                percent = {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
+                found.setdefault(losses, {})[seed] = percent
+        if found.keys() >= set(LOSSES):
+            rows.append([what, *_cells(found[ORIGINAL], found[PRESET]), _replaced(detector)])
+    heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
+    return markdown_table(['detector', *heads], rows)
+
+
+def _cells(original: dict, preset: dict) -> list[object]:
+    spread = (
+        mean_and_spread([run[column] for run in runs.values()])
+        for runs in (original, preset)
+        for column in ('AP', 'AP75')
+    )
+    paired = differences(preset, original, 'AP')
+    return [len(paired), *spread, mean_with_interval(paired)]
+
+
+def _replaced(detector: str) -> str:
+    return '<br>'.join(
+        f'`{found.where.removeprefix("model.")}`: {found.loss} → {found.ghm["type"]}'
+        for found in losses_found(config_of(detector), preset=PRESET).replaced
+    )
+
+
+if __name__ == '__main__':
+    parser = study_parser(__doc__, 'work_dirs/real_detectors', 'REAL_ROOT')
+    parser.set_defaults(results=RESULTS, variables=(('PYTHONPATH', '.'),))
+    perform(parser.parse_args(), VARIANTS, experiment, table)

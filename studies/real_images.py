@@ -1,0 +1,357 @@
+"""GHM where people train: RetinaNet from ImageNet weights on six sets of real photographs.
+
+Examples:
+    python -m studies.real_images run --data-root data --seeds 3 --jobs 2 --only '*-1x'
+    python -m studies.real_images report --seeds 3
+    python -m studies.real_images figure --seeds 3
+--data-root holds a folder of each set in COCO's format: images/, train.json (or trainval.json),
+test.json. Without the data, report and figure read the results kept in the repository.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from scipy import stats
+
+from ghm_mmdet.reproduce.configs import config_path
+from ghm_mmdet.reproduce.experiment import Experiment, Settings
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.tables import METRICS
+from ghm_mmdet.swap import harmonize
+from ghm_mmdet.swap.writer import difference
+from ghm_mmdet.visualization.style import BLUE, ORANGE, new_figure
+
+from .command_line import perform, settings_of, study_parser
+from .spoil_labels import write_spoilt
+
+CONFIG = 'studies/configs/real_images.py'
+RESULTS = Path('studies/results/real_images.jsonl')
+FIGURE = Path('docs/images/real_images.png')
+#: The settings were chosen on the first three, and confirmed on the others.
+SELECTION, CONFIRMATION = ('chess', 'bccd', 'pears'), ('deeppcb', 'cherries', 'cards')
+SETS = (*SELECTION, *CONFIRMATION)
+ITERATIONS = {'1x': 200, '3x': 600}
+#: The percentages of spoilt boxes, and the sets that are spoilt.
+SPOILT, SPOILT_SETS = (20, 40), ('chess', 'bccd')
+COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
+FOCAL, RELEASED, PRESET = 'focal', 'released', 'preset'
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What takes the place of focal loss and smooth L1."""
+
+    what: str
+    harmonized: dict[str, object] | None = None  # arguments of `harmonize`
+    options: tuple[str, ...] = ()  # `key=value`
+
+
+SMALL = dict(preset='small-data')
+CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
+LR = 'optim_wrapper.optimizer.lr'
+LOSSES = {
+    FOCAL: Losses('focal loss + smooth L1'),
+    'ce': Losses(
+        'cross entropy + smooth L1',
+        options=(f'{CLS}._delete_=True', f'{CLS}.type=CrossEntropyLoss', f'{CLS}.use_sigmoid=True'),
+    ),
+    RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
+    PRESET: Losses("GHM-C + GHM-R, preset 'small-data'", SMALL),
+    # Focal loss tuned as well.
+    'focal-lr2': Losses(
+        'focal loss + smooth L1, twice the learning rate', options=(f'{LR}=0.001',)
+    ),
+    'focal-w2': Losses('focal loss of weight 2 + smooth L1', options=(f'{CLS}.loss_weight=2.0',)),
+    'focal-box2': Losses('focal loss + smooth L1 of weight 2', options=(f'{REG}.loss_weight=2.0',)),
+    'preset-lr2': Losses('the preset, twice the learning rate', SMALL, (f'{LR}=0.001',)),
+    # What each part of the preset does.
+    'ghmc': Losses('the preset, GHM-C + smooth L1', SMALL | dict(reg=False)),
+    'ghmr': Losses('the preset, focal loss + GHM-R', SMALL | dict(cls=False)),
+    'official': Losses("the preset, formula='official'", SMALL | dict(formula='official')),
+    'sum': Losses(
+        'the preset, the sum of levels in the place of their mean',
+        SMALL,
+        (f'{CLS}.loss_weight=1.0', f'{REG}.loss_weight=10.0'),
+    ),
+    'fixed': Losses('the preset, μ = 0.02', SMALL, (f'{REG}.mu_momentum=None',)),
+    'batch': Losses('the preset, one density for all levels', SMALL | dict(batch_density=True)),
+    'no-average': Losses('the preset, α = 0 in GHM-C', SMALL, (f'{CLS}.momentum=0',)),
+}
+ABLATIONS = tuple(LOSSES)[4:]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A set, its losses, the length of the training, and the percentage of spoilt boxes."""
+
+    set: str
+    losses: str
+    length: str = '1x'
+    spoilt: int = 0
+
+    @property
+    def name(self) -> str:
+        spoilt = f'-spoilt{self.spoilt}' if self.spoilt else ''
+        return f'{self.set}-{self.losses}{spoilt}-{self.length}'
+
+
+VARIANTS = (
+    *(
+        Variant(name, losses, length)
+        for length, name, losses in product(ITERATIONS, SETS, (FOCAL, PRESET, RELEASED))
+    ),
+    *(Variant(name, 'ce') for name in SETS),
+    *(Variant(name, losses) for name, losses in product(SELECTION, ABLATIONS)),
+    *(
+        Variant(name, losses, spoilt=share)
+        for name, share, losses in product(SPOILT_SETS, SPOILT, (FOCAL, PRESET))
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Training(Experiment):
+    """A training on a set, whose labels it spoils first where the variant says so."""
+
+    variant: Variant = Variant('chess', FOCAL)
+    original: Path = Path()  # the folder of the set
+
+    def check(self) -> None:
+        if self.variant.spoilt and self.result() is None:
+            out = Path(self.settings.data_root or '')
+            write_spoilt(self.original, train_file(self.original), self.variant.spoilt / 100, out)
+        super().check()
+
+
+def train_file(data: Path) -> str:
+    """The annotations to train on; BCCD has them in two parts and as a whole."""
+    return next(name for name in ('trainval.json', 'train.json') if (data / name).exists())
+
+
+def experiment(variant: Variant, settings: Settings, seed: int) -> Training:
+    original = Path(settings.data_root or 'data', variant.set)
+    folder = original
+    if variant.spoilt:
+        folder = settings.work_dir / 'data' / f'{variant.set}-spoilt{variant.spoilt}'
+    settings = replace(settings, data_root=str(folder))
+    options = (*of_set(original), *of_length(variant.length), *of_losses(variant.losses))
+    config = config_path(CONFIG)
+    return Training(
+        variant.name, config, settings, options, seed, variant=variant, original=original
+    )
+
+
+def of_set(data: Path) -> tuple[str, ...]:
+    """The classes of a set, and its annotations; none where the data are not there."""
+    if not (data / 'test.json').exists():
+        return ()
+    names = [c['name'] for c in json.loads((data / 'test.json').read_text())['categories']]
+    classes = f'[{",".join(names)}]'
+    return (
+        f'model.bbox_head.num_classes={len(names)}',
+        *(f'{split}_dataloader.dataset.metainfo.classes={classes}' for split in ('train', 'val')),
+        f'train_dataloader.dataset.ann_file={train_file(data)}',
+    )
+
+
+def of_length(length: str) -> tuple[str, ...]:
+    names = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+    return tuple(f'{name}={ITERATIONS[length]}' for name in names)
+
+
+@cache
+def of_losses(name: str) -> tuple[str, ...]:
+    """The options that `harmonize` comes to, and those of the losses' own."""
+    losses = LOSSES[name]
+    if losses.harmonized is None:
+        return losses.options
+    return (*harmonized_options(config_path(CONFIG), **losses.harmonized), *losses.options)
+
+
+def harmonized_options(config: Path, **arguments: Any) -> tuple[str, ...]:
+    """What `harmonize` does to a config, as `key=value`."""
+    original = Config.fromfile(config)
+    new = harmonize(original, **arguments)
+    return tuple(options_between(original.to_dict(), new.to_dict()))
+
+
+def options_between(original: dict, new: dict, prefix: str = '') -> Iterator[str]:
+    """Differences as `key=value`, those of lists by index."""
+    for key, value in difference(original, new).items():
+        yield from _options_of(value, original.get(key), f'{prefix}{key}')
+
+
+def _options_of(value: object, original: object, name: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        inner = original if isinstance(original, dict) else {}
+        for key, each in value.items():
+            yield from _options_of(each, inner.get(key), f'{name}.{key}')
+    elif isinstance(value, list) and isinstance(original, list):
+        for index, (before, after) in enumerate(zip(original, value, strict=True)):
+            yield from options_between(before, after, f'{name}.{index}.')
+    else:
+        yield f'{name}={value}'
+
+
+# What the results say.
+
+
+def results(
+    settings: Settings, losses: str, seeds: int, sets: Sequence[str] = SETS, **variant: object
+) -> dict[str, dict[int, dict[str, float]]]:
+    """The metrics in percent, by set and seed, of what was run."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for name in sets:
+        for seed in range(seeds):
+            run = experiment(Variant(name, losses, **variant), settings, seed)  # type: ignore[arg-type]
+            if (metrics := run.result()) is not None:
+                percent = {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
+                found.setdefault(name, {})[seed] = percent
+    return found
+
+
+def differences(
+    ours: dict[int, dict[str, float]], base: dict[int, dict[str, float]], column: str
+) -> list[float]:
+    """Of the seeds that both have."""
+    return [ours[seed][column] - base[seed][column] for seed in sorted(ours.keys() & base.keys())]
+
+
+def mean_with_interval(values: Sequence[float]) -> str:
+    """The mean, and its 95 % interval by Student's t where there are two values or more."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f'{mean:+.1f}'
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return f'{mean:+.1f} [{low:+.1f}, {high:+.1f}]'
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """The mean and the standard deviation."""
+    if len(values) < 2:
+        return f'{values[0]:.1f}'
+    return f'{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}'
+
+
+def table_of_sets(settings: Settings, seeds: int) -> str:
+    """A row for each set, length and losses."""
+    rows = []
+    for name in SETS:
+        for length in ITERATIONS:
+            base = results(settings, FOCAL, seeds, [name], length=length).get(name, {})
+            for losses in LOSSES:
+                found = results(settings, losses, seeds, [name], length=length).get(name, {})
+                if found:
+                    rows.append([name, length, LOSSES[losses].what, *_cells(found, base)])
+    return markdown_table(['set', 'length', 'losses', *_HEADS], rows)
+
+
+_HEADS = ['seeds', *COLUMNS, 'AP, paired difference', 'AP75, paired difference']
+
+
+def _cells(found: dict, base: dict) -> list[object]:
+    columns = [mean_and_spread([run[c] for run in found.values()]) for c in COLUMNS]
+    paired = [
+        differences(found, base, column) if found is not base else [] for column in ('AP', 'AP75')
+    ]
+    return [len(found), *columns, *(mean_with_interval(d) if d else None for d in paired)]
+
+
+def table_over_sets(settings: Settings, seeds: int) -> str:
+    """The mean difference from focal loss over the sets; a set is the unit."""
+    rows = []
+    groups = {'all': SETS, 'chosen on': SELECTION, 'confirmed on': CONFIRMATION}
+    for losses in LOSSES:
+        for length in ITERATIONS:
+            for group, sets in groups.items():
+                found = results(settings, losses, seeds, sets, length=length)
+                base = results(settings, FOCAL, seeds, sets, length=length)
+                common = [
+                    name for name in sets if found.get(name, {}).keys() & base.get(name, {}).keys()
+                ]
+                if losses == FOCAL or not common:
+                    continue
+                means = [
+                    [
+                        statistics.mean(differences(found[name], base[name], column))
+                        for name in common
+                    ]
+                    for column in ('AP', 'AP75')
+                ]
+                rows.append(
+                    [
+                        LOSSES[losses].what,
+                        length,
+                        f'{group}, {len(common)}',
+                        *map(mean_with_interval, means),
+                    ]
+                )
+    return markdown_table(['losses', 'length', 'sets', 'AP', 'AP75'], rows)
+
+
+def table_of_spoilt_labels(settings: Settings, seeds: int) -> str:
+    """AP on clean labels after a training on spoilt ones."""
+    rows = []
+    for name in SPOILT_SETS:
+        for share in (0, *SPOILT):
+            base = results(settings, FOCAL, seeds, [name], spoilt=share).get(name, {})
+            for losses in (FOCAL, PRESET):
+                found = results(settings, losses, seeds, [name], spoilt=share).get(name, {})
+                if found:
+                    rows.append([name, f'{share} %', LOSSES[losses].what, *_cells(found, base)])
+    return markdown_table(['set', 'spoilt', 'losses', *_HEADS], rows)
+
+
+def table(settings: Settings, seeds: int) -> str:
+    made = (table_over_sets, table_of_sets, table_of_spoilt_labels)
+    return '\n\n'.join(make(settings, seeds) for make in made)
+
+
+def draw_differences(settings: Settings, seeds: int) -> Figure:
+    """A dot for the paired difference of each seed, by set and length; a bar for the mean."""
+    figure, panels = new_figure(9, 3.2, columns=len(ITERATIONS))
+    for axes, length in zip(panels, ITERATIONS, strict=True):
+        for row, name in enumerate(reversed(SETS)):
+            found, base = (
+                results(settings, losses, seeds, [name], length=length).get(name, {})
+                for losses in (PRESET, FOCAL)
+            )
+            values = differences(found, base, 'AP')
+            axes.plot(values, [row] * len(values), 'o', color=BLUE, alpha=0.6)
+            if values:
+                axes.plot(
+                    statistics.mean(values),
+                    row,
+                    '|',
+                    color=ORANGE,
+                    markersize=16,
+                    markeredgewidth=3,
+                )
+        axes.axvline(0, color='gray', linewidth=1)
+        axes.set_yticks(range(len(SETS)), reversed(SETS))
+        axes.set(title=f'{ITERATIONS[length]} iterations', xlabel='AP, the preset minus focal loss')
+    return figure
+
+
+def main() -> None:
+    parser = study_parser(__doc__, 'work_dirs/real_images', 'REAL_ROOT', actions=('figure',))
+    parser.set_defaults(results=RESULTS, variables=(('PYTHONPATH', '.'),))
+    args = parser.parse_args()
+    if args.action == 'figure':
+        draw_differences(settings_of(args), args.seeds).savefig(FIGURE)
+        print(f'written to {FIGURE}')
+        sys.exit()
+    perform(args, VARIANTS, experiment, table)
+
+
+if __name__ == '__main__':
+    main()

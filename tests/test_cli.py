@@ -1,0 +1,176 @@
+"""`ghm-mmdet`: harmonize and doctor as users run them, and what happens where nothing is set up."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from ghm_mmdet import losses_found
+from ghm_mmdet.cli import COMMANDS, main
+
+ROOT = Path(__file__).parent.parent
+FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_harmonize_ends_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(['harmonize', FASTER, '--out', str(tmp_path / 'ghm.py'), '--no-reg', '--head', 'RPNHead'])
+    assert capsys.readouterr().out.splitlines()[-1] == '1 replaced, 3 kept'
+    # The config alone is printed, for those who send it to a file.
+    main(['harmonize', FASTER])
+    printed = capsys.readouterr()
+    (tmp_path / 'printed.py').write_text(printed.out)
+    head = Config.fromfile(tmp_path / 'printed.py').model.rpn_head
+    assert head.loss_bbox.type == 'ghm_mmdet.GHMR'
+    assert printed.err == '4 replaced, 0 kept\n'
+
+
+def test_harmonize_overwrites_by_force_alone(tmp_path: Path) -> None:
+    out = tmp_path / 'ghm.py'
+    out.write_text('mine')
+    with pytest.raises(SystemExit, match=r'ghm\.py exists: --force overwrites it'):
+        main(['harmonize', RETINANET, '--out', str(out)])
+    assert out.read_text() == 'mine'
+    main(['harmonize', RETINANET, '--out', str(out), '--force'])
+    assert 'ghm_mmdet.GHMC' in out.read_text()
+
+
+def test_harmonize_gives_its_plan_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(['harmonize', FASTER, '--json', '--no-cls', '--out', str(tmp_path / 'ghm.py')])
+    printed = json.loads(capsys.readouterr().out)
+    plan = losses_found(FASTER, cls=False)
+    assert (printed['replaced'], printed['kept'], printed['notes']) == (2, 2, plan.notes)
+    assert [loss['ghm'] for loss in printed['losses']] == [loss.ghm for loss in plan.losses]
+    assert {loss['why'] for loss in printed['losses'] if loss['ghm'] is None} == {'cls=False'}
+    written = Config.fromfile(tmp_path / 'ghm.py')
+    for place, value in printed['changes'].items():
+        assert value == pytest.approx(_at(written, place))
+
+
+def _at(config: Config, place: str) -> object:
+    for key in place.split('.'):
+        config = config[key]
+    return config
+
+
+@pytest.mark.parametrize(
+    ('stream', 'no_color', 'coloured'),
+    [(Terminal, None, True), (Terminal, '1', False), (io.StringIO, None, False)],
+)
+def test_harmonize_colours_a_terminal(
+    stream: type[io.StringIO],
+    no_color: str | None,
+    coloured: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('TERM', 'xterm')
+    for name in ('NO_COLOR', 'FORCE_COLOR', 'COLORTERM'):
+        monkeypatch.delenv(name, raising=False)
+    if no_color:
+        monkeypatch.setenv('NO_COLOR', no_color)
+    printed = stream()
+    monkeypatch.setattr(sys, 'stdout', printed)
+    main(['harmonize', RETINANET, '--no-reg', '--out', str(tmp_path / 'ghm.py')])
+    green, yellow, *_ = printed.getvalue().splitlines()
+    assert ('\033[32m' in green, '\033[33m' in yellow) == (coloured, coloured)
+    assert ('\033' in printed.getvalue()) == coloured
+
+
+@pytest.mark.parametrize(('text', 'iters'), [('500', 500), ('0.5', 0.5), ('.25', 0.25)])
+def test_warmup_is_iterations_or_a_share(text: str, iters: int | float, tmp_path: Path) -> None:
+    out = tmp_path / 'ghm.py'
+    main(['harmonize', RETINANET, '--warmup', text, '--out', str(out)])
+    written = Config.fromfile(out).custom_hooks[-1].iters
+    assert (written, type(written)) == (iters, type(iters))
+
+
+def test_harmonize_starts_without_torch() -> None:
+    """Whose import takes seconds; a config with heads of its own needs it."""
+    code = (
+        'import sys; from ghm_mmdet.cli import main; '
+        f'main(["harmonize", {RETINANET!r}]); sys.exit("torch" in sys.modules)'
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A clone that is not set up: this Python with its standard library alone."""
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    command = [sys.executable, '-S', *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    'tool', ['harmonize', 'plot_figures', 'record_gradient_density', 'reproduce']
+)
+def test_tools_ask_for_the_set_up(tool: str) -> None:
+    done = bare(f'tools/{tool}.py', '--help')
+    assert done.returncode == 1
+    assert 'run `make env`' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_needs_no_set_up_and_asks_for_it(command: str) -> None:
+    done = bare('-m', 'ghm_mmdet', command, '--help')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert f'usage: ghm-mmdet {command}' in done.stdout
+    assert 'run `make env`' in done.stdout
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        ['harmonize', RETINANET],
+        ['reproduce', 'plan'],
+        ['reproduce', 'zoo', 'x.pth'],
+        ['figures', 'x.npz', '--out', 'x'],
+    ],
+    ids=' '.join,
+)
+def test_commands_ask_for_the_set_up(command: list[str]) -> None:
+    done = bare('-m', 'ghm_mmdet', *command)
+    assert done.returncode == 1
+    assert 'run `make env`' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_doctor_needs_no_set_up() -> None:
+    done = bare('-m', 'ghm_mmdet', 'doctor', '--json')
+    assert (done.returncode, done.stderr) == (1, '')
+    found = json.loads(done.stdout)
+    assert found['can_train'] is False
+    missing = {finding['name'] for finding in found['findings'] if finding['stops']}
+    assert missing == {'torch', 'mmcv', 'mmengine', 'mmdet'}
+    assert found['remedy'].endswith('make env')
+
+
+def test_doctor_gives_its_findings_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(['doctor', '--json'])
+    assert stop.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found['can_train'], found['remedy']) == (True, None)
+    names = [finding['name'] for finding in found['findings']]
+    assert {'torch', 'mmcv', 'scope'} <= set(names)
+
+
+def test_figures_takes_a_record_or_a_config_and_a_checkpoint() -> None:
+    for paths in (['a.npz', 'b.npz'], ['a.pth'], ['a.py', 'b.pth', 'c.pth']):
+        with pytest.raises(SystemExit, match='PATH must be a config and a checkpoint, or a record'):
+            main(['figures', *paths, '--out', 'anywhere'])
