@@ -20,7 +20,7 @@ MIM := $(PY) -m mim
 DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures compatibility docs doctor test test-slow triton gpu-check lint clean
+.PHONY: help env demo figures compatibility docs docs-serve doctor test test-slow triton gpu-check lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -44,6 +44,9 @@ compatibility: env  ## harmonize every config of MMDetection and MMRotate, and w
 
 docs: .venv-docs/.ready  ## build the documentation site in site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+docs-serve: .venv-docs/.ready  ## serve the documentation site on http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs serve
 
 .venv-docs/.ready: requirements/docs.txt requirements/test.txt
 	$(PYTHON) -m venv .venv-docs

@@ -63,7 +63,7 @@ FOCAL = next(v for v in VARIANTS if v.losses == 'fl-sl1')
 
 
 def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
-    """The training of a variant; a warm start goes on from that of focal loss."""
+    """The training of a variant; a warm start continues that of focal loss."""
     options = [*schedule(EPOCHS[variant.start])]
     first = None
     if variant.start == 'warm start':

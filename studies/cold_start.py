@@ -1,4 +1,4 @@
-"""What cures GHM's cold start: variants of the demo's training.
+"""What mitigates GHM's cold start: variants of the demo's training.
 
 Examples:
     python -m studies.cold_start run --seeds 2 --jobs 2
@@ -41,8 +41,8 @@ NO_WARMUP = ('custom_hooks=[]',)
 PAPER, FLOORED = _both(formula='paper'), _both(formula='floored')
 SLOW, NO_AVERAGE = _both(momentum=0.99), _both(momentum=0)
 #: `name`, `what`, `options`.
-CURES = (
-    ('ghm', 'GHM-C + GHM-R, no cure', NO_WARMUP),
+MITIGATIONS = (
+    ('ghm', 'GHM-C + GHM-R, no warm-up', NO_WARMUP),
     ('warmup-100', 'warm-up of 100 iterations', _warmup(100)),
     ('warmup-200', 'warm-up of 200 iterations', _warmup(200)),
     ('warmup-400', 'warm-up of 400 iterations', _warmup(400)),
@@ -61,7 +61,7 @@ CURES = (
 )
 VARIANTS = (
     Variant('focal', 'focal loss + smooth L1', config=FOCAL),
-    *(Variant(*cure) for cure in CURES),
+    *(Variant(*mitigation) for mitigation in MITIGATIONS),
 )
 #: Of 100 iterations, fewer than the demo's.
 EPOCHS = 8
@@ -73,16 +73,12 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
 
 
 def table(settings: Settings, seeds: int) -> str:
-    """AP of each seed and its mean."""
+    """AP of each seed in percent, and its mean."""
     rows = [
-        [
-            variant.what,
-            ' '.join(f'`{option}`' for option in variant.options),
-            *ap_cells(experiment(variant, settings, s) for s in range(seeds)),
-        ]
+        [variant.what, *ap_cells(experiment(variant, settings, s) for s in range(seeds))]
         for variant in VARIANTS
     ]
-    heads = ['variant', 'options', *(f'seed {s}' for s in range(seeds)), 'mean AP']
+    heads = ['AP', *(f'seed {s}' for s in range(seeds)), 'mean']
     return markdown_table(heads, rows)
 
 

@@ -33,7 +33,7 @@ def study_parser(
     add('--only', nargs='+', metavar='NAME', help=names)
     add('--seeds', type=int, default=2, help='0, 1, ...; default: %(default)s')
     add('--jobs', type=int, default=1, help='at a time; default: %(default)s')
-    add('--data-root', help=f'default: ${root_variable}, or what the configs say')
+    add('--data-root', help=f'default: ${root_variable}, or what the configs name')
     add('--gpus', type=int, default=0, help='default: %(default)s, the CPU')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
     add('--results', type=Path, help='file that keeps the results, a JSON line each')

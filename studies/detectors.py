@@ -14,7 +14,7 @@ from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import last_metrics
-from ghm_mmdet.swap import harmonized_text, losses_found
+from ghm_mmdet.swap import harmonized_text
 
 from .command_line import perform, schedule, study_parser
 
@@ -103,19 +103,15 @@ def experiment(variant: tuple[Detector, str], settings: Settings, seed: int) -> 
 
 
 def table(settings: Settings, seeds: int) -> str:
-    """Mean AP over the seeds."""
+    """Mean AP over the seeds, in percent."""
     rows = []
     for detector in DETECTORS:
         means = [
             ap_cells(experiment((detector, losses), settings, s) for s in range(seeds))[-1]
             for losses in LOSSES
         ]
-        replaced = [
-            f'`{found.where.removeprefix("model.")}`: {found.loss} → {found.ghm["type"]}'
-            for found in losses_found(str(detector.config)).replaced
-        ]
-        rows.append([detector.what, detector.epochs * EPOCH, *means, '<br>'.join(replaced)])
-    heads = ['original losses', 'harmonized', "formula='floored'", 'replaced']
+        rows.append([detector.what, detector.epochs * EPOCH, *means])
+    heads = ['original losses', 'harmonized', "formula='floored'"]
     return markdown_table(['detector', 'iterations', *heads], rows)
 
 

@@ -153,8 +153,8 @@ def table(settings: Settings, seeds: int) -> str:
     for variant in VARIANTS:
         runs = [experiment(variant, settings, seed) for seed in range(seeds)]
         rows.append([variant.start, variant.what, *ap_cells(runs), *_explaining_cells(runs)])
-    heads = ['start', 'density and formula', *(f'seed {s}' for s in range(seeds)), 'mean AP']
-    heads += [f'{what}, {loss}' for loss in ('GHM-C', 'GHM-R') for what in ('largest β', 'share')]
+    heads = ['start', 'density and formula', *(f'AP, seed {s}' for s in range(seeds)), 'mean AP']
+    heads += [f'{what}, {loss}' for loss in ('GHM-C', 'GHM-R') for what in ('largest β', 'rarest')]
     return markdown_table(heads, rows)
 
 

@@ -94,4 +94,4 @@ def test_table_has_the_measured_and_leaves_the_rest_empty(
         run.mkdir(parents=True)
         (run / '20260101.json').write_text(json.dumps({'coco/bbox_mAP': ap}) + '\n')
     row = table(Settings(tmp_path), seeds=2).splitlines()[4]
-    assert row == '| ATSS | 300 | 0.375 |  |  | `bbox_head.loss_cls`: FocalLoss → ghm_mmdet.GHMC |'
+    assert row == '| ATSS | 300 | 37.5 |  |  |'

@@ -2,12 +2,15 @@
 
 import argparse
 import ast
+import json
+import pkgutil
 import re
 import runpy
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +26,9 @@ from ghm_mmdet.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md'))]
+NOTEBOOKS = sorted(ROOT.glob('docs/notebooks/*.ipynb'))
+#: Columns of code.
+WIDTH = 80
 TOOLS = sorted(ROOT.glob('tools/*.py'))
 SCRIPTS = sorted(ROOT.glob('tools/*.sh'))
 pytestmark = pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
@@ -100,12 +106,43 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def clone_after_demo(clone: Path, demo_data: Path, ghm_training: Path) -> Path:
-    """With a checkpoint of a shorter training in the place of the demo's."""
+    """With a checkpoint of a shorter training instead of the demo's."""
     work_dir = clone / 'work_dirs/demo/retinanet_r18_fpn_ghmc-ghmr_demo'
     work_dir.mkdir(parents=True)
     (work_dir / 'epoch_10.pth').symlink_to(ghm_training / 'iter_50.pth')
     (clone / 'work_dirs/demo/data').symlink_to(demo_data)
     return clone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path: Path) -> None:
+    """Runs, in a process of its own, and prints what it was committed with."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    committed = nbformat.read(path, as_version=4)
+    executed = NotebookClient(deepcopy(committed), timeout=300).execute()
+    printed = [
+        [
+            [output.get('text', 'a figure') for output in cell.get('outputs', [])]
+            for cell in notebook.cells
+        ]
+        for notebook in (committed, executed)
+    ]
+    assert printed[0] == printed[1]
+    assert sum(outputs == ['a figure'] for outputs in printed[0]) >= 3
+
+
+def test_code_fits_the_page() -> None:
+    """Lines of code that a reader need not scroll."""
+    blocks = [block for block in BLOCKS if block.page.name != 'README.md']
+    lines = [(block.id, line) for block in blocks for line in block.code.splitlines()]
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text())['cells']:
+            if cell['cell_type'] == 'code':
+                lines += [(path.name, line.rstrip()) for line in cell['source']]
+    assert [line for line in lines if len(line[1]) > WIDTH] == []
 
 
 def test_blocks_are_of_known_languages() -> None:
@@ -322,10 +359,10 @@ def test_versions_are_those_of_requirements(page: Path) -> None:
 
 def test_api_page_has_every_public_name() -> None:
     named = re.findall(r'^::: (\S+)$', (ROOT / 'docs/api.md').read_text(), re.M)
-    public = [f'ghm_mmdet.functional.{name}' for name in functional.__all__]
-    for name, home in ghm_mmdet._HOME_OF.items():
-        public.append(f'ghm_mmdet.{home}.{name}')
-    assert sorted(named) == sorted(public)
+    shown = [pkgutil.resolve_name(name) for name in named]
+    public = [getattr(functional, name) for name in functional.__all__]
+    public += [getattr(ghm_mmdet, name) for name in ghm_mmdet._HOME_OF]
+    assert len(shown) == len(public) and set(shown) == set(public)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

@@ -67,11 +67,11 @@ def test_goes_on_after_a_failure_and_lists_it(
     assert f'threads {threads} root nowhere/' in log.read_text()
     printed = capfd.readouterr().out
     assert printed.endswith(f'1 failed:\n{failures[0]}\n')
-    assert 'a-seed0: AP 0.250\n' in printed and 'c-seed0: AP 0.250\n' in printed
+    assert 'a-seed0: AP 25.0\n' in printed and 'c-seed0: AP 25.0\n' in printed
     assert run_missing(quick(settings, 'a', 'b', 'c'), jobs) == []
     printed = capfd.readouterr().out
     assert printed.count('its result is there') == 2
-    assert ap_cells(quick(settings, 'a', 'd')) == ['0.250', None, None]
+    assert ap_cells(quick(settings, 'a', 'd')) == ['25.0', None, None]
 
 
 def test_waits_for_the_experiment_that_it_starts_from(settings: Settings) -> None:

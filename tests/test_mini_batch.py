@@ -39,7 +39,7 @@ def test_example_has_the_weights_of_each_variant() -> None:
     ]
     assert [row[2] for row in table] == ['100 / 10 / 0'] * 4 + ['110'] * 3
     middles = np.array([1, 3, 5, 7]) / 8
-    # Without memory every region that is not empty has the same say: g_j / n.
+    # Without memory every region that is not empty weighs the same: g_j / n.
     per_level = middles[[0, 2, 3]].mean() + middles[[0, 1, 3]].mean()
     assert table[1][6] == f'{per_level:.2f}'
     assert table[4][6] == f'{middles.mean():.2f}'

@@ -166,7 +166,7 @@ def settings(coco_root: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def fake(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
-    """What is started in the place of `mim`."""
+    """What is started instead of `mim`."""
     fake = FakeMIM(settings)
     monkeypatch.setattr(experiment.subprocess, 'run', fake)
     return fake

@@ -165,7 +165,7 @@ def test_half_precision_gradient_survives_the_loss_scale() -> None:
     """The gradient of a float16 convolution, at loss scale 512, is that of float32.
 
     The weights of easy examples are so small that their gradients vanish in float16; in sum
-    they are next to nothing, for GHM gives every region the same say.
+    they are next to nothing, for GHM weighs every region the same.
     """
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(200_000, 16, generator=generator)

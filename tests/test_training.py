@@ -113,7 +113,7 @@ def test_warmup_without_ghm_is_an_error(demo_data: Path, tmp_path: Path) -> None
 
 
 def test_warmup_losses_by_suffix_of_the_modules_name(demo_data: Path, tmp_path: Path) -> None:
-    """`losses` of the hook: here cross entropy as YOLOX sums it, in the place of focal loss."""
+    """`losses` of the hook: here cross entropy as YOLOX sums it, instead of focal loss."""
     cross_entropy = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=0.5)
     options = {'custom_hooks.0.iters': 2, 'custom_hooks.0.losses': {'loss_cls': cross_entropy}}
     warm = train(demo_config(demo_data, tmp_path / 'warm', 2, **options))[1]

@@ -36,7 +36,7 @@ def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -
         TypeError: `g` is not a floating-point tensor, `bins` not an int.
         ValueError: `bins` < 1, or `valid` has another shape.
 
-    Example:
+    Examples:
         >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
         >>> region_gradient_density(g, bins=10)
         tensor([30., 30., 30., 10.])
@@ -78,7 +78,7 @@ def exact_gradient_density(
         ValueError: `epsilon` is not > 0, or too small for a histogram; `valid` has another
             shape; `method` is not among the allowed.
 
-    Example:
+    Examples:
         >>> exact_gradient_density(torch.tensor([0.05, 0.5, 0.52]), epsilon=0.1)
         tensor([10.0000, 20.0000, 20.0000])
     """

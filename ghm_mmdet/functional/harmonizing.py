@@ -25,7 +25,7 @@ def moving_average(
     Returns:
         The new S, shape (M,).
 
-    Example:
+    Examples:
         >>> moving_average(torch.tensor([4.0, 8.0]), torch.tensor([0, 4]), momentum=0.75)
         tensor([4., 7.])
     """
@@ -57,7 +57,7 @@ class RegionStatistics(NamedTuple):
         return self._replace(counts=counts, num_examples=num_examples)
 
     def beta(self, formula: Formula) -> Tensor:
-        """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or n in the place of M; 0 for an empty region.
+        """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or n instead of M; 0 for an empty region.
 
         Shape (M,).
         """
@@ -201,7 +201,7 @@ def harmonizing_parameter(
     Returns:
         β, the shape of `g`, 0 where not valid; and N, at least 1.
 
-    Example:
+    Examples:
         >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
         >>> beta, n = harmonizing_parameter(g, g >= 0, torch.tensor(4.0), bins=10)
         >>> beta
@@ -226,7 +226,7 @@ def region_harmonizing_parameter(
     Returns:
         Shape (M,); 0 for a region that is empty in this call.
 
-    Example:
+    Examples:
         >>> counts = torch.tensor([3.0, 0.0, 1.0])
         >>> region_harmonizing_parameter(counts, None, torch.tensor(4.0), 'official')
         tensor([0.6667, 0.0000, 2.0000])

@@ -25,7 +25,7 @@ def authentic_smooth_l1(d: Tensor, mu: float = 0.02) -> Tensor:
         TypeError: `d` is not a floating-point tensor, `mu` not a number.
         ValueError: `mu` is not > 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> authentic_smooth_l1(torch.tensor([0.0, 0.02, 1.0]))
         tensor([0.0000, 0.0083, 0.9802])
@@ -70,7 +70,7 @@ def ghm_c_loss(
         TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
         >>> labels = torch.tensor([0, 2])  # 2 is background
@@ -109,7 +109,11 @@ def softmax_ghm_c_loss(
         weight: Shape (N,); a row is valid where it is > 0. Default: None, all are valid.
         class_weight: w, shape (C,). Default: None, all are 1.
         ignore_index: A row with this label is not valid. Default: -100.
-        bins, density, formula, reduction, loss_weight: As for `ghm_c_loss`.
+        bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
+        density: As for `ghm_c_loss`. Default: 'region'.
+        formula: As for `ghm_c_loss`. Default: 'official'.
+        reduction: As for `ghm_c_loss`. Default: 'mean'.
+        loss_weight: Factor of the loss. Default: 1.0.
 
     Returns:
         A scalar, or shape (N,) for 'none'; float64 for float64 logits, else float32.
@@ -118,7 +122,7 @@ def softmax_ghm_c_loss(
         TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0, 0.0], [-4.0, -2.0, 1.0]])
         >>> softmax_ghm_c_loss(pred, torch.tensor([0, 2]), bins=10)
@@ -153,7 +157,10 @@ def ghm_r_loss(
             valid where it is > 0. Default: None, all are valid.
         mu: μ of ASL1, in units of the offsets. Default: 0.02, the paper's.
         bins: M, the number of unit regions, or 1/ε. Default: 10, the released code's.
-        density, formula, reduction, loss_weight: As for `ghm_c_loss`.
+        density: As for `ghm_c_loss`. Default: 'region'.
+        formula: As for `ghm_c_loss`. Default: 'official'.
+        reduction: As for `ghm_c_loss`. Default: 'mean'.
+        loss_weight: Factor of the loss. Default: 1.0.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 offsets, else float32.
@@ -162,7 +169,7 @@ def ghm_r_loss(
         TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pred = torch.tensor([[0.1, 0.2, -0.1, 0.0]])
         >>> ghm_r_loss(pred, torch.zeros(1, 4))

@@ -43,7 +43,7 @@ class GHMSSDHead(WholeBatchLosses, SSDHead):
         super().__init__(*args, **kwargs)
         if loss_cls.get('use_sigmoid', False):
             raise ValueError(
-                'loss_cls of GHMSSDHead must say use_sigmoid=False, got use_sigmoid='
+                'loss_cls of GHMSSDHead must have use_sigmoid=False, got use_sigmoid='
                 f'{loss_cls["use_sigmoid"]!r}: SSD reads its scores through softmax'
             )
         self.loss_cls = MODELS.build(loss_cls)

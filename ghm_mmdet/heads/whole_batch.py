@@ -1,4 +1,4 @@
-"""One call of each loss for the whole mini-batch, in the place of one per FPN level or image."""
+"""One call of each loss for the whole mini-batch, instead of one per FPN level or image."""
 
 from collections.abc import Callable
 from typing import NamedTuple

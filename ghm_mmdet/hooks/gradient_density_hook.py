@@ -31,7 +31,7 @@ class GradientDensityHook(Hook):
     At the end of each interval the main process
 
     - adds a row to `gradient_density.npz` in the work folder, see `GradientDensityRecord`.
-      A resumed run goes on with the rows before its iteration;
+      A resumed run continues the rows before its iteration;
     - gives the visualizer a picture `gradient_density` and the scalars
       `gradient_density/{cls,reg}_{easy,hard}`, the share of the examples with a gradient norm
       < 0.1 and >= 0.9, and `gradient_density/{cls,reg}_gradient_{easy,hard}`, their share of

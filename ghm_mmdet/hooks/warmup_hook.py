@@ -1,4 +1,4 @@
-"""The cure of GHM's cold start: other losses at first, GHM once the detector is warm."""
+"""Mitigation of GHM's cold start: other losses at first, GHM once the detector is warm."""
 
 import torch
 from mmengine.hooks import Hook
@@ -20,9 +20,9 @@ class GHMWarmupHook(Hook):
     From random weights GHM-C has a cold start: while positives and negatives have the same
     score they share one or two unit regions, the weights jump by orders of magnitude when
     scores cross the edge of a region, and nothing is learned. During the first `iters`
-    iterations every `GHMC` of a sigmoid answers with `loss_cls`, of a softmax with cross
-    entropy, and every `GHMR` with `loss_bbox`; their moving averages are kept up all the
-    while. The iteration is the runner's, so a resumed run goes on where it was cut off, and
+    iterations every `GHMC` of a sigmoid computes `loss_cls`, of a softmax cross
+    entropy, and every `GHMR` computes `loss_bbox`; their moving averages are updated all the
+    while. The iteration is the runner's, so a resumed run continues where it stopped, and
     checkpoints are the same as without the hook.
 
     Args:
@@ -120,7 +120,7 @@ def _ends_with(name: str, suffix: str) -> bool:
 
 
 def _answer_with(warmup_loss: nn.Module, loss: GHMC | GHMR) -> None:
-    """Let `loss` answer with the value of `warmup_loss`, and still count its statistics."""
+    """Let `loss` return the value of `warmup_loss`, and still count its statistics."""
     count = loss.forward
 
     def forward(

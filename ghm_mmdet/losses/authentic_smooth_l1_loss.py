@@ -48,7 +48,7 @@ class AuthenticSmoothL1Loss(nn.Module):
             target: The shape of `pred`.
             weight: Factor of each element, the shape of `pred`. Default: None.
             avg_factor: 'mean' divides the sum by it instead of the number of elements.
-            reduction_override: Takes the place of `reduction`. Default: None.
+            reduction_override: Overrides `reduction`. Default: None.
 
         Returns:
             A scalar, or the shape of `pred` for 'none', in the dtype of `pred`.

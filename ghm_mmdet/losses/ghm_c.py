@@ -21,11 +21,11 @@ from .gradient_harmonizing import GradientHarmonizingLoss
 class GHMC(GradientHarmonizingLoss):
     """GHM-C: cross entropy, each example divided by its gradient density (Eqs. 8 and 11).
 
-    Takes the place of MMDetection's `GHMC` and, with the default `formula`, equals it in
+    Replaces MMDetection's `GHMC` and, with the default `formula`, equals it in
     value, gradient and buffers. An example is one (anchor, class) logit with the gradient norm
     `g = |sigmoid(x) - p*|` (Eq. 3).
 
-    With `use_sigmoid=False` it takes the place of softmax cross entropy. An example is a row
+    With `use_sigmoid=False` it replaces softmax cross entropy. An example is a row
     of C + 1 logits with its label y, and `g = 1 - p_y`: the entry at the label, and half the
     L1 norm, of the gradient of `-log p_y` with respect to the logits. With two classes that
     is Eq. 3 of the difference of the logits.
@@ -115,7 +115,7 @@ class GHMC(GradientHarmonizingLoss):
                 labels in [0, C], background C.
             label_weight: Shape (N,), (N, 1) or (N, C); an example is valid where it is > 0.
                 Default: None, all are valid. Where `use_sigmoid=False`, shape (N,).
-            reduction_override: Takes the place of `reduction`. Default: None.
+            reduction_override: Overrides `reduction`. Default: None.
             weight: Another name of `label_weight`, which some heads use.
             **kwargs: `avg_factor` and the like are accepted and ignored: GHM divides by its
                 own N.
@@ -150,6 +150,6 @@ class GHMC(GradientHarmonizingLoss):
 
 @MODELS.register_module(name='GHMC')
 def build_ghm_c(**settings: Any) -> GHMC:
-    """Build `GHMC` from a config, which must say `use_sigmoid=True` or `False`."""
+    """Build `GHMC` from a config, which must set `use_sigmoid=True` or `False`."""
     require_use_sigmoid('ghm_mmdet.GHMC', settings)
     return GHMC(**settings)

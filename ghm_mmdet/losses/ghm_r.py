@@ -16,7 +16,7 @@ from .gradient_harmonizing import GradientHarmonizingLoss, num_processes
 class GHMR(GradientHarmonizingLoss):
     """GHM-R: ASL1, each offset divided by its gradient density (Eq. 19).
 
-    Takes the place of MMDetection's `GHMR` and, with the default `formula`, equals it in
+    Replaces MMDetection's `GHMR` and, with the default `formula`, equals it in
     value, gradient and buffers.
 
     Args:
@@ -26,8 +26,10 @@ class GHMR(GradientHarmonizingLoss):
             released code's is 0.7.
         loss_weight: Factor of the loss. Default: 1.0; the released code's is 10.
         reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
-        density, formula, sync: As for `GHMC`. Unless `formula='paper'` N is
-            the sum of the weights, as in the released code; it shows in 'none' and 'sum' only.
+        density: As for `GHMC`. Default: 'region'.
+        formula: As for `GHMC`. Default: 'official'. Unless it is 'paper', N is the sum of the
+            weights, as in the released code; it shows in 'none' and 'sum' only.
+        sync: As for `GHMC`. Default: False.
         mu_momentum: Let μ follow the offsets: it is the moving average (as Eq. 12, with this
             momentum in [0, 1)) of the mean |d| over the valid offsets of a call, and at least
             `mu`. gr then depends on how large an offset is beside the others, not on how well
@@ -82,7 +84,7 @@ class GHMR(GradientHarmonizingLoss):
             label_weight: The shape of `pred`, or (N,); an offset is valid where it is > 0.
                 Default: None, all are valid.
             avg_factor: Accepted and ignored: GHM divides by its own N.
-            reduction_override: Takes the place of `reduction`. Default: None.
+            reduction_override: Overrides `reduction`. Default: None.
 
         Returns:
             A scalar, or the shape of `pred` for 'none'; float32, or float64 for float64.

@@ -90,7 +90,7 @@ class OHEMLoss(nn.Module):
             weight: Factor of each anchor, the shape of `target`; an anchor with weight 0 takes
                 no part. Default: None, 1 everywhere.
             avg_factor: 'mean' divides the sum by it instead of the number of mined anchors.
-            reduction_override: Takes the place of `reduction`. Default: None.
+            reduction_override: Overrides `reduction`. Default: None.
 
         Returns:
             A scalar, or for 'none' the shape of `pred`, with `use_sigmoid=False` of `target`; in
@@ -155,6 +155,6 @@ def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio:
 
 @MODELS.register_module(name='OHEMLoss')
 def build_ohem_loss(**settings: Any) -> OHEMLoss:
-    """Build `OHEMLoss` from a config, which must say `use_sigmoid`."""
+    """Build `OHEMLoss` from a config, which must set `use_sigmoid`."""
     require_use_sigmoid('ghm_mmdet.OHEMLoss', settings)
     return OHEMLoss(**settings)

@@ -26,7 +26,7 @@ def assign_regions(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:
     Returns:
         int64 of the shape of `g`, values in [0, M].
 
-    Example:
+    Examples:
         >>> assign_regions(torch.tensor([0.0, 0.09, 0.1, 1.0]), bins=10)
         tensor([0, 0, 1, 9])
     """
@@ -50,7 +50,7 @@ def count_regions(regions: Tensor, bins: int) -> Tensor:
     Returns:
         int64 of shape (M,).
 
-    Example:
+    Examples:
         >>> count_regions(torch.tensor([0, 0, 1, 9, 10]), bins=10)
         tensor([2, 1, 0, 0, 0, 0, 0, 0, 0, 1])
     """

@@ -21,7 +21,7 @@ class Settings:
     """What the experiments of a study share."""
 
     work_dir: Path = Path('work_dirs')  # receives a folder of each experiment
-    data_root: str | None = None  # folder of the data; None: what the configs say
+    data_root: str | None = None  # folder of the data; None: what the configs name
     gpus: int = 0  # 0: the CPU
     cfg_options: tuple[str, ...] = ()  # `key=value`, as MMDetection's `--cfg-options`
     root_variable: str = 'COCO_ROOT'  # the configs take `data_root` by it from the environment
@@ -114,7 +114,7 @@ class Experiment:
         return mim_command(verb, config or self.config, *args, gpus=gpus)
 
     def train_command(self) -> list[str]:
-        """It goes on from the last checkpoint in the folder, where there is one."""
+        """It resumes from the last checkpoint in the folder, where there is one."""
         return self.command('train', '--resume', '--work-dir', str(self.folder))
 
     def commands(self) -> list[list[str]]:
@@ -170,7 +170,7 @@ class Experiment:
 def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
     """Run what has no result; go on after a failure.
 
-    A training that was cut off goes on from its last checkpoint. What the commands print goes to
+    An interrupted training resumes from its last checkpoint. What the commands print goes to
     the experiment's `log`; here, a line says that it has finished.
 
     Args:
@@ -219,7 +219,7 @@ def _complete(experiment: Experiment, threads: str, first: Future | None) -> str
         _say(f'FAILED {experiment.run}: {reason}')
         return f'{experiment.run}: {reason}'
     there = '' if ran else ', its result is there'
-    _say(f'{experiment.run}: AP {metrics["bbox_mAP"]:.3f}{there}')
+    _say(f'{experiment.run}: AP {100 * metrics["bbox_mAP"]:.1f}{there}')
     return None
 
 
@@ -246,9 +246,9 @@ def _words(command: list[str]) -> str:
 
 
 def ap_cells(experiments: Iterable[Experiment]) -> list[str | None]:
-    """AP of each experiment, and the mean of all, for a table; None where not run."""
+    """AP of each experiment in percent, and the mean of all, for a table; None where not run."""
     results = [experiment.result() for experiment in experiments]
-    aps = [None if metrics is None else metrics['bbox_mAP'] for metrics in results]
+    aps = [None if metrics is None else 100 * metrics['bbox_mAP'] for metrics in results]
     found = [ap for ap in aps if ap is not None]
     mean = statistics.mean(found) if found and len(found) == len(aps) else None
-    return [None if ap is None else f'{ap:.3f}' for ap in (*aps, mean)]
+    return [None if ap is None else f'{ap:.1f}' for ap in (*aps, mean)]

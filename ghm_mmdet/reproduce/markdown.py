@@ -10,7 +10,7 @@ def markdown_table(heads: Sequence[object], rows: Iterable[Sequence[object]]) ->
         heads: Of the columns.
         rows: A cell for each column; None leaves it empty.
 
-    Example:
+    Examples:
         >>> print(markdown_table(['losses', 'AP'], [['focal', 0.25], ['GHM-C', None]]))
         | losses | AP |
         |---|---|

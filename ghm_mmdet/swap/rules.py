@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Call:
-    """How a head calls a loss that GHM can take the place of.
+    """How a head calls a loss that GHM can replace.
 
     Attributes:
         ghm: 'GHMC' for logits with labels or targets in [0, 1], 'GHMR' for encoded offsets.
@@ -211,14 +211,14 @@ KEYS: dict[str, str] = {
     **dict.fromkeys(('loss_bbox_ss', 'loss_symmetry_ss'), _SEVERAL_VIEWS),
 }
 
-#: Classification losses that GHM-C can take the place of; the value is the `use_sigmoid` of a
-#: config that does not say it.
+#: Classification losses that GHM-C can replace; the value is the `use_sigmoid` of a
+#: config that does not set it.
 CLASSIFICATION_LOSSES: dict[str, bool] = {
     'CrossEntropyLoss': False,
     **dict.fromkeys(('FocalLoss', 'QualityFocalLoss', 'VarifocalLoss', 'OHEMLoss'), True),
 }
 
-#: Regression losses that GHM-R can take the place of.
+#: Regression losses that GHM-R can replace.
 REGRESSION_LOSSES = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss')
 
 #: Why a loss of this type is kept, whatever the head.
