@@ -19,7 +19,7 @@ case $stack in
 esac
 
 # Of pyproject.toml what concerns the package, not the settings of pytest, mypy and ruff after it.
-wanted=$(cd requirements && { cat torch.txt build.txt "$stack.txt" test.txt study.txt ./*.sh ../setup.py ../ghm_mmdet.pth; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
+wanted=$(cd requirements && { cat torch.txt build.txt "$stack.txt" test.txt study.txt mmrotate.txt ./*.sh ../setup.py ../ghm_mmdet.pth; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
@@ -86,6 +86,9 @@ fi
 say '3/4 installation'
 "${install[@]}" --no-index --find-links "$wheels" "$mmcv" "${others[@]}"
 "${install[@]}" --no-deps -r requirements/study.txt
+if [ "$stack" = onedl ]; then
+    "${install[@]}" --no-deps -r requirements/mmrotate.txt
+fi
 rm -rf "$wheels"
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
     # Only to fetch torchvision:// backbones; beside a CPU build of torch it fails to import.
