@@ -18,6 +18,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from mmdet.apis import inference_detector, init_detector
+from mmdet.datasets import CocoDataset
 from mmdet.registry import VISUALIZERS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -61,11 +62,10 @@ def experiments(work_dir: Path, iterations: int | None = None) -> dict[str, Expe
     }
 
 
-def draw_page(runs: dict[str, Experiment]) -> Figure:
-    """The page of finished trainings."""
-    page = Figure(figsize=(13, 13), layout='constrained')
+def draw_page(runs: dict[str, Experiment], models: dict[str, tuple]) -> Figure:
+    """The page of finished trainings and their detectors."""
+    page = Figure(figsize=(15, 11.5), layout='constrained')
     top, bottom = page.subfigures(2, 1, height_ratios=[2.2, 1])
-    models = {heading: trained(run) for heading, run in runs.items()}
     draw_detections(top, models)
     table, losses, *norms = bottom.subplots(1, 4)
     draw_table(table, runs)
@@ -89,7 +89,7 @@ def draw_detections(figure: FigureBase, models: dict[str, tuple]) -> None:
     visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name='demo', **settings))
     visualizer.dataset_meta = dataset.metainfo
     axes = figure.subplots(1 + len(models), IMAGES)
-    for column, index in enumerate(range(0, len(dataset), len(dataset) // IMAGES)[:IMAGES]):
+    for column, index in enumerate(fullest(dataset)):
         sample = dataset[index]['data_samples']
         image = np.ascontiguousarray(dataset[index]['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
         found = (inference_detector(model, sample.img_path) for _, model in models.values())
@@ -104,7 +104,15 @@ def draw_detections(figure: FigureBase, models: dict[str, tuple]) -> None:
             axes[row, column].set(xticks=[], yticks=[])
     for row, heading in enumerate(('ground truth', *models)):
         axes[row, 0].set_ylabel(heading, fontsize=13)
-    figure.suptitle(f'Test images; detections with score > {SCORE_THRESHOLD}')
+    figure.suptitle(
+        f'The test images with the most pieces; detections with a score above {SCORE_THRESHOLD}'
+    )
+
+
+def fullest(dataset: CocoDataset) -> list[int]:
+    """The images with the most objects; many have a single one."""
+    counts = [len(dataset.get_data_info(index)['instances']) for index in range(len(dataset))]
+    return sorted(range(len(dataset)), key=counts.__getitem__, reverse=True)[:IMAGES]
 
 
 def enlarged(sample: DetDataSample, scale: int) -> DetDataSample:
@@ -194,7 +202,7 @@ def draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> No
     for axes, kind, what in zip(both, norms, ('GHM-C: g', 'GHM-R: gr'), strict=True):
         for sums, line in zip(norms[kind], (before, after), strict=True):
             axes.stairs((sums / sums.sum()).numpy(), edges, linewidth=2, **line)
-        title = f'{what}, share of the whole gradient'
+        title = f'{what}, share of the gradient'
         axes.set(xlabel='gradient norm', title=title, yscale='log')
         axes.legend()
 
@@ -210,7 +218,11 @@ def main() -> None:
         sys.exit(1)
     table = markdown_table(['losses', *COLUMNS], cells(runs))
     (args.work_dir / 'ap.md').write_text(table + '\n')
-    draw_page(runs).savefig(args.work_dir / 'page.png', dpi=100)
+    models = {heading: trained(run) for heading, run in runs.items()}
+    draw_page(runs, models).savefig(args.work_dir / 'page.png', dpi=100)
+    pictures = Figure(figsize=(13, 7.2), layout='constrained')
+    draw_detections(pictures, models)
+    pictures.savefig(args.work_dir / 'detections.jpg', dpi=90)
     print(table, f'pictures: {args.work_dir / "page.png"}', sep='\n\n')
 
 

@@ -261,7 +261,7 @@ _HEADS = ['seeds', *COLUMNS, 'AP, paired difference', 'AP75, paired difference']
 def _cells(found: dict, base: dict) -> list[object]:
     columns = [mean_and_spread([run[c] for run in found.values()]) for c in COLUMNS]
     paired = [
-        differences(found, base, column) if found is not base else [] for column in ('AP', 'AP75')
+        differences(found, base, column) if found != base else [] for column in ('AP', 'AP75')
     ]
     return [len(found), *columns, *(mean_with_interval(d) if d else None for d in paired)]
 
@@ -302,7 +302,8 @@ def table_of_spoilt_labels(settings: Settings, seeds: int) -> str:
     """AP on clean labels after a training on spoilt ones."""
     rows = []
     for name in SPOILT_SETS:
-        for share in (0, *SPOILT):
+        spoilt = (results(settings, FOCAL, seeds, [name], spoilt=share) for share in SPOILT)
+        for share in (0, *SPOILT) if any(spoilt) else ():
             base = results(settings, FOCAL, seeds, [name], spoilt=share).get(name, {})
             for losses in (FOCAL, PRESET):
                 found = results(settings, losses, seeds, [name], spoilt=share).get(name, {})
@@ -319,6 +320,7 @@ def table(settings: Settings, seeds: int) -> str:
 def draw_differences(settings: Settings, seeds: int) -> Figure:
     """A dot for the paired difference of each seed, by set and length; a bar for the mean."""
     figure, panels = new_figure(9, 3.2, columns=len(ITERATIONS))
+    panels[1].sharex(panels[0])
     for axes, length in zip(panels, ITERATIONS, strict=True):
         for row, name in enumerate(reversed(SETS)):
             found, base = (
@@ -338,6 +340,7 @@ def draw_differences(settings: Settings, seeds: int) -> Figure:
                 )
         axes.axvline(0, color='gray', linewidth=1)
         axes.set_yticks(range(len(SETS)), reversed(SETS))
+        axes.set_ylim(-0.5, len(SETS) - 0.5)
         axes.set(title=f'{ITERATIONS[length]} iterations', xlabel='AP, the preset minus focal loss')
     return figure
 
