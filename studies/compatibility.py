@@ -358,7 +358,8 @@ the step has `GDLoss_v1` in its place, which is kept as well.
 ```shell
 ROTATED=work_dirs/compatibility-mmrotate.json
 python -m studies.compatibility run --mmrotate --json $ROTATED
-python -m studies.compatibility report $RESULTS $ROTATED --out docs/compatibility.md
+python -m studies.compatibility report $RESULTS $ROTATED \\
+    --out docs/compatibility.md
 ```
 """
 

@@ -146,7 +146,7 @@ def test_code_fits_the_page() -> None:
 
 
 def test_blocks_are_of_known_languages() -> None:
-    assert {block.language for block in BLOCKS} == {'python', 'shell', 'diff', 'text'}
+    assert {block.language for block in BLOCKS} == {'python', 'shell', 'diff', 'text', 'bibtex'}
 
 
 @of_language('python')

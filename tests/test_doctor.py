@@ -1,5 +1,6 @@
 """python -m ghm_mmdet.doctor: what it finds where packages are missing, broken or mixed."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -205,3 +206,9 @@ def test_advice_is_what_requirements_say(stack: str) -> None:
     assert list(doctor.STACKS[stack].values()) == pinned
     build = (ROOT / 'requirements/build.txt').read_text()
     assert re.search('^setuptools(.+)$', build, re.M)[1] in doctor.BUILD_MMCV
+
+
+def test_examples_in_its_docstrings() -> None:
+    # Not collected as the others' are: pytest's import of it can't be run as `python -m`.
+    found = doctest.testmod(doctor)
+    assert found.attempted > 0 and found.failed == 0

@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -44,6 +45,7 @@ def run(data: Path, work_dir: Path, cut: bool, resume: bool = False) -> None:
     train(config)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_equal_bit_for_bit(demo_data: Path, tmp_path: Path) -> None:
     run(demo_data, tmp_path / 'whole', cut=False)
     killed = start(run, demo_data, tmp_path / 'cut', True)

@@ -258,6 +258,8 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     if call.reduction != 'mean':
         ghm['reduction'] = call.reduction
         notes.append('the head divides it by the number of positives')
+    if ghm.get('formula') == 'official':
+        del ghm['formula']  # the default
     return ghm, '; '.join(notes)
 
 
