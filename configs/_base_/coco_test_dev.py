@@ -1,10 +1,9 @@
 # COCO test-dev has no public labels: the detections go into a file for the evaluation server.
-import os
 
 test_dev_images = dict(
     ann_file='annotations/image_info_test-dev2017.json',
     data_prefix=dict(img='test2017/'),
 )
-test_dev_ann_file = os.path.join(
+test_dev_ann_file = __import__('os').path.join(
     '{{$COCO_ROOT:data/coco/}}', 'annotations/image_info_test-dev2017.json'
 )
