@@ -26,7 +26,7 @@ MAX_LAUNCHES = dict(forward=8, backward=2)
 needs_other = pytest.mark.skipif(
     not (OTHER_TRITON / 'triton').exists(), reason='needs `make triton`'
 )
-TRITONS = ['installed', pytest.param('other', marks=needs_other)]
+TRITONS = ['installed', pytest.param('other', marks=[needs_other, pytest.mark.slow])]
 
 
 @cache

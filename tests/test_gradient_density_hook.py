@@ -257,6 +257,7 @@ def stub_training(
         runner.iter += 1
 
 
+@pytest.mark.slow
 def test_resumed_run_goes_on_with_the_record(demo_data: Path, tmp_path: Path) -> None:
     density = dict(type='ghm_mmdet.GradientDensityHook', interval=1)
     config = demo_config(demo_data, tmp_path, 2, custom_hooks=[density])

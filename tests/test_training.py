@@ -86,6 +86,7 @@ def test_share_of_the_warmup_is_of_all_iterations(demo_data: Path, tmp_path: Pat
     assert not np.array_equal(share, longer)
 
 
+@pytest.mark.slow
 def test_warmup_goes_on_after_a_restart(demo_data: Path, tmp_path: Path) -> None:
     """Cut within the warm-up and resumed, the losses are those of the run that was not cut."""
     options = {
