@@ -12,11 +12,20 @@ from ghm_mmdet.reproduce.runs import shell_line
 
 V = TypeVar('V')
 
+#: For configs that import a module of the clone.
+IN_THE_CLONE = (('PYTHONPATH', '.'),)
+
 
 def schedule(epochs: int) -> tuple[str, ...]:
     """Options of a training of so many epochs, with an evaluation at its end."""
     names = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
     return tuple(f'{name}={epochs}' for name in names)
+
+
+def iterations(number: int) -> tuple[str, ...]:
+    """As `schedule`, of a training that counts iterations."""
+    names = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+    return tuple(f'{name}={number}' for name in names)
 
 
 def study_parser(

@@ -40,6 +40,8 @@ from ghm_mmdet.visualization.observer import (
 )
 from ghm_mmdet.visualization.style import BLUE, ORANGE
 
+from .command_line import IN_THE_CLONE, iterations
+
 #: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
 RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-small-data'}
 GHM = 'GHM-C + GHM-R'
@@ -50,11 +52,10 @@ REGIONS = 30
 IMAGES = 4
 
 
-def experiments(work_dir: Path, iterations: int | None = None) -> dict[str, Experiment]:
-    """The two trainings by their headings; `iterations` takes the place of the configs' number."""
-    names = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
-    options = () if iterations is None else tuple(f'{name}={iterations}' for name in names)
-    settings = Settings(work_dir, variables=(('PYTHONPATH', '.'),))
+def experiments(work_dir: Path, number: int | None = None) -> dict[str, Experiment]:
+    """The two trainings by their headings; `number` of iterations, or the configs'."""
+    options = () if number is None else iterations(number)
+    settings = Settings(work_dir, variables=IN_THE_CLONE)
     path = 'studies/configs/retinanet_lite0_fpn_{}_chess.py'
     return {
         heading: Experiment(name, config_path(path.format(name)), settings, options)

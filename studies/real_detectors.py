@@ -11,16 +11,15 @@ from pathlib import Path
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.experiment import Experiment, Settings
 from ghm_mmdet.reproduce.markdown import markdown_table
-from ghm_mmdet.reproduce.tables import METRICS
 from ghm_mmdet.swap import losses_found
 
-from .command_line import perform, study_parser
+from .command_line import IN_THE_CLONE, perform, study_parser
 from .real_images import (
-    COLUMNS,
     differences,
     harmonized_options,
     mean_and_spread,
     mean_with_interval,
+    percent,
 )
 
 RESULTS = Path('studies/results/real_detectors.jsonl')
@@ -56,8 +55,7 @@ def table(settings: Settings, seeds: int) -> str:
         for losses, seed in product(LOSSES, range(seeds)):
             metrics = experiment((detector, losses), settings, seed).result()
             if metrics is not None:
-                percent = {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
-                found.setdefault(losses, {})[seed] = percent
+                found.setdefault(losses, {})[seed] = percent(metrics)
         if found.keys() >= set(LOSSES):
             rows.append([what, *_cells(found[ORIGINAL], found[PRESET]), _replaced(detector)])
     heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
@@ -83,5 +81,5 @@ def _replaced(detector: str) -> str:
 
 if __name__ == '__main__':
     parser = study_parser(__doc__, 'work_dirs/real_detectors', 'REAL_ROOT')
-    parser.set_defaults(results=RESULTS, variables=(('PYTHONPATH', '.'),))
+    parser.set_defaults(results=RESULTS, variables=IN_THE_CLONE)
     perform(parser.parse_args(), VARIANTS, experiment, table)

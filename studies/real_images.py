@@ -30,7 +30,7 @@ from ghm_mmdet.swap import harmonize
 from ghm_mmdet.swap.writer import difference
 from ghm_mmdet.visualization.style import BLUE, ORANGE, new_figure
 
-from .command_line import perform, settings_of, study_parser
+from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
 from .spoil_labels import write_spoilt
 
 CONFIG = 'studies/configs/real_images.py'
@@ -143,7 +143,11 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Training:
     if variant.spoilt:
         folder = settings.work_dir / 'data' / f'{variant.set}-spoilt{variant.spoilt}'
     settings = replace(settings, data_root=str(folder))
-    options = (*of_set(original), *of_length(variant.length), *of_losses(variant.losses))
+    options = (
+        *of_set(original),
+        *iterations(ITERATIONS[variant.length]),
+        *of_losses(variant.losses),
+    )
     config = config_path(CONFIG)
     return Training(
         variant.name, config, settings, options, seed, variant=variant, original=original
@@ -161,11 +165,6 @@ def of_set(data: Path) -> tuple[str, ...]:
         *(f'{split}_dataloader.dataset.metainfo.classes={classes}' for split in ('train', 'val')),
         f'train_dataloader.dataset.ann_file={train_file(data)}',
     )
-
-
-def of_length(length: str) -> tuple[str, ...]:
-    names = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
-    return tuple(f'{name}={ITERATIONS[length]}' for name in names)
 
 
 @cache
@@ -214,9 +213,13 @@ def results(
         for seed in range(seeds):
             run = experiment(Variant(name, losses, **variant), settings, seed)  # type: ignore[arg-type]
             if (metrics := run.result()) is not None:
-                percent = {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
-                found.setdefault(name, {})[seed] = percent
+                found.setdefault(name, {})[seed] = percent(metrics)
     return found
+
+
+def percent(metrics: dict[str, float]) -> dict[str, float]:
+    """AP by column."""
+    return {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
 
 
 def differences(
@@ -347,7 +350,7 @@ def draw_differences(settings: Settings, seeds: int) -> Figure:
 
 def main() -> None:
     parser = study_parser(__doc__, 'work_dirs/real_images', 'REAL_ROOT', actions=('figure',))
-    parser.set_defaults(results=RESULTS, variables=(('PYTHONPATH', '.'),))
+    parser.set_defaults(results=RESULTS, variables=IN_THE_CLONE)
     args = parser.parse_args()
     if args.action == 'figure':
         draw_differences(settings_of(args), args.seeds).savefig(FIGURE)

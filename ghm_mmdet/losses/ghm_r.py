@@ -1,7 +1,6 @@
 """GHM-R as a registered loss (Eqs. 17-19)."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..checks import check_momentum, check_positive
@@ -9,7 +8,7 @@ from ..functional.examples import OffsetExamples
 from ..functional.settings import Settings
 from ..ops import at_least_float32
 from ..registry import MODELS
-from .gradient_harmonizing import GradientHarmonizingLoss, num_processes
+from .gradient_harmonizing import GradientHarmonizingLoss
 
 
 @MODELS.register_module()
@@ -107,8 +106,7 @@ class GHMR(GradientHarmonizingLoss):
         """μ of this call, a scalar; `mean_d` becomes that of this call."""
         d, valid = examples.differences()
         sums = torch.stack([d.abs().where(valid, 0).sum(), valid.sum()]).double()
-        if self.sync and num_processes() > 1:
-            dist.all_reduce(sums)
+        sums = self.over_processes(sums)
         mean = (sums[0] / sums[1].clamp(min=1)).to(self.mean_d.dtype)
         before = self.mean_d.where(self.mean_d > 0, mean)
         after = momentum * before + (1 - momentum) * mean

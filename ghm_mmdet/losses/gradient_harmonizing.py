@@ -104,16 +104,20 @@ class GradientHarmonizingLoss(nn.Module):
     def summed(self, counted: Counted) -> Counted:
         """What was counted, over all processes if `sync`; the loss stays that of this one."""
         statistics = counted.statistics
-        if not self.sync or num_processes() == 1 or not isinstance(statistics, RegionStatistics):
+        if not self.sync or _num_processes() == 1 or not isinstance(statistics, RegionStatistics):
             return counted
         counts, numbers = statistics.counts, (statistics.num_examples, counted.not_finite)
         sums = torch.cat([counts.double(), torch.stack(numbers).double()])
-        dist.all_reduce(sums)
-        sums = sums.to(counts.dtype)
-        statistics = RegionStatistics(sums[:-2], None, sums[-2], num_processes(), sums[-1])
+        sums = self.over_processes(sums).to(counts.dtype)
+        statistics = RegionStatistics(sums[:-2], None, sums[-2], _num_processes(), sums[-1])
         return counted._replace(statistics=statistics)
 
+    def over_processes(self, sums: Tensor) -> Tensor:
+        """Sums of this process, over all of them if `sync`."""
+        if self.sync and _num_processes() > 1:
+            dist.all_reduce(sums)
+        return sums
 
-def num_processes() -> int:
-    """1 where nothing is distributed."""
+
+def _num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
