@@ -11,10 +11,11 @@ test.json. Without the data, report and figure read the results kept in the repo
 import json
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ ITERATIONS = {'1x': 200, '3x': 600}
 #: The percentages of spoilt boxes, and the sets that are spoilt.
 SPOILT, SPOILT_SETS = (20, 40), ('chess', 'bccd')
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
+#: Those whose differences are shown.
+PAIRED = ('AP', 'AP75')
 FOCAL, RELEASED, PRESET = 'focal', 'released', 'preset'
 
 
@@ -204,16 +207,15 @@ def _options_of(value: object, original: object, name: str) -> Iterator[str]:
 # What the results say.
 
 
-def results(
-    settings: Settings, losses: str, seeds: int, sets: Sequence[str] = SETS, **variant: object
-) -> dict[str, dict[int, dict[str, float]]]:
-    """The metrics in percent, by set and seed, of what was run."""
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    for name in sets:
-        for seed in range(seeds):
-            run = experiment(Variant(name, losses, **variant), settings, seed)  # type: ignore[arg-type]
-            if (metrics := run.result()) is not None:
-                found.setdefault(name, {})[seed] = percent(metrics)
+Results = defaultdict[Variant, dict[int, dict[str, float]]]
+
+
+def results(settings: Settings, seeds: int) -> Results:
+    """The metrics in percent, by variant and seed, of what was run; nothing of other variants."""
+    found: Results = defaultdict(dict)
+    for variant, seed in product(VARIANTS, range(seeds)):
+        if (metrics := experiment(variant, settings, seed).result()) is not None:
+            found[variant][seed] = percent(metrics)
     return found
 
 
@@ -245,102 +247,76 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f'{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}'
 
 
-def table_of_sets(settings: Settings, seeds: int) -> str:
+def table_of_sets(found: Results) -> str:
     """A row for each set, length and losses."""
     rows = []
-    for name in SETS:
-        for length in ITERATIONS:
-            base = results(settings, FOCAL, seeds, [name], length=length).get(name, {})
-            for losses in LOSSES:
-                found = results(settings, losses, seeds, [name], length=length).get(name, {})
-                if found:
-                    rows.append([name, length, LOSSES[losses].what, *_cells(found, base)])
+    for name, length, losses in product(SETS, ITERATIONS, LOSSES):
+        runs = found[Variant(name, losses, length)]
+        if runs:
+            base = found[Variant(name, FOCAL, length)]
+            rows.append([name, length, LOSSES[losses].what, *_cells(runs, base)])
     return markdown_table(['set', 'length', 'losses', *_HEADS], rows)
 
 
-_HEADS = ['seeds', *COLUMNS, 'AP, paired difference', 'AP75, paired difference']
+_HEADS = ['seeds', *COLUMNS, *(f'{column}, paired difference' for column in PAIRED)]
 
 
-def _cells(found: dict, base: dict) -> list[object]:
-    columns = [mean_and_spread([run[c] for run in found.values()]) for c in COLUMNS]
-    paired = [
-        differences(found, base, column) if found != base else [] for column in ('AP', 'AP75')
-    ]
-    return [len(found), *columns, *(mean_with_interval(d) if d else None for d in paired)]
+def _cells(runs: dict, base: dict) -> list[object]:
+    columns = [mean_and_spread([run[c] for run in runs.values()]) for c in COLUMNS]
+    paired = [differences(runs, base, c) if runs != base else [] for c in PAIRED]
+    return [len(runs), *columns, *(mean_with_interval(d) if d else None for d in paired)]
 
 
-def table_over_sets(settings: Settings, seeds: int) -> str:
+def table_over_sets(found: Results) -> str:
     """The mean difference from focal loss over the sets; a set is the unit."""
     rows = []
     groups = {'all': SETS, 'chosen on': SELECTION, 'confirmed on': CONFIRMATION}
-    for losses in LOSSES:
-        for length in ITERATIONS:
-            for group, sets in groups.items():
-                found = results(settings, losses, seeds, sets, length=length)
-                base = results(settings, FOCAL, seeds, sets, length=length)
-                common = [
-                    name for name in sets if found.get(name, {}).keys() & base.get(name, {}).keys()
-                ]
-                if losses == FOCAL or not common:
-                    continue
-                means = [
-                    [
-                        statistics.mean(differences(found[name], base[name], column))
-                        for name in common
-                    ]
-                    for column in ('AP', 'AP75')
-                ]
-                rows.append(
-                    [
-                        LOSSES[losses].what,
-                        length,
-                        f'{group}, {len(common)}',
-                        *map(mean_with_interval, means),
-                    ]
-                )
-    return markdown_table(['losses', 'length', 'sets', 'AP', 'AP75'], rows)
+    for losses, length, group in product(LOSSES, ITERATIONS, groups):
+        paired = of_sets(found, losses, length, groups[group])
+        if losses != FOCAL and paired['AP']:
+            means = [mean_with_interval([*map(statistics.mean, paired[c])]) for c in PAIRED]
+            pairs = [*chain(*paired['AP'])]
+            ahead = f'{sum(d > 0 for d in pairs)} of {len(pairs)}'
+            sets = f'{group}, {len(paired["AP"])}'
+            rows.append([LOSSES[losses].what, length, sets, *means, ahead])
+    return markdown_table(['losses', 'length', 'sets', *PAIRED, 'runs ahead in AP'], rows)
 
 
-def table_of_spoilt_labels(settings: Settings, seeds: int) -> str:
+def of_sets(
+    found: Results, losses: str, length: str, sets: Sequence[str]
+) -> dict[str, list[list[float]]]:
+    """By column, the paired differences of each set that has any."""
+    runs = [(found[Variant(s, losses, length)], found[Variant(s, FOCAL, length)]) for s in sets]
+    return {c: [d for pair in runs if (d := differences(*pair, c))] for c in PAIRED}
+
+
+def table_of_spoilt_labels(found: Results) -> str:
     """AP on clean labels after a training on spoilt ones."""
     rows = []
-    for name in SPOILT_SETS:
-        spoilt = (results(settings, FOCAL, seeds, [name], spoilt=share) for share in SPOILT)
-        for share in (0, *SPOILT) if any(spoilt) else ():
-            base = results(settings, FOCAL, seeds, [name], spoilt=share).get(name, {})
-            for losses in (FOCAL, PRESET):
-                found = results(settings, losses, seeds, [name], spoilt=share).get(name, {})
-                if found:
-                    rows.append([name, f'{share} %', LOSSES[losses].what, *_cells(found, base)])
+    sets = [s for s in SPOILT_SETS if any(found[Variant(s, FOCAL, spoilt=x)] for x in SPOILT)]
+    for name, share, losses in product(sets, (0, *SPOILT), (FOCAL, PRESET)):
+        runs = found[Variant(name, losses, spoilt=share)]
+        if runs:
+            base = found[Variant(name, FOCAL, spoilt=share)]
+            rows.append([name, f'{share} %', LOSSES[losses].what, *_cells(runs, base)])
     return markdown_table(['set', 'spoilt', 'losses', *_HEADS], rows)
 
 
 def table(settings: Settings, seeds: int) -> str:
+    found = results(settings, seeds)
     made = (table_over_sets, table_of_sets, table_of_spoilt_labels)
-    return '\n\n'.join(make(settings, seeds) for make in made)
+    return '\n\n'.join(make(found) for make in made)
 
 
-def draw_differences(settings: Settings, seeds: int) -> Figure:
+def draw_differences(found: Results) -> Figure:
     """A dot for the paired difference of each seed, by set and length; a bar for the mean."""
     figure, panels = new_figure(9, 3.2, columns=len(ITERATIONS))
     panels[1].sharex(panels[0])
     for axes, length in zip(panels, ITERATIONS, strict=True):
         for row, name in enumerate(reversed(SETS)):
-            found, base = (
-                results(settings, losses, seeds, [name], length=length).get(name, {})
-                for losses in (PRESET, FOCAL)
-            )
-            values = differences(found, base, 'AP')
-            axes.plot(values, [row] * len(values), 'o', color=BLUE, alpha=0.6)
-            if values:
-                axes.plot(
-                    statistics.mean(values),
-                    row,
-                    '|',
-                    color=ORANGE,
-                    markersize=16,
-                    markeredgewidth=3,
-                )
+            for values in of_sets(found, PRESET, length, [name])['AP']:
+                axes.scatter(values, [row] * len(values), color=BLUE, alpha=0.6)
+                axes.scatter(statistics.mean(values), row, c=ORANGE, marker='|', s=250, lw=3)
         axes.axvline(0, color='gray', linewidth=1)
         axes.set_yticks(range(len(SETS)), reversed(SETS))
         axes.set_ylim(-0.5, len(SETS) - 0.5)
@@ -353,7 +329,7 @@ def main() -> None:
     parser.set_defaults(results=RESULTS, variables=IN_THE_CLONE)
     args = parser.parse_args()
     if args.action == 'figure':
-        draw_differences(settings_of(args), args.seeds).savefig(FIGURE)
+        draw_differences(results(settings_of(args), args.seeds)).savefig(FIGURE)
         print(f'written to {FIGURE}')
         sys.exit()
     perform(args, VARIANTS, experiment, table)
