@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
+from ghm_mmdet.losses import GHMR
 from ghm_mmdet.ops.choice import VARIABLE
-from ghm_mmdet.released import GHM_C, GHM_R
+from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.markdown import markdown_table
 
 NUM_CLASSES = 80
@@ -139,6 +140,8 @@ def candidates(kind: str, bins: int, device: torch.device) -> tuple[dict[str, Lo
     for kernels in available_kernels(device):
         losses[f'ours, region, {kernels}'] = partial(_call, ours, kernels)
     losses['ours, exact'] = partial(ours, density='exact')
+    if kind == 'regression':
+        losses['ours, μ follows'] = GHMR(bins=bins, mu_momentum=0.9).to(device)
     return losses, notes
 
 
@@ -303,10 +306,9 @@ def training_iteration(
         return step
 
     sl1 = dict(type='SmoothL1Loss', beta=1 / 9)
-    runs = {
-        'focal + smooth L1': with_losses(config.bbox_head.loss_cls, sl1),
-        'GHM-C + GHM-R': with_losses(GHM_C, GHM_R),
-    }
+    runs = {'focal + smooth L1': with_losses(config.bbox_head.loss_cls, sl1)}
+    for name, preset in PRESETS.items():
+        runs[f'GHM-C + GHM-R, {name}'] = with_losses(preset.ghm_c, preset.ghm_r)
     return compare(runs, device, rounds, warm_up)[0]
 
 
