@@ -35,13 +35,19 @@ if ! command -v "${CXX:-c++}" >/dev/null; then
     exit 1
 fi
 
-say "1/4 virtual environment and PyTorch ($(cat requirements/torch.txt))"
+say "1/4 virtual environment and PyTorch ($(cat requirements/torch.txt)); meanwhile the others' wheels ($stack)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 install=("${pip[@]}" install -q --no-compile)  # step 4 does it, on all cores at once
 wheels=$venv/wheels
 log=$venv/mmcv-build.log
+rm -rf "$wheels"
+# build.txt once more: without it openmim's dependencies take setuptools back to version 60.
+others=(-r requirements/build.txt -r requirements/test.txt)
+while read -r requirement; do others+=("$requirement"); done < <(grep '==' "requirements/$stack.txt" | grep -v 'mmcv==')
+"${pip[@]}" wheel -q -w "$wheels" "${others[@]}" &
+gathering=$!
 "${install[@]}" -r requirements/torch.txt -r requirements/build.txt
 
 tag=$("$venv/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
@@ -61,19 +67,15 @@ build_mmcv() {
     rm -rf "$venv/header"
 }
 
-rm -rf "$wheels"
 build=
 if "${pip[@]}" freeze | grep -x "$mmcv" >/dev/null && "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
-    say "2/4 mmcv's operators are there; the others' wheels ($stack)"
+    say "2/4 mmcv's operators are there"
 else
-    say "2/4 $mmcv with its operators, from source unless pip kept the wheel; meanwhile the others' wheels ($stack)"
+    say "2/4 $mmcv with its operators, from source unless pip kept the wheel"
     build_mmcv >"$log" 2>&1 &
     build=$!
 fi
-# build.txt once more: without it openmim's dependencies take setuptools back to version 60.
-others=(-r requirements/build.txt -r requirements/test.txt)
-while read -r requirement; do others+=("$requirement"); done < <(grep '==' "requirements/$stack.txt" | grep -v 'mmcv==')
-"${pip[@]}" wheel -q -w "$wheels" "${others[@]}"
+wait "$gathering"
 if [ -n "$build" ]; then
     last=$SECONDS
     while kill -0 "$build" 2>/dev/null; do

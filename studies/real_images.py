@@ -76,6 +76,9 @@ LOSSES = {
     'focal-w2': Losses('focal loss of weight 2 + smooth L1', options=(f'{CLS}.loss_weight=2.0',)),
     'focal-box2': Losses('focal loss + smooth L1 of weight 2', options=(f'{REG}.loss_weight=2.0',)),
     'preset-lr2': Losses('the preset, twice the learning rate', SMALL, (f'{LR}=0.001',)),
+    'preset-w2': Losses(
+        'the preset, GHM-C of twice the weight', SMALL, (f'{CLS}.loss_weight=0.4',)
+    ),
     # What each part of the preset does.
     'ghmc': Losses('the preset, GHM-C + smooth L1', SMALL | dict(reg=False)),
     'ghmr': Losses('the preset, focal loss + GHM-R', SMALL | dict(cls=False)),
@@ -89,7 +92,7 @@ LOSSES = {
     'batch': Losses('the preset, one density for all levels', SMALL | dict(batch_density=True)),
     'no-average': Losses('the preset, α = 0 in GHM-C', SMALL, (f'{CLS}.momentum=0',)),
 }
-ABLATIONS = tuple(LOSSES)[4:]
+COMPARED, ABLATIONS = tuple(LOSSES)[1:4], tuple(LOSSES)[4:]
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def table_of_sets(found: Results) -> str:
     """A row for each set, length and losses."""
     rows = []
-    for name, length, losses in product(SETS, ITERATIONS, LOSSES):
+    for name, length, losses in product(SETS, ITERATIONS, (FOCAL, *COMPARED)):
         runs = found[Variant(name, losses, length)]
         if runs:
             base = found[Variant(name, FOCAL, length)]
@@ -271,9 +274,9 @@ def table_over_sets(found: Results) -> str:
     """The mean difference from focal loss over the sets; a set is the unit."""
     rows = []
     groups = {'all': SETS, 'chosen on': SELECTION, 'confirmed on': CONFIRMATION}
-    for losses, length, group in product(LOSSES, ITERATIONS, groups):
+    for losses, length, group in product(COMPARED, ITERATIONS, groups):
         paired = of_sets(found, losses, length, groups[group])
-        if losses != FOCAL and paired['AP']:
+        if paired['AP']:
             means = [mean_with_interval([*map(statistics.mean, paired[c])]) for c in PAIRED]
             pairs = [*chain(*paired['AP'])]
             ahead = f'{sum(d > 0 for d in pairs)} of {len(pairs)}'
@@ -290,6 +293,21 @@ def of_sets(
     return {c: [d for pair in runs if (d := differences(*pair, c))] for c in PAIRED}
 
 
+def table_of_parts(found: Results) -> str:
+    """The difference from focal loss on each set of the selection, and its mean over the sets."""
+    rows = []
+    for losses in (PRESET, *ABLATIONS):
+        paired = of_sets(found, losses, '1x', SELECTION)
+        if len(paired['AP']) == len(SELECTION):
+            means = {c: [*map(statistics.mean, paired[c])] for c in PAIRED}
+            seeds = min(map(len, paired['AP']))
+            over_sets = [statistics.mean(means[c]) for c in PAIRED]
+            cells = [f'{value:+.1f}' for value in (*means['AP'], *over_sets)]
+            rows.append([LOSSES[losses].what, seeds, *cells])
+    heads = [f'AP, {name}' for name in SELECTION]
+    return markdown_table(['losses', 'seeds', *heads, *(f'{c}, mean' for c in PAIRED)], rows)
+
+
 def table_of_spoilt_labels(found: Results) -> str:
     """AP on clean labels after a training on spoilt ones."""
     rows = []
@@ -304,7 +322,7 @@ def table_of_spoilt_labels(found: Results) -> str:
 
 def table(settings: Settings, seeds: int) -> str:
     found = results(settings, seeds)
-    made = (table_over_sets, table_of_sets, table_of_spoilt_labels)
+    made = (table_over_sets, table_of_parts, table_of_sets, table_of_spoilt_labels)
     return '\n\n'.join(make(found) for make in made)
 
 
