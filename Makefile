@@ -2,6 +2,8 @@
 STACK ?= onedl
 PYTHON ?= python3
 export PYTHON
+# The set-up leaves most of the bytecode to the first import, which must keep it.
+export PYTHONDONTWRITEBYTECODE :=
 
 ifeq ($(STACK),openmmlab)
 VENV := .venv-openmmlab

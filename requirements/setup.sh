@@ -39,7 +39,7 @@ say "1/4 virtual environment and PyTorch ($(cat requirements/torch.txt)); meanwh
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-install=("${pip[@]}" install -q --no-compile)  # step 4 does it, on all cores at once
+install=("${pip[@]}" install -q --no-compile)  # much of it is never imported
 wheels=$venv/wheels
 log=$venv/mmcv-build.log
 rm -rf "$wheels"
@@ -76,20 +76,24 @@ else
     build=$!
 fi
 wait "$gathering"
+"${install[@]}" --no-index --find-links "$wheels" "${others[@]}"
+"${install[@]}" --no-deps -r requirements/study.txt
+if [ "$stack" = onedl ]; then
+    "${install[@]}" --no-deps -r requirements/mmrotate.txt
+fi
+"${install[@]}" --no-deps --no-build-isolation -e .
+purelib=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+cp ghm_mmdet.pth "$purelib"
+
 if [ -n "$build" ]; then
+    say "3/4 the rest is installed; mmcv's operators take some minutes more"
     last=$SECONDS
     while kill -0 "$build" 2>/dev/null; do
         sleep 1
         if [ $((SECONDS - last)) -ge 60 ]; then last=$SECONDS; say "$(tail -n 1 "$log" | cut -c1-100)"; fi
     done
     wait "$build" || { tail -n 40 "$log"; echo "The build of $mmcv failed; its whole log: $log" >&2; exit 1; }
-fi
-
-say '3/4 installation'
-"${install[@]}" --no-index --find-links "$wheels" "$mmcv" "${others[@]}"
-"${install[@]}" --no-deps -r requirements/study.txt
-if [ "$stack" = onedl ]; then
-    "${install[@]}" --no-deps -r requirements/mmrotate.txt
+    "${install[@]}" --no-index --find-links "$wheels" "$mmcv"
 fi
 rm -rf "$wheels"
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
@@ -97,13 +101,8 @@ if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None
     "${install[@]}" torchvision -r requirements/torch.txt
 fi
 
-say '4/4 ghm_mmdet itself, editable, and the bytecode of all'
-"${install[@]}" --no-deps --no-build-isolation -e .
-purelib=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cp ghm_mmdet.pth "$purelib"
-"$venv/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$purelib" || true  # some files are templates, not Python
-
+say '4/4 check, and the bytecode of what a training imports'
 "${pip[@]}" check
-"$venv/bin/python" -c 'import mmcv.ops, mmdet, mmengine, ghm_mmdet.registry'
+PYTHONDONTWRITEBYTECODE= "$venv/bin/python" -c 'import mmcv.ops, mmdet.apis, mmengine.runner, ghm_mmdet.registry'
 echo "$wanted" >"$stamp"
 say 'done'
