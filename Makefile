@@ -39,7 +39,7 @@ figures: env  ## train RetinaNet with GHM on generated images, and draw the pape
 	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
 	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
 
-compatibility: env  ## harmonize every config of MMDetection and MMRotate, and write docs/compatibility.md
+compatibility: $(VENV)/.tests-ready  ## harmonize every config of MMDetection and MMRotate, and write docs/compatibility.md
 	$(PY) -m studies.compatibility run --json work_dirs/compatibility-$(STACK).json
 	$(if $(filter onedl,$(STACK)),$(PY) -m studies.compatibility run --mmrotate --json work_dirs/compatibility-mmrotate.json)
 	$(PY) -m studies.compatibility report work_dirs/compatibility-*.json --out docs/compatibility.md
@@ -55,25 +55,30 @@ docs-serve: .venv-docs/.ready  ## serve the documentation site on http://127.0.0
 	.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
+$(VENV)/.tests-ready: requirements/build.txt requirements/test.txt requirements/mmrotate.txt | env
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements/build.txt -r requirements/test.txt
+	$(if $(filter onedl,$(STACK)),$(PY) -m pip install -q --disable-pip-version-check --no-deps -r requirements/mmrotate.txt)
+	@touch $@
+
 doctor: env  ## say what is installed, and what is missing
 	$(PY) -m ghm_mmdet.doctor
 
-test: env  ## run the tests
+test: $(VENV)/.tests-ready  ## run the tests
 	$(PYTEST)
 
-test-slow: env  ## run the tests that take minutes
+test-slow: $(VENV)/.tests-ready  ## run the tests that take minutes
 	$(PYTEST) -m slow
 
 triton: .triton/triton  ## install the Triton of PyTorch's CUDA wheels beside the tests' own
 
-.triton/triton: requirements/triton.txt
+.triton/triton: requirements/triton.txt | env
 	$(PY) -m pip install -q --upgrade --target .triton --no-deps -r $<
 	@touch $@
 
-gpu-check: env  ## on a GPU: run the CUDA tests and the benchmark, and write a table to send
+gpu-check: $(VENV)/.tests-ready  ## on a GPU: run the CUDA tests and the benchmark, and write a table to send
 	$(PY) -m benchmarks.gpu_check --out work_dirs/gpu-check.md
 
-lint: env  ## ruff: style and imports; mypy: types
+lint: $(VENV)/.tests-ready  ## ruff: style and imports; mypy: types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check --exclude "*.md" .
 	$(PY) -m mypy

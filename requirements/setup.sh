@@ -19,7 +19,7 @@ case $stack in
 esac
 
 # Of pyproject.toml what concerns the package, not the settings of pytest, mypy and ruff after it.
-wanted=$(cd requirements && { cat torch.txt build.txt "$stack.txt" test.txt study.txt mmrotate.txt ./*.sh ../setup.py ../ghm_mmdet.pth; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
+wanted=$(cd requirements && { cat torch.txt build.txt "$stack.txt" study.txt ./*.sh ../setup.py ../ghm_mmdet.pth; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
@@ -44,7 +44,7 @@ wheels=$venv/wheels
 log=$venv/mmcv-build.log
 rm -rf "$wheels"
 # build.txt once more: without it openmim's dependencies take setuptools back to version 60.
-others=(-r requirements/build.txt -r requirements/test.txt)
+others=(-r requirements/build.txt)
 while read -r requirement; do others+=("$requirement"); done < <(grep '==' "requirements/$stack.txt" | grep -v 'mmcv==')
 "${pip[@]}" wheel -q -w "$wheels" "${others[@]}" &
 gathering=$!
@@ -78,9 +78,6 @@ fi
 wait "$gathering"
 "${install[@]}" --no-index --find-links "$wheels" "${others[@]}"
 "${install[@]}" --no-deps -r requirements/study.txt
-if [ "$stack" = onedl ]; then
-    "${install[@]}" --no-deps -r requirements/mmrotate.txt
-fi
 "${install[@]}" --no-deps --no-build-isolation -e .
 purelib=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 cp ghm_mmdet.pth "$purelib"
