@@ -100,6 +100,6 @@ fi
 
 say '4/4 check, and the bytecode of what a training imports'
 "${pip[@]}" check
-PYTHONDONTWRITEBYTECODE= "$venv/bin/python" -c 'import mmcv.ops, mmdet.apis, mmengine.runner, ghm_mmdet.registry'
+PYTHONDONTWRITEBYTECODE= "$venv/bin/python" -c 'import mmcv.ops, mmdet.apis, mmengine.runner, ghm_mmdet.registry' >/dev/null
 echo "$wanted" >"$stamp"
 say 'done'
