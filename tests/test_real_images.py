@@ -167,6 +167,18 @@ def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) ->
     assert any(f'+2.0 [{2 - half:+.1f}, {2 + half:+.1f}]' in row for row in rows)
 
 
+def test_parts_are_averaged_over_the_sets_of_the_choice(tmp_path: Path) -> None:
+    aps = {f'{name}-focal-1x': [50] for name in real_images.SELECTION}
+    for name, ap in zip(real_images.SELECTION, (51, 53, 50.5), strict=True):
+        aps[f'{name}-preset-1x'] = [ap]
+    aps['chess-ghmr-1x'] = [60]  # not on the other sets: no mean, no row
+    settings = write_results(tmp_path / 'results.jsonl', aps)
+    shown = real_images.table_of_parts(real_images.results(settings, 1)).splitlines()
+    assert [row.split(' | ', 1)[1] for row in shown[2:]] == [
+        '1 | +1.0 | +3.0 | +0.5 | +1.5 | +1.5 |'
+    ]
+
+
 def test_preset_of_the_study_is_that_of_harmonize() -> None:
     """The options of a run build the config that `harmonize` makes."""
     run = real_images.experiment(Variant('chess', 'preset'), Settings(), 0)
