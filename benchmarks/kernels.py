@@ -55,6 +55,7 @@ class Variant:
         weight: 'none', 'rows' or 'examples'.
         dtype: Of the predictions.
         density: 'region' or 'exact'.
+        formula: A name in `FORMULAS`.
     """
 
     loss: str = 'ghm_c'
@@ -65,13 +66,16 @@ class Variant:
     weight: str = 'rows'
     dtype: str = 'float32'
     density: str = 'region'
+    formula: str = 'official'
 
     def __str__(self) -> str:
         odd = '' if self.rows * self.width % 16 == 0 else f', {self.rows} x {self.width}'
         loss = dict(ghm_c='GHM-C', ghm_r='GHM-R')[self.loss]
         weight = f'weight of {self.weight}' if self.weight != 'none' else 'no weight'
         exact = ', exact' * (self.density == 'exact')
-        return f'{loss}, M = {self.bins}, {self.target}, {weight}, {self.dtype}{odd}{exact}'
+        formula = f', {self.formula}' if self.formula != 'official' else ''
+        shown = f'{loss}, M = {self.bins}, {self.target}, {weight}, {self.dtype}'
+        return f'{shown}{odd}{exact}{formula}'
 
 
 #: As MMDetection's heads call the losses, and what is hard for a compiler: odd sizes.
@@ -83,6 +87,7 @@ VARIANTS = (
     Variant(target='dense', weight='examples'),
     Variant(bins=10),
     Variant(bins=49),
+    Variant(formula='tempered'),
     Variant(rows=4099, width=20),
     Variant(rows=4099, width=3),
     Variant('ghm_r', 10, 4096, 4, 'dense', 'examples'),
@@ -161,7 +166,8 @@ def call(variant: Variant, momentum: float = 0.75) -> Callable[[], Tensor]:
     weight = dict(none=None, rows=torch.ones(shape[0]), examples=torch.ones(shape))[variant.weight]
     loss_class: type[nn.Module] = GHMC if variant.loss == 'ghm_c' else GHMR
     momentum = 0 if variant.density == 'exact' else momentum
-    loss = loss_class(bins=variant.bins, momentum=momentum, density=variant.density)
+    settings = dict(density=variant.density, formula=variant.formula)
+    loss = loss_class(bins=variant.bins, momentum=momentum, **settings)
     pred.requires_grad_()
     return lambda: loss(pred, labels if variant.target == 'labels' else dense, weight)
 

@@ -8,8 +8,10 @@ class Formula:
     """A reading of the paper's β = N / (S·M).
 
     Attributes:
-        divisor: 'all', M as in Eqs. 10 and 13; or 'filled', the number n of the regions that
-            are not empty in the call, as in the released code.
+        divisor: 'all', M as in Eqs. 10 and 13; 'filled', the number n of the regions that are
+            not empty in the call, as in the released code; or 'mean', what makes the mean of β
+            over the examples of the call 1.
+        power: τ of β ∝ S^-τ: 1 is GHM, 0 would be cross entropy.
         empty_regions_decay: Whether Eq. 12 applies to a region that is empty in the call;
             otherwise it keeps its S.
         weights_are_counts: Whether N of GHM-R is the sum of the weights, as in the released
@@ -20,6 +22,7 @@ class Formula:
     """
 
     divisor: str = 'filled'
+    power: float = 1.0
     empty_regions_decay: bool = False
     weights_are_counts: bool = True
     min_count: int = 0
@@ -34,4 +37,7 @@ FORMULAS = {
     # `β = N / (max(S, 30)·n)`: a few examples alone in their region do not weigh as much as all
     # the others of another; for small data sets.
     'floored': Formula(min_count=30),
+    # `β = N S^-½ / Σ S^-½`, the sum over the examples: halfway from cross entropy to GHM, with
+    # the same total weight of 1; for small data sets.
+    'tempered': Formula('mean', power=0.5, weights_are_counts=False),
 }

@@ -27,7 +27,7 @@ PRESETS = {
     'released': Preset(GHM_C, GHM_R),
     # For some hundreds of images and a pretrained backbone; measured in docs/small-data.md.
     'small-data': Preset(
-        {**GHM_C, 'formula': 'floored'},
+        {**GHM_C, 'formula': 'tempered'},
         {**GHM_R, 'momentum': 0, 'formula': 'floored', 'mu_momentum': 0.9},
         mean_of_levels=True,
     ),

@@ -74,6 +74,7 @@ LOSSES = {
         'focal loss + smooth L1, twice the learning rate', options=(f'{LR}=0.001',)
     ),
     'focal-w2': Losses('focal loss of weight 2 + smooth L1', options=(f'{CLS}.loss_weight=2.0',)),
+    'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
     'focal-box2': Losses('focal loss + smooth L1 of weight 2', options=(f'{REG}.loss_weight=2.0',)),
     'preset-lr2': Losses('the preset, twice the learning rate', SMALL, (f'{LR}=0.001',)),
     'preset-w2': Losses(
@@ -82,7 +83,15 @@ LOSSES = {
     # What each part of the preset does.
     'ghmc': Losses('the preset, GHM-C + smooth L1', SMALL | dict(reg=False)),
     'ghmr': Losses('the preset, focal loss + GHM-R', SMALL | dict(cls=False)),
-    'official': Losses("the preset, formula='official'", SMALL | dict(formula='official')),
+    'ghmc-floored': Losses(
+        "the preset, GHM-C with formula='floored'", SMALL, (f'{CLS}.formula=floored',)
+    ),
+    'ghmc-official': Losses(
+        "the preset, GHM-C with formula='official'", SMALL, (f'{CLS}.formula=official',)
+    ),
+    'ghmr-tempered': Losses(
+        "the preset, GHM-R with formula='tempered'", SMALL, (f'{REG}.formula=tempered',)
+    ),
     'sum': Losses(
         'the preset, the sum of levels in the place of their mean',
         SMALL,

@@ -107,3 +107,11 @@ def softmax_cross_entropy(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for row, label in enumerate(labels):
         loss[row] = np.log(np.exp(x[row] - x[row].max()).sum()) + x[row].max() - x[row, label]
     return loss
+
+
+def tempered_loss(loss: np.ndarray, density: np.ndarray, power: float = 0.5) -> float:
+    """`(1/N) Σ β_i L_i` with `β_i = N GD(g_i)^-τ / Σ_k GD(g_k)^-τ`."""
+    weight = density**-power
+    beta = loss.size * weight / weight.sum()
+    assert np.isclose(beta.mean(), 1)
+    return float((beta * loss).mean())

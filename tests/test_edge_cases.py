@@ -18,7 +18,7 @@ from ghm_mmdet.registry import MODELS
 
 pytestmark = pytest.mark.usefixtures('device')
 DENSITIES = ['region', 'exact']
-FORMULAS = ['official', 'paper', 'floored']
+FORMULAS = ['official', 'paper', 'floored', 'tempered']
 
 
 def loss_and_gradient(loss: nn.Module, pred: Tensor, *args: object, **kw: object) -> tuple:
@@ -59,15 +59,19 @@ def test_no_valid_example_leaves_the_average_of_official() -> None:
     assert torch.equal(loss.acc_sum, before) and before.any()
 
 
+def length_of_a_region(ghm_c: GHMC) -> float:
+    paper = ghm_c.formula == 'paper' or ghm_c.density == 'exact'
+    return 0.1 if paper and ghm_c.formula != 'tempered' else 1.0
+
+
 def test_one_example(ghm_c: GHMC) -> None:
     """One example: GD = 1/l, so the loss is CE·l: l = 1 or 1/M as the reading says.
 
-    'floored' takes it for one of 30.
+    'floored' takes it for one of 30; β of 'tempered' is 1 in the mean.
     """
     x = torch.tensor([[0.3]])
     value, _ = loss_and_gradient(ghm_c, x, torch.tensor([0]), torch.ones(1))
-    length = 0.1 if ghm_c.formula == 'paper' or ghm_c.density == 'exact' else 1.0
-    length /= 30 if ghm_c.formula == 'floored' else 1
+    length = length_of_a_region(ghm_c) / (30 if ghm_c.formula == 'floored' else 1)
     expected = length * nn.functional.softplus(-x).squeeze()
     torch.testing.assert_close(value, expected)
 
@@ -80,7 +84,7 @@ def test_all_examples_in_one_region(ghm_c: GHMC) -> None:
     x = torch.full((5, 2), 0.1)
     labels = torch.full((5,), 2)
     value, _ = loss_and_gradient(ghm_c, x, labels, torch.ones(5))
-    length = 0.1 if ghm_c.formula == 'paper' or ghm_c.density == 'exact' else 1.0
+    length = length_of_a_region(ghm_c)
     length *= x.numel() / 30 if ghm_c.formula == 'floored' else 1
     torch.testing.assert_close(value, length * nn.functional.softplus(x).mean())
 
@@ -179,7 +183,7 @@ def test_half_precision_is_computed_in_float32() -> None:
         (
             dict(formula='mine'),
             ValueError,
-            "formula must be one of 'official', 'paper', 'floored', got",
+            "formula must be one of 'official', 'paper', 'floored', 'tempered', got",
         ),
         (dict(density='exact', momentum=0.75), ValueError, "density='exact'.* momentum=0.75"),
         (dict(density='exact', sync=True), ValueError, "density='exact'.* sync=True"),

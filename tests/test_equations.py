@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ghm_mmdet.formulas import FORMULAS
 from ghm_mmdet.functional import (
     authentic_smooth_l1,
     classification_gradient_norm,
@@ -145,7 +146,7 @@ def test_moving_average_of_the_paper(momentum: float) -> None:
             np.testing.assert_allclose(loss.acc_sum, average, **CLOSE)
 
 
-@pytest.mark.parametrize('formula', ['official', 'paper', 'floored'])
+@pytest.mark.parametrize('formula', FORMULAS)
 @pytest.mark.parametrize('density', ['region', 'exact'])
 def test_gradient_is_that_of_the_loss_with_frozen_weights(formula: str, density: str) -> None:
     """∂L/∂x_i = β_i (p_i - p_i*) / N: β is a constant, as in the released code."""

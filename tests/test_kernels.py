@@ -281,7 +281,7 @@ def test_cuda_graph_captures_the_losses() -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize('formula', ['official', 'paper', 'floored'])
+@pytest.mark.parametrize('formula', FORMULAS)
 def test_cuda_agrees_with_the_cpu(formula: str) -> None:
     *_, tensors = cuda_call()
     results = []

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ghm_mmdet.formulas import FORMULAS
 from ghm_mmdet.functional import (
     authentic_smooth_l1,
     ghm_c_loss,
@@ -60,7 +61,7 @@ options = st.fixed_dictionaries(
     dict(
         bins=st.integers(1, 40),
         density=st.sampled_from(['region', 'exact']),
-        formula=st.sampled_from(['official', 'paper', 'floored']),
+        formula=st.sampled_from(sorted(FORMULAS)),
         reduction=st.sampled_from(['mean', 'sum', 'none']),
     )
 )

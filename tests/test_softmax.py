@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ghm_mmdet import GHMC
+from ghm_mmdet.formulas import FORMULAS
 from ghm_mmdet.functional import ghm_c_loss, softmax_ghm_c_loss, softmax_gradient_norm
 from ghm_mmdet.registry import MODELS
 
@@ -76,7 +77,7 @@ def test_moving_average_of_the_paper(momentum: float) -> None:
             np.testing.assert_allclose(loss.acc_sum, average, **CLOSE)
 
 
-@pytest.mark.parametrize('formula', ['official', 'paper', 'floored'])
+@pytest.mark.parametrize('formula', FORMULAS)
 @pytest.mark.parametrize('density', ['region', 'exact'])
 def test_two_classes_are_the_sigmoid_of_the_difference(density: str, formula: str) -> None:
     x, _, weight = tensors(*random_rows(3))

@@ -242,10 +242,10 @@ def test_options() -> None:
 
 def test_small_data_preset() -> None:
     """One mean over the mini-batch: the weight is divided where a head adds up its levels."""
-    common = dict(formula='floored', bins=10, momentum=0, mu_momentum=0.9)
+    following = dict(formula='floored', bins=10, momentum=0, mu_momentum=0.9)
     head = harmonize(RETINANET, preset='small-data').model.bbox_head
-    assert head.loss_cls == {**GHM_C, 'formula': 'floored', 'loss_weight': 0.2}
-    assert head.loss_bbox == {**GHM_R, **common, 'loss_weight': 2.0}
+    assert head.loss_cls == {**GHM_C, 'formula': 'tempered', 'loss_weight': 0.2}
+    assert head.loss_bbox == {**GHM_R, **following, 'loss_weight': 2.0}
     head = harmonize(RETINANET, preset='small-data', batch_density=True).model.bbox_head
     assert (head.loss_cls.loss_weight, head.loss_bbox.loss_weight) == (1, 10)
     fcos = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
@@ -280,7 +280,11 @@ def test_warmup_is_led_by_the_losses_replaced() -> None:
     [
         (dict(bins=0), ValueError, 'bins must be >= 1, got 0'),
         (dict(momentum=1), ValueError, r'momentum must be in \[0, 1\), got 1'),
-        (dict(formula='mine'), ValueError, "formula must be one of 'official', 'paper', 'floored'"),
+        (
+            dict(formula='mine'),
+            ValueError,
+            "formula must be one of 'official', 'paper', 'floored', 'tempered'",
+        ),
         (dict(preset='mine'), ValueError, "preset must be one of 'released', 'small-data', got"),
         (dict(head='SSD*'), ValueError, r"head='SSD\*' matches none of the heads: model.bbox_head"),
         (dict(cls=False, reg=False), ValueError, 'cls and reg are both False'),

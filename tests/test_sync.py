@@ -23,7 +23,11 @@ SPLITS = {
     4: {'even': (15, 15, 15, 15), 'uneven': (7, 31, 1, 21), 'empty': (20, 0, 30, 10)},
 }
 LOSSES = [
-    *((name, formula) for name in ('GHMC', 'softmax', 'GHMR') for formula in ('official', 'paper')),
+    *(
+        (name, formula)
+        for name in ('GHMC', 'softmax', 'GHMR')
+        for formula in ('official', 'paper', 'tempered')
+    ),
     ('GHMC', 'floored'),
     ('class weights', 'official'),
     ('following', 'floored'),

@@ -57,20 +57,29 @@ class RegionStatistics(NamedTuple):
         return self._replace(counts=counts, num_examples=num_examples)
 
     def beta(self, formula: Formula) -> Tensor:
-        """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or n instead of M; 0 for an empty region.
+        """`β_j = N / (S_j·M)` (Eqs. 10 and 13), or as another of `FORMULAS` has it.
 
-        Shape (M,).
+        Shape (M,); 0 for an empty region.
         """
         n = no_less_than_one(self.num_examples)
         filled = self.counts > 0
         s = (self.counts if self.average is None else self.average).where(filled, 1)
         if formula.min_count:
             s = s.clamp(min=formula.min_count)
+        if formula.power != 1:
+            s = s.pow(formula.power)
         # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
         # average: the same rounding here makes training runs equal bit for bit.
         quotient = n / s if self.average is None else n * s.reciprocal()
-        divisor = len(s) if formula.divisor == 'all' else filled.sum().clamp(min=1)
-        return torch.where(filled, quotient / divisor, 0)
+        return torch.where(filled, quotient / self._divisor(quotient, formula), 0)
+
+    def _divisor(self, beta: Tensor, formula: Formula) -> Tensor | int:
+        """M, n, or the mean of the β given over the examples."""
+        if formula.divisor == 'all':
+            return len(beta)
+        if formula.divisor == 'filled':
+            return (self.counts > 0).sum().clamp(min=1)
+        return mean_over_examples(beta, self.counts, self.num_examples)
 
 
 class ExactStatistics(NamedTuple):
@@ -79,28 +88,37 @@ class ExactStatistics(NamedTuple):
     Attributes:
         density: GD of each example, or of each bin of the fine histogram; 0 where nothing is
             counted.
+        counts: How many examples have it, the shape of the density.
         num_examples: N, a scalar.
         epsilon: ε.
     """
 
     density: Tensor
+    counts: Tensor
     num_examples: Tensor
     epsilon: float
     num_processes: int = 1
 
     def to(self, dtype: torch.dtype) -> 'ExactStatistics':
-        density, num_examples = self.density.to(dtype), self.num_examples.to(dtype)
-        return self._replace(density=density, num_examples=num_examples)
+        density, counts = self.density.to(dtype), self.counts.to(dtype)
+        return self._replace(
+            density=density, counts=counts, num_examples=self.num_examples.to(dtype)
+        )
 
     def beta(self, formula: Formula) -> Tensor:
-        """Eq. 7: `β = N / GD`, the shape of the density.
+        """Eq. 7: `β = N / GD`, the shape of the density, or as another of `FORMULAS` has it.
 
         GD is at least that of `min_count` examples in a window of ε.
         """
         gd, counted = self.density, self.density > 0
         if formula.min_count:
             gd = gd.clamp(min=formula.min_count / self.epsilon)
-        beta = no_less_than_one(self.num_examples) / gd.where(counted, 1)
+        gd = gd.where(counted, 1)
+        if formula.power != 1:
+            gd = gd.pow(formula.power)
+        beta = no_less_than_one(self.num_examples) / gd
+        if formula.divisor == 'mean':
+            beta = beta / mean_over_examples(beta, self.counts, self.num_examples)
         return torch.where(counted, beta, 0)
 
 
@@ -138,6 +156,12 @@ def remembered(statistics: Statistics, memory: Memory | None, formula: str) -> S
     return statistics._replace(average=average)
 
 
+def mean_over_examples(beta: Tensor, counts: Tensor, num_examples: Tensor) -> Tensor:
+    """`(1/N) Σ_i β_i`, with β of each region or bin and how many examples have it; 1 of none."""
+    total = (counts * beta).sum() / no_less_than_one(num_examples)
+    return total.where(total > 0, 1)
+
+
 def no_less_than_one(num_examples: Tensor) -> Tensor:
     """N as a divisor: 1 where the whole mini-batch has no valid example."""
     return num_examples.clamp(min=1)
@@ -166,7 +190,7 @@ def statistics_of(
     """
     if density == 'exact':
         gd = exact_gradient_density(g, 1 / bins, valid).where(valid, 0)
-        return ExactStatistics(gd, num_examples, 1 / bins), None
+        return ExactStatistics(gd, valid.to(gd.dtype), num_examples, 1 / bins), None
     regions = assign_regions(g, bins, valid)
     counts = count_regions(regions, bins).to(g.dtype)
     return RegionStatistics(counts, None, num_examples), regions

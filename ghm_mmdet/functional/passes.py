@@ -72,8 +72,9 @@ def _count_fused(examples: FusedExamples, formula: Formula, settings: Settings) 
     epsilon = 1 / settings.bins
     bins, half = fine_bins(epsilon)
     sums, index = examples.count(bins, False, formula)
-    gd = fine_gradient_density(sums[:-2], half, epsilon)
-    return Counted(ExactStatistics(gd, sums[-2], epsilon), sums[-1], index, None)
+    counts, num_examples, not_finite = sums[:-2], sums[-2], sums[-1]
+    gd = fine_gradient_density(counts, half, epsilon)
+    return Counted(ExactStatistics(gd, counts, num_examples, epsilon), not_finite, index, None)
 
 
 def weigh(
@@ -137,7 +138,7 @@ def _weights_in_one_launch(
     formula = FORMULAS[settings.formula]
     weights: Tensor = ops.weigh_regions(
         counts, num_examples, not_finite, average, float(momentum),
-        formula.empty_regions_decay, formula.divisor == 'all', float(formula.min_count),
+        formula.empty_regions_decay, formula.divisor, float(formula.min_count), formula.power,
         float(_loss_weight(statistics, settings)), settings.reduction == 'mean',
     )  # fmt: skip
     return weights

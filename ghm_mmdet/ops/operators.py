@@ -91,8 +91,9 @@ def weigh_regions(
     average: Tensor | None,
     momentum: float,
     decay: bool,
-    divide_by_all: bool,
+    divisor: str,
     min_count: float,
+    power: float,
     loss_weight: float,
     mean: bool,
 ) -> Tensor:
@@ -102,7 +103,7 @@ def weigh_regions(
         counts, num_examples, not_finite: R, N and the last number of `count_cross_entropy`.
         average: S of Eq. 12, which becomes that of this call unless `not_finite`; None for S = R.
         momentum: α of Eq. 12.
-        decay, divide_by_all, min_count: The numbers of a `ghm_mmdet.formulas.Formula`.
+        decay, divisor, min_count, power: Those of a `ghm_mmdet.formulas.Formula`.
         loss_weight: Factor of the loss.
         mean: Whether the loss is divided by N.
 
@@ -110,7 +111,7 @@ def weigh_regions(
         The weight of each region and 0, float32 of shape (M + 1,).
     """
     weights: Tensor = _passes(counts).weigh_regions(
-        counts, num_examples, not_finite, average, momentum, decay, divide_by_all, min_count,
+        counts, num_examples, not_finite, average, momentum, decay, divisor, min_count, power,
         loss_weight, mean,
     )  # fmt: skip
     return weights

@@ -172,8 +172,8 @@ def _count_kernel(
 def _weigh_kernel(
     weights, counts, num_examples, not_finite, average,  # noqa: ANN001
     loss_weight, min_count,  # noqa: ANN001
-    BINS: tl.constexpr, MOMENTUM: tl.constexpr, ALL: tl.constexpr, DECAY: tl.constexpr,
-    MEAN: tl.constexpr, BLOCK: tl.constexpr,
+    BINS: tl.constexpr, MOMENTUM: tl.constexpr, DIVISOR: tl.constexpr, DECAY: tl.constexpr,
+    POWER: tl.constexpr, MEAN: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """One block: Eqs. 12 and 13 and the factor of the loss, as `functional.passes` has them."""
     j = tl.arange(0, BLOCK)
@@ -191,14 +191,24 @@ def _weigh_kernel(
             s = tl.where(filled, s, before)
         if tl.load(not_finite) == 0:
             tl.store(average + j, s, mask=inside)
-        s = tl.where(filled, s.to(tl.float32), 1.0)
-        quotient = n * tl.div_rn(one, tl.where(s < min_count, min_count, s))
+        s = s.to(tl.float32)
     else:
-        s = tl.where(filled, r, 1.0)
-        quotient = tl.div_rn(one * n, tl.where(s < min_count, min_count, s))
-    divisor = tl.maximum(tl.sum(filled.to(tl.float32)), 1.0)
-    beta = tl.div_rn(quotient, one * (BINS if ALL else divisor))
-    beta = tl.where(filled, beta, 0.0)
+        s = r
+    s = tl.where(filled, s, 1.0)
+    s = tl.where(s < min_count, min_count, s)
+    if POWER != 1.0:
+        s = tl.exp2(POWER * tl.log2(s))
+    # Rounded as `functional.harmonizing` does with an average and without.
+    quotient = n * tl.div_rn(one, s) if MOMENTUM > 0 else tl.div_rn(one * n, s)
+    quotient = tl.where(filled, quotient, 0.0)
+    if DIVISOR == 'all':
+        divisor = one * BINS
+    elif DIVISOR == 'filled':
+        divisor = one * tl.maximum(tl.sum(filled.to(tl.float32)), 1.0)
+    else:
+        mean_beta = tl.div_rn(one * tl.sum(r * quotient), one * n)
+        divisor = tl.where(mean_beta > 0, mean_beta, 1.0)
+    beta = tl.div_rn(quotient, divisor)
     factor = tl.div_rn(one * loss_weight, one * n) if MEAN else loss_weight
     tl.store(weights + j, factor * beta, mask=j <= BINS)
 
@@ -284,8 +294,9 @@ def weigh_regions(
     average: Tensor | None,
     momentum: float,
     decay: bool,
-    divide_by_all: bool,
+    divisor: str,
     min_count: float,
+    power: float,
     loss_weight: float,
     mean: bool,
 ) -> Tensor:
@@ -295,8 +306,8 @@ def weigh_regions(
     _launch(
         _weigh_kernel, 1, weights, counts, num_examples, not_finite,
         weights if average is None else average, loss_weight, min_count,
-        BINS=bins, MOMENTUM=0.0 if average is None else momentum, ALL=divide_by_all, DECAY=decay,
-        MEAN=mean, BLOCK=triton.next_power_of_2(bins + 1), num_warps=1,
+        BINS=bins, MOMENTUM=0.0 if average is None else momentum, DIVISOR=divisor, DECAY=decay,
+        POWER=power, MEAN=mean, BLOCK=triton.next_power_of_2(bins + 1), num_warps=1,
     )  # fmt: skip
     return weights
 

@@ -52,8 +52,8 @@ def harmonize(
         bins: M. Default: None, the preset's: 30 for GHM-C and 10 for GHM-R.
         momentum: α of the moving average. Default: None, the preset's: 0.75 for GHM-C, for GHM-R
             0.7, with 'small-data' 0.
-        formula: 'official', 'paper' or 'floored', see `GHMC`. Default: None, the preset's:
-            'official', with 'small-data' 'floored'.
+        formula: 'official', 'paper', 'floored' or 'tempered', see `GHMC`. Default: None, the
+            preset's: 'official'; with 'small-data' 'tempered' in GHM-C, 'floored' in GHM-R.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
         warmup: Train with the losses replaced for this many iterations, or for this share of the

@@ -13,7 +13,7 @@ model = dict(
             momentum=0.75,
             use_sigmoid=True,
             loss_weight=0.2,
-            formula='floored',
+            formula='tempered',
         ),
         loss_bbox=dict(
             _delete_=True,
