@@ -286,12 +286,17 @@ def table_over_sets(found: Results) -> str:
     for losses, length, group in product(COMPARED, ITERATIONS, groups):
         paired = of_sets(found, losses, length, groups[group])
         if paired['AP']:
-            means = [mean_with_interval([*map(statistics.mean, paired[c])]) for c in PAIRED]
-            pairs = [*chain(*paired['AP'])]
-            ahead = f'{sum(d > 0 for d in pairs)} of {len(pairs)}'
+            means = {c: [*map(statistics.mean, paired[c])] for c in PAIRED}
+            intervals = map(mean_with_interval, means.values())
             sets = f'{group}, {len(paired["AP"])}'
-            rows.append([LOSSES[losses].what, length, sets, *means, ahead])
-    return markdown_table(['losses', 'length', 'sets', *PAIRED, 'runs ahead in AP'], rows)
+            ahead = ahead_of(means['AP']), ahead_of([*chain(*paired['AP'])])
+            rows.append([LOSSES[losses].what, length, sets, *intervals, *ahead])
+    heads = ['sets ahead in AP', 'runs ahead']
+    return markdown_table(['losses', 'length', 'sets', *PAIRED, *heads], rows)
+
+
+def ahead_of(values: Sequence[float]) -> str:
+    return f'{sum(value > 0 for value in values)} of {len(values)}'
 
 
 def of_sets(
