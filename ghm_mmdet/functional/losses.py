@@ -147,8 +147,9 @@ def ghm_r_loss(
 ) -> Tensor:
     """GHM-R: `(1/N) Σ β_i ASL1(d_i)` (Eq. 19), `d = pred - target`.
 
-    An example is one coordinate offset. N counts the valid ones; unless `formula='paper'`
-    it is the sum of the weights, as in the released code, the same for weights 0 and 1.
+    An example is one coordinate offset. N counts the valid ones with `formula='paper'` and
+    'tempered'; otherwise it is the sum of the weights, as in the released code, which is the
+    same for weights 0 and 1.
 
     Args:
         pred: Encoded box offsets, shape (..., 4) or any other, floating point.

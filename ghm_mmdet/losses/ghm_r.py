@@ -26,8 +26,9 @@ class GHMR(GradientHarmonizingLoss):
         loss_weight: Factor of the loss. Default: 1.0; the released code's is 10.
         reduction: 'none', 'mean' or 'sum'. Default: 'mean'.
         density: As for `GHMC`. Default: 'region'.
-        formula: As for `GHMC`. Default: 'official'. Unless it is 'paper', N is the sum of the
-            weights, as in the released code; it shows in 'none' and 'sum' only.
+        formula: As for `GHMC`. Default: 'official'. N is the number of valid offsets with
+            'paper' and 'tempered', and otherwise the sum of the weights, as in the released
+            code; it shows in 'none' and 'sum' only.
         sync: As for `GHMC`. Default: False.
         mu_momentum: Let μ follow the offsets: it is the moving average (as Eq. 12, with this
             momentum in [0, 1)) of the mean |d| over the valid offsets of a call, and at least
