@@ -157,8 +157,11 @@ def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) ->
     # chess: (1 + 3) / 2, bccd: 0; the interval of (2, 0) by Student's t with a degree of freedom.
     half = 12.706 * np.std([2, 0], ddof=1) / np.sqrt(2)
     expected = f'+1.0 [{1 - half:+.1f}, {1 + half:+.1f}]'
+    # Of the seeds: (1, 3) of variance 2 and (0, 0), with two degrees of freedom.
+    half = 4.303 * np.sqrt(2 / 2 + 0) / 2
+    of_seeds = f'[{1 - half:+.1f}, {1 + half:+.1f}]'
     losses = "| GHM-C + GHM-R, preset 'small-data' | 1x | all, 2"
-    assert f'{losses} | {expected} | {expected} | 1 of 2 | 2 of 4 |' in over_sets
+    assert f'{losses} | {expected} | {expected} | {of_seeds} | 1 of 2 | 2 of 4 |' in over_sets
     rows = real_images.table_of_sets(found).splitlines()
     assert any('focal loss' in row and '| 3 | 50.0 ± 10.0 |' in row for row in rows)
     half = 12.706 * np.std([1, 3], ddof=1) / np.sqrt(2)
