@@ -190,7 +190,7 @@ def statistics_of(
     """
     if density == 'exact':
         gd = exact_gradient_density(g, 1 / bins, valid).where(valid, 0)
-        return ExactStatistics(gd, valid.to(gd.dtype), num_examples, 1 / bins), None
+        return ExactStatistics(gd, valid, num_examples, 1 / bins), None
     regions = assign_regions(g, bins, valid)
     counts = count_regions(regions, bins).to(g.dtype)
     return RegionStatistics(counts, None, num_examples), regions
