@@ -61,7 +61,7 @@ $(VENV)/.tests-ready: requirements/build.txt requirements/test.txt requirements/
 	@touch $@
 
 doctor: env  ## say what is installed, and what is missing
-	$(PY) -m ghm_mmdet.doctor
+	$(PY) -m ghm_mmdet doctor
 
 test: $(VENV)/.tests-ready  ## run the tests
 	$(PYTEST)

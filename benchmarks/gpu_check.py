@@ -4,6 +4,8 @@ Example:
     python -m benchmarks.gpu_check --out work_dirs/gpu-check.md
 """
 
+from __future__ import annotations
+
 import argparse
 import subprocess
 import sys

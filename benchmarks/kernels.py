@@ -10,6 +10,8 @@ Examples:
 With another Triton: `make triton`, then PYTHONPATH=.triton:. before the command.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -27,7 +29,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 #: For which targets the kernels are compiled: T4, A100, H100, B200.
@@ -37,45 +39,35 @@ WARPS_OF_SM = {75: 32, 80: 64, 90: 64, 100: 64}
 #: The estimate's GPU, an H100 SXM: 132 multiprocessors with 4 schedulers at 1.755 GHz, 3.35 TB/s.
 ISSUES_PER_SECOND = 132 * 4 * 1.755e9
 BYTES_PER_SECOND = 3.35e12
-#: Kernels over the examples; `sum` and `gradient` were there before loss and gradient were one.
-PASSES = ('count', 'sum', 'gradient', 'loss', 'scale')
+#: Kernels over the logits.
+PASSES = ('count', 'weigh')
 #: RetinaNet's logits of two images of (800, 1333) at its first level, and what is estimated.
 LOGITS = 12_096_000
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A call of a loss.
+    """A call of GHM-C.
 
     Attributes:
-        loss: 'ghm_c' or 'ghm_r'.
         bins: M.
         rows, width: The shape of the predictions.
         target: 'labels' or 'dense'.
         weight: 'none', 'rows' or 'examples'.
         dtype: Of the predictions.
-        density: 'region' or 'exact'.
-        formula: A name in `FORMULAS`.
     """
 
-    loss: str = 'ghm_c'
     bins: int = 30
     rows: int = 4096
     width: int = 80
     target: str = 'labels'
     weight: str = 'rows'
     dtype: str = 'float32'
-    density: str = 'region'
-    formula: str = 'official'
 
     def __str__(self) -> str:
         odd = '' if self.rows * self.width % 16 == 0 else f', {self.rows} x {self.width}'
-        loss = dict(ghm_c='GHM-C', ghm_r='GHM-R')[self.loss]
         weight = f'weight of {self.weight}' if self.weight != 'none' else 'no weight'
-        exact = ', exact' * (self.density == 'exact')
-        formula = f', {self.formula}' if self.formula != 'official' else ''
-        shown = f'{loss}, M = {self.bins}, {self.target}, {weight}, {self.dtype}'
-        return f'{shown}{odd}{exact}{formula}'
+        return f'M = {self.bins}, {self.target}, {weight}, {self.dtype}{odd}'
 
 
 #: As MMDetection's heads call the losses, and what is hard for a compiler: odd sizes.
@@ -87,12 +79,8 @@ VARIANTS = (
     Variant(target='dense', weight='examples'),
     Variant(bins=10),
     Variant(bins=49),
-    Variant(formula='tempered'),
     Variant(rows=4099, width=20),
     Variant(rows=4099, width=3),
-    Variant('ghm_r', 10, 4096, 4, 'dense', 'examples'),
-    Variant('ghm_r', 10, 4099, 3, 'dense', 'examples'),
-    Variant('ghm_r', 10, 4096, 4, 'dense', 'examples', 'float16'),
 )
 
 
@@ -156,7 +144,7 @@ class Launches:
 
 def call(variant: Variant, momentum: float = 0.75) -> Callable[[], Tensor]:
     """A call of the registered loss with tensors of the CPU."""
-    from ghm_mmdet import GHMC, GHMR
+    from ghm_mmdet import GHMC
 
     generator = torch.Generator().manual_seed(0)
     shape = (variant.rows, variant.width)
@@ -164,10 +152,7 @@ def call(variant: Variant, momentum: float = 0.75) -> Callable[[], Tensor]:
     labels = torch.randint(0, variant.width + 1, shape[:1], generator=generator)
     dense = torch.rand(shape, generator=generator)
     weight = dict(none=None, rows=torch.ones(shape[0]), examples=torch.ones(shape))[variant.weight]
-    loss_class: type[nn.Module] = GHMC if variant.loss == 'ghm_c' else GHMR
-    momentum = 0 if variant.density == 'exact' else momentum
-    settings = dict(density=variant.density, formula=variant.formula)
-    loss = loss_class(bins=variant.bins, momentum=momentum, **settings)
+    loss = GHMC(variant.bins, momentum)
     pred.requires_grad_()
     return lambda: loss(pred, labels if variant.target == 'labels' else dense, weight)
 
@@ -176,7 +161,7 @@ def ready() -> None:
     """Let CPU tensors stand for those of a GPU: kernels are compiled, and nothing runs."""
     if os.environ.get('TRITON_INTERPRET') == '1':
         raise RuntimeError('TRITON_INTERPRET must not be set: the interpreter compiles nothing')
-    import ghm_mmdet.ops.triton_passes  # noqa: F401
+    import ghm_mmdet.ops.triton_kernels  # noqa: F401
 
     # The choice asks for the interpreter where tensors are of the CPU; `recorded` is none.
     os.environ.update(GHM_MMDET_KERNELS='triton', TRITON_INTERPRET='1')
@@ -257,7 +242,7 @@ def launches(variant: Variant = VARIANTS[0], momentum: float = 0.75) -> Launches
 
 
 class _Launches(TorchDispatchMode):
-    """Notes each operator of PyTorch that launches a kernel on a GPU; it looks into our own."""
+    """Notes each operator of PyTorch that launches a kernel on a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,11 +252,6 @@ class _Launches(TorchDispatchMode):
         self.names.append(name)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == 'ghm_mmdet':
-            from torch._library.custom_ops import OPDEFS
-
-            with self:
-                return OPDEFS[f'ghm_mmdet::{func._opname}']._init_fn(*args, **(kwargs or {}))
         name = func._schema.name.split('::')[1]
         is_view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
         if not is_view and not re.match(r'(new_)?empty|_unsafe_view|_reshape|promote_types', name):
@@ -281,12 +261,10 @@ class _Launches(TorchDispatchMode):
 
 def _bytes_an_element(name: str, variant: Variant) -> float:
     item = 4 if variant.dtype == 'float32' else 2
-    if name == 'scale':
-        return 4 + item
     read: float = item
     read += 8 / variant.width if variant.target == 'labels' else 4
     read += dict(none=0, rows=4 / variant.width, examples=4)[variant.weight]
-    return read + dict(loss=4, gradient=item).get(name, 0)
+    return read + (4 if name == 'weigh' else 0)
 
 
 @lru_cache
@@ -343,20 +321,17 @@ def main() -> None:
     ready()
     import triton
 
-    calls = (VARIANTS[0], Variant('ghm_r', 10, 4096, 4, 'dense', 'examples'))
-    counted = {str(variant): launches(variant) for variant in calls}
+    counted = launches()
     variants = VARIANTS[: args.variants]
     kernels = [k for arch in args.arch for v in variants for k in compiled(v, arch)]
     if not args.quiet:
         print(f'Triton {triton.__version__}, times estimated for {LOGITS:,} elements on an H100\n')
-        for name, of_call in counted.items():
-            numbers = len(of_call.forward), len(of_call.backward)
-            print('- {}: {} launches forward, {} backward'.format(name, *numbers))
+        print(f'{len(counted.forward)} launches forward, {len(counted.backward)} backward')
         print(f'\n{table(kernels)}')
     if args.json:
         result = dict(
             triton=triton.__version__,
-            launches={name: asdict(of_call) for name, of_call in counted.items()},
+            launches=asdict(counted),
             kernels=[
                 asdict(k) | dict(instructions_an_element=k.instructions_an_element) for k in kernels
             ],

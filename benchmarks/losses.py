@@ -9,12 +9,14 @@ Examples:
     python -m benchmarks.losses iteration --image-size 320 --threads 2
 """
 
+from __future__ import annotations
+
 import json
 import os
 import platform
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +25,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Callable, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
 from ghm_mmdet.losses import GHMR
-from ghm_mmdet.ops.choice import VARIABLE
+from ghm_mmdet.ops import VARIABLE
 from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.markdown import markdown_table
 
@@ -45,7 +48,7 @@ DTYPES = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloa
 
 
 #: What a head calls a loss with: predictions, which require a gradient, targets and weights.
-Examples = tuple[Tensor, Tensor, Tensor]
+Examples = Tuple[Tensor, Tensor, Tensor]
 Loss = Callable[..., Tensor]
 
 
@@ -103,7 +106,7 @@ def make_levels(
 
 def concatenated(levels: Sequence[Examples]) -> list[Examples]:
     """All levels as one, as `GHMRetinaHead` calls its losses."""
-    pred, target, weight = (torch.cat(tensors).detach() for tensors in zip(*levels, strict=True))
+    pred, target, weight = (torch.cat(tensors).detach() for tensors in zip(*levels))
     return [(pred.requires_grad_(), target, weight)]
 
 
@@ -199,7 +202,7 @@ def compare(
     first = next(iter(seconds.values()), [])
     rows = []
     for name, times in seconds.items():
-        ratios = [mine / reference for mine, reference in zip(times, first, strict=True)]
+        ratios = [mine / reference for mine, reference in zip(times, first)]
         peak = peak_memory(runs[name], device)
         rows.append(Row(name, *_median_and_quartiles(times), *_median_and_quartiles(ratios), peak))
     return rows, notes
@@ -329,7 +332,7 @@ def format_table(title: str, rows: Sequence[Row], floor: float | None = None) ->
     ]
     if floor is not None:
         head.append('x floor')
-        for row, line in zip(rows, lines, strict=True):
+        for row, line in zip(rows, lines):
             line.append(f'{row.seconds / floor:.2f}')
     return f'### {title}\n\n{markdown_table(head, lines)}'
 

@@ -4,6 +4,8 @@ Nothing is imported here: MMEngine imports `ghm_mmdet.registry` when a config na
 `type='ghm_mmdet.GHMC'`, and `ghm_mmdet.functional` needs PyTorch alone.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import Any
 

@@ -3,6 +3,8 @@
 Without PyTorch, whose import takes seconds, for what reads and writes configs alone.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any

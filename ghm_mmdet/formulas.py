@@ -1,6 +1,13 @@
-"""The readings of the paper's formula for β. Without PyTorch, whose import takes seconds."""
+"""The settings of a loss, and the readings of the paper's formula for β.
+
+Without PyTorch, whose import takes seconds, for what reads and writes configs alone.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+
+from .checks import DENSITIES, REDUCTIONS, check_choice, check_count, check_real
 
 
 @dataclass(frozen=True)
@@ -41,3 +48,32 @@ FORMULAS = {
     # the same total weight of 1; for small data sets.
     'tempered': Formula('mean', power=0.5, weights_are_counts=False),
 }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a loss is harmonized.
+
+    Attributes:
+        bins: M, the number of unit regions, or 1/ε.
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
+        formula: A name in `FORMULAS`.
+        reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
+        loss_weight: Factor of the loss.
+
+    Raises:
+        TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+    """
+
+    bins: int
+    density: str = 'region'
+    formula: str = 'official'
+    reduction: str = 'mean'
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count('bins', self.bins)
+        check_choice('density', self.density, DENSITIES)
+        check_choice('formula', self.formula, tuple(FORMULAS))
+        check_choice('reduction', self.reduction, REDUCTIONS)
+        check_real('loss_weight', self.loss_weight)

@@ -4,6 +4,8 @@ MMEngine's launcher 'pytorch' chooses a CUDA device before it starts the process
 a PyTorch built without CUDA refuses; a process group that is already there it takes as it is.
 """
 
+from __future__ import annotations
+
 import os
 
 import torch

@@ -9,10 +9,6 @@ from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-from .scope import announce
-
-announce()
-
 MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,

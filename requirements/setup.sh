@@ -19,7 +19,7 @@ case $stack in
 esac
 
 # Of pyproject.toml what concerns the package, not the settings of pytest, mypy and ruff after it.
-wanted=$(cd requirements && { cat torch.txt build.txt "$stack.txt" study.txt ./*.sh ../setup.py ../ghm_mmdet.pth; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
+wanted=$(cd requirements && { cat torch.txt build.txt "$stack.txt" study.txt ./*.sh ../setup.py; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
@@ -79,8 +79,6 @@ wait "$gathering"
 "${install[@]}" --no-index --find-links "$wheels" "${others[@]}"
 "${install[@]}" --no-deps -r requirements/study.txt
 "${install[@]}" --no-deps --no-build-isolation -e .
-purelib=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cp ghm_mmdet.pth "$purelib"
 
 if [ -n "$build" ]; then
     say "3/4 the rest is installed; mmcv's operators take some minutes more"

@@ -6,6 +6,8 @@ Examples:
 The data: `python tools/convert_bccd.py`.
 """
 
+from __future__ import annotations
+
 import statistics
 from dataclasses import dataclass
 

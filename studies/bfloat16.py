@@ -1,5 +1,7 @@
 """Neck and head in bfloat16, on a CPU: MMEngine's `AmpOptimWrapper` is for other devices."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import torch

@@ -5,6 +5,8 @@ Examples:
     python -m studies.cold_start report
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from ghm_mmdet.reproduce.configs import config_path

@@ -1,5 +1,7 @@
 """What the studies' command lines share: plan, run what is missing, report."""
 
+from __future__ import annotations
+
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence

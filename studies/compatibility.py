@@ -6,6 +6,8 @@ Examples:
         --out docs/compatibility.md
 """
 
+from __future__ import annotations
+
 import gc
 import json
 import logging
@@ -27,7 +29,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ghm_mmdet.reproduce.markdown import markdown_table
-from ghm_mmdet.reproduce.runs import mmdet_distribution
+from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.swap import harmonize, inherited_config, losses_found
 
 from . import rotated

@@ -8,6 +8,8 @@ Examples:
     python -m studies.demo --work-dir work_dirs/quick --iterations 20
 """
 
+from __future__ import annotations
+
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial

@@ -7,6 +7,8 @@ A detector sees a few objects of 12 to 40 pixels among thousands of anchors on l
 and noise, so that easy negatives outnumber positives by hundreds: the imbalance GHM is about.
 """
 
+from __future__ import annotations
+
 import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path

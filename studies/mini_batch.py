@@ -8,6 +8,8 @@ Examples:
 The images come from `python -m studies.demo_data --out work_dirs/demo/data`.
 """
 
+from __future__ import annotations
+
 import os
 import statistics
 import sys

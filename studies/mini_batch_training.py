@@ -1,5 +1,7 @@
 """One training of `studies/mini_batch.py`, which starts it; it keeps what its losses saw."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 from functools import partial

@@ -5,6 +5,8 @@ Examples:
     python -m studies.real_detectors report --seeds 2
 """
 
+from __future__ import annotations
+
 from itertools import product
 from pathlib import Path
 

@@ -8,6 +8,8 @@ Examples:
 test.json. Without the data, report and figure read the results kept in the repository.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import statistics

@@ -1,5 +1,7 @@
 """MMRotate for the study of compatibility: configs, models, a training step of each head."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace

@@ -7,6 +7,8 @@ Example:
     python -m studies.shrink_images photographs data/chess --side 320
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shutil

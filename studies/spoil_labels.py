@@ -7,6 +7,8 @@ Example:
     python -m studies.spoil_labels data/chess --share 0.2 --out work_dirs/chess-spoilt
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import random

@@ -1,5 +1,7 @@
 """One training step of a config made small: few channels, small random images, on the CPU."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """The variants of "the mini-batch" and of the formula, on one recorded iteration."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from matplotlib import rc_context

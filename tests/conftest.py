@@ -1,10 +1,12 @@
 """What tests share. Without a CUDA device, Triton's kernels run in its interpreter."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ def metafiles_are_read_once() -> Iterator[None]:
     from mmengine.config import utils
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, 'load', cache(utils.load))
+        patch.setattr(utils, 'load', lru_cache(maxsize=None)(utils.load))
         yield
 
 

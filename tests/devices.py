@@ -1,5 +1,7 @@
 """The suites on another device: what a test calls moves its tensors there, and the results back."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 

@@ -1,5 +1,7 @@
 """Processes of their own, forked from one that has imported MMDetection and the losses."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os

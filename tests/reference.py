@@ -1,5 +1,7 @@
 """The paper's equations in float64 NumPy, by brute force: the truth that tests compare with."""
 
+from __future__ import annotations
+
 import numpy as np
 
 
@@ -70,7 +72,7 @@ def paper_region_loss(
     counts = region_counts(g, bins, valid)
     s = counts if momentum == 0 else momentum * average + (1 - momentum) * counts
     total = 0.0
-    for index in zip(*np.nonzero(valid), strict=True):
+    for index in zip(*np.nonzero(valid)):
         total += loss[index] / (s[region_of(g[index], bins)] * bins)
     return total, s
 

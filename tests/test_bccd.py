@@ -1,5 +1,7 @@
 """BCCD: the converter from Pascal VOC, the configs, the commands and the report of the study."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

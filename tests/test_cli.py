@@ -1,5 +1,7 @@
 """`ghm-mmdet`: harmonize and doctor as users run them, and what happens where nothing is set up."""
 
+from __future__ import annotations
+
 import io
 import json
 import os
@@ -157,7 +159,6 @@ def test_doctor_needs_no_set_up() -> None:
     assert found['can_train'] is False
     missing = {finding['name'] for finding in found['findings'] if finding['stops']}
     assert missing == {'torch', 'mmcv', 'mmengine', 'mmdet'}
-    assert found['remedy'].endswith('make env')
 
 
 def test_doctor_gives_its_findings_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +166,7 @@ def test_doctor_gives_its_findings_as_json(capsys: pytest.CaptureFixture[str]) -
         main(['doctor', '--json'])
     assert stop.value.code == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found['can_train'], found['remedy']) == (True, None)
+    assert found['can_train'] is True
     names = [finding['name'] for finding in found['findings']]
     assert {'torch', 'mmcv', 'scope'} <= set(names)
 

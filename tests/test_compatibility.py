@@ -1,5 +1,7 @@
 """Every config of MMDetection harmonized, and a training step with every head."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from types import SimpleNamespace
 

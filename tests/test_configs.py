@@ -1,5 +1,7 @@
 """The configs of the paper's tables: settings, schedule, a real step, evaluators, backbones."""
 
+from __future__ import annotations
+
 import copy
 import functools
 import json

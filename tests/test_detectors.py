@@ -1,5 +1,7 @@
 """The six detectors of the study: harmonized, warmed up by their own losses, trained."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

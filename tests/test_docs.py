@@ -1,5 +1,7 @@
 """Every code block of README and docs, the links between pages, the API page, every --help."""
 
+from __future__ import annotations
+
 import argparse
 import ast
 import json

@@ -1,4 +1,6 @@
-"""python -m ghm_mmdet.doctor: what it finds where packages are missing, broken or mixed."""
+"""ghm-mmdet doctor: what it finds where packages are missing, broken or mixed."""
+
+from __future__ import annotations
 
 import doctest
 import re
@@ -7,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ghm_mmdet import doctor
-from ghm_mmdet.reproduce.runs import mmdet_distribution
+from ghm_mmdet import stacks
+from ghm_mmdet.cli import doctor
+from ghm_mmdet.stacks import STACKS, mmdet_distribution
 
 from .processes import ROOT, execute
 
 STACK = 'openmmlab' if mmdet_distribution() == 'mmdet' else 'onedl'
-PACKAGES = tuple(doctor.STACKS['onedl'])
+PACKAGES = tuple(STACKS['onedl'])
 
 # Hides the modules and their distributions, then runs the doctor as `python -m` does. What rests on
 # them is imported once more.
@@ -29,10 +32,7 @@ class Hiding:
         return self.finder.find_spec(name, path, target)
     def __getattr__(self, name):
         return getattr(self.finder, name)
-sys.meta_path[:] = [
-    finder if type(finder).__module__ == 'ghm_mmdet.scope' else Hiding(finder)
-    for finder in sys.meta_path
-]
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 for name in list(sys.modules):
     if name.split('.')[0] in (*packages, *hidden):
         del sys.modules[name]
@@ -42,11 +42,11 @@ def distribution(name):
         raise metadata.PackageNotFoundError(name)
     return find(name)
 metadata.distribution = distribution
-sys.path[:0], sys.argv = path, ['doctor']
-runpy.run_module('ghm_mmdet.doctor', run_name='__main__')
+sys.path[:0], sys.argv = path, ['ghm-mmdet', 'doctor']
+runpy.run_module('ghm_mmdet', run_name='__main__')
 """
 DISTRIBUTIONS = [
-    requirement.split('==')[0] for stack in doctor.STACKS.values() for requirement in stack.values()
+    requirement.split('==')[0] for stack in STACKS.values() for requirement in stack.values()
 ]
 
 
@@ -67,7 +67,6 @@ def examine(
             name = line.split()[0]
             found[name] = line.removeprefix(name).strip()
     assert verdict.startswith('No training can start' if status else 'A training can start')
-    assert ('All at once: ' in verdict) == (status == 1)
     return status, found, advice
 
 
@@ -77,10 +76,10 @@ def test_here_a_training_can_start() -> None:
     assert set(advice) <= {'checkpoints'}
     assert found['torch'] == torch.__version__
     for module in PACKAGES:
-        assert found[module].startswith(doctor.STACKS[STACK][module].replace('==', ' '))
+        assert found[module].startswith(STACKS[STACK][module].replace('==', ' '))
     assert 'with compiled operators' in found['mmcv']
     assert found['stack'] == f'{STACK}; with MIM: mim train {mmdet_distribution()} CONFIG'
-    assert found['kernels'].startswith('triton' if torch.cuda.is_available() else 'torch')
+    assert found['kernels'].startswith('triton' if torch.cuda.is_available() else 'cpu on cpu')
     assert found['scope'] == "type='ghm_mmdet.GHMC' builds"
 
 
@@ -88,10 +87,10 @@ def test_torch_alone() -> None:
     others = ('numpy', 'cv2', 'matplotlib', 'pycocotools', 'triton', 'pkg_resources', 'yaml')
     status, found, advice = examine(*PACKAGES, *others, distributions=DISTRIBUTIONS)
     assert status == 1
-    assert found['kernels'].startswith('torch on')
+    assert ' on c' in found['kernels']
     assert [found[module] for module in PACKAGES] == ['missing'] * 4
     for module in ('mmengine', 'mmdet', 'mim'):
-        assert f'pip install {doctor.STACKS["onedl"][module]}' in advice[module]
+        assert f'pip install {STACKS["onedl"][module]}' in advice[module]
     assert 'MMCV_WITH_OPS=1' in advice['mmcv']
     assert advice['mim'].startswith(' ! ')  # it is not what stops a training
 
@@ -124,7 +123,7 @@ def test_package_that_fails_on_import(tmp_path: Path) -> None:
     status, found, advice = examine(path=tmp_path)
     assert status == 1
     assert found['mmdet'] == 'AssertionError: MMCV==9 is used'
-    assert doctor.STACKS[STACK]['mmdet'] in advice['mmdet']
+    assert STACKS[STACK]['mmdet'] in advice['mmdet']
 
 
 @pytest.mark.skipif(STACK != 'openmmlab', reason='the default stack does not need it')
@@ -135,10 +134,10 @@ def test_setuptools_without_pkg_resources() -> None:
 
 
 def test_checkpoints_of_mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(doctor.WEIGHTS_ONLY_VARIABLE, raising=False)
+    monkeypatch.delenv(doctor.WEIGHTS_ONLY, raising=False)
     advice = doctor._checkpoints().advice
     assert (advice is not None) == (STACK == 'openmmlab')
-    monkeypatch.setenv(doctor.WEIGHTS_ONLY_VARIABLE, '1')
+    monkeypatch.setenv(doctor.WEIGHTS_ONLY, '1')
     assert doctor._checkpoints().advice is None
 
 
@@ -165,33 +164,12 @@ def test_kernels_that_cannot_run(monkeypatch: pytest.MonkeyPatch, value: str) ->
 def test_mixed_distributions(
     monkeypatch: pytest.MonkeyPatch, installed: list[str], name: str, words: list[str]
 ) -> None:
-    monkeypatch.setattr(doctor, '_version', lambda name: '1.0' if name in installed else None)
+    for module in (stacks, doctor):
+        version = lambda name: '1.0' if name in installed else None  # noqa: E731
+        monkeypatch.setattr(module, 'installed_version', version)
     stack = doctor.stack_of_mmdet()
     finding = doctor._stack(stack) if name == 'stack' else doctor.examine_package(name, stack)
     assert [word for word in words if word not in finding.advice] == []
-
-
-@pytest.mark.parametrize(
-    ('prefix', 'remedy'),
-    [
-        ('elsewhere', 'cd {clone} && make env'),
-        ('clone/.venv', 'cd {clone} && rm -rf .venv && make env'),
-    ],
-)
-def test_one_command_mends_all_in_a_clone(
-    prefix: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clone = tmp_path / 'clone'
-    monkeypatch.setattr(doctor, 'CLONE', clone)
-    monkeypatch.setattr(doctor, 'stack_of_mmdet', lambda: 'onedl')
-    monkeypatch.setattr(doctor.sys, 'prefix', str(tmp_path / prefix))
-    missing = [doctor.Finding('mmcv', 'missing', 'pip install', stops=True)]
-    assert doctor.remedy(missing) is None
-    (clone / 'requirements').mkdir(parents=True)
-    (clone / 'requirements/setup.sh').touch()
-    assert doctor.remedy(missing) == remedy.format(clone=clone)
-    assert doctor.remedy([doctor.Finding('mim', 'missing', 'pip install')]) is None
-    assert doctor.remedy([doctor.Finding('kernels', 'ValueError', 'unset', stops=True)]) is None
 
 
 def test_a_check_that_fails_itself_is_a_finding() -> None:
@@ -200,12 +178,10 @@ def test_a_check_that_fails_itself_is_a_finding() -> None:
     assert finding.advice
 
 
-@pytest.mark.parametrize('stack', doctor.STACKS)
+@pytest.mark.parametrize('stack', STACKS)
 def test_advice_is_what_requirements_say(stack: str) -> None:
     pinned = re.findall(r'^[\w-]+==.+$', (ROOT / f'requirements/{stack}.txt').read_text(), re.M)
-    assert list(doctor.STACKS[stack].values()) == pinned
-    build = (ROOT / 'requirements/build.txt').read_text()
-    assert re.search('^setuptools(.+)$', build, re.M)[1] in doctor.BUILD_MMCV
+    assert list(STACKS[stack].values()) == pinned
 
 
 def test_examples_in_its_docstrings() -> None:

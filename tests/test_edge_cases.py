@@ -1,5 +1,7 @@
 """What happens at the edges: of the data, of the regions, of the arguments."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

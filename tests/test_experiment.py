@@ -1,5 +1,7 @@
 """Experiments: what is run and what is not, failures, jobs, the file of results."""
 
+from __future__ import annotations
+
 import os
 import sys
 from dataclasses import dataclass, replace

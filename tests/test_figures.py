@@ -1,5 +1,7 @@
 """The figures' curves against the equations and the losses, and what every figure must have."""
 
+from __future__ import annotations
+
 import runpy
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """GHM-R whose μ follows the mean |d|."""
 
+from __future__ import annotations
+
 import copy
 import pickle
 from pathlib import Path

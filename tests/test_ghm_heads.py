@@ -1,5 +1,7 @@
 """GHMRetinaHead and GHMSSDHead: one mini-batch of all levels, losses from the config."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -91,7 +93,7 @@ def losses_of(head: BaseDenseHead, images: int = 2, empty: bool = False) -> dict
     labels = [torch.tensor([0, 2]), torch.tensor([1])]
     if empty:
         boxes, labels = [torch.zeros(0, 4)] * 2, [torch.zeros(0).long()] * 2
-    instances = [InstanceData(bboxes=b, labels=c) for b, c in zip(boxes, labels, strict=True)]
+    instances = [InstanceData(bboxes=b, labels=c) for b, c in zip(boxes, labels)]
     outputs = head([feature[:images] for feature in features(head)])
     losses = head.loss_by_feat(*outputs, instances[:images], IMAGES[:images])
     return {name: sum(of) if isinstance(of, list) else of for name, of in losses.items()}
@@ -100,7 +102,7 @@ def losses_of(head: BaseDenseHead, images: int = 2, empty: bool = False) -> dict
 def calls_of(head: BaseDenseHead) -> tuple[list, list]:
     """What the losses of a head are called with, one entry a call, in float64."""
     calls = [], []
-    for loss, seen in zip((head.loss_cls, head.loss_bbox), calls, strict=True):
+    for loss, seen in zip((head.loss_cls, head.loss_bbox), calls):
         loss.register_forward_pre_hook(
             lambda _, args, seen=seen: seen.append([x.detach().double().numpy() for x in args])
         )
@@ -115,7 +117,7 @@ def assert_losses_and_gradients_equal(ours: nn.Module, theirs: nn.Module, images
         torch.testing.assert_close(value, expected[name].squeeze())
     for losses in (expected, values):
         sum(losses.values()).sum().backward()
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for mine, other in zip(ours.parameters(), theirs.parameters()):
         torch.testing.assert_close(mine.grad, other.grad)
 
 
@@ -167,7 +169,7 @@ def test_ghm_is_the_papers_mini_batch(kind: str) -> None:
     assert [len(seen) for seen in calls] == [expected_calls] * 2
     values = losses_of(head)
     (logits, labels, weight), (pred, target, of_offsets) = (
-        [np.concatenate(part) for part in zip(*seen, strict=True)] for seen in calls
+        [np.concatenate(part) for part in zip(*seen)] for seen in calls
     )
     labels = labels.astype(int)
     if kind == 'retina':
@@ -192,7 +194,7 @@ def test_ghm_is_the_papers_mini_batch(kind: str) -> None:
 
 
 def test_each_loss_is_called_once() -> None:
-    for head, number in zip(retina_heads(**GHM), (3, 1), strict=True):
+    for head, number in zip(retina_heads(**GHM), (3, 1)):
         assert [len(seen) for seen in calls_of(head)] == [number] * 2
 
 
@@ -230,7 +232,7 @@ def test_inference_is_that_of_the_original(kind: str) -> None:
         with torch.no_grad():
             outputs = head(features(head))
             results.append(head.predict_by_feat(*outputs, batch_img_metas=IMAGES))
-    for expected, found in zip(*results, strict=True):
+    for expected, found in zip(*results):
         assert len(expected) > 0
         for name in ('bboxes', 'scores', 'labels'):
             assert torch.equal(expected[name], found[name])

@@ -1,5 +1,7 @@
 """GradientDensityHook: counts that NumPy counts too, and a training that is not changed."""
 
+from __future__ import annotations
+
 import json
 import runpy
 import sys
@@ -87,7 +89,7 @@ def assert_counts_are_of(counts: np.ndarray, gradient: np.ndarray, g: np.ndarray
     """Up to the rounding of float32 at the edges of the bins."""
     edges = np.linspace(0, 1, len(counts) + 1)
     edges[0], edges[-1] = -np.inf, np.inf
-    for count, (low, high) in zip(counts, pairwise(edges), strict=True):
+    for count, (low, high) in zip(counts, pairwise(edges)):
         inner = (g >= low + 1e-6) & (g < high - 1e-6)
         outer = (g >= low - 1e-6) & (g < high + 1e-6)
         assert inner.sum() <= count <= outer.sum()
@@ -109,7 +111,7 @@ def test_counts_equal_numpy(loss_cls: nn.Module, loss_bbox: nn.Module) -> None:
     detector(levels)
     assert observer.mu == getattr(loss_bbox, 'mu', MU)
     sums = observer.take().numpy()
-    for kind, (counts, gradient) in zip(('cls', 'reg'), sums, strict=True):
+    for kind, (counts, gradient) in zip(('cls', 'reg'), sums):
         g = np.concatenate([gradient_norms(kind, level[kind], observer.mu) for level in levels])
         assert_counts_are_of(counts, gradient, g)
     assert not observer.take().any()

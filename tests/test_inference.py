@@ -1,5 +1,7 @@
 """The loss leaves inference untouched: MMDetection's inferencer, and export."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
@@ -97,7 +99,7 @@ def test_export_runs_the_operators_of_focal_loss(checkpoint: Path) -> None:
             [node.format_node() for node in program.graph.nodes if node.op == 'call_function']
         )
         exported = feature_maps(program.module()(image))
-        for by_program, by_model in zip(exported, feature_maps(model(image)), strict=True):
+        for by_program, by_model in zip(exported, feature_maps(model(image))):
             torch.testing.assert_close(by_program, by_model)
     assert len(operators[0]) > 50
     assert operators[0] == operators[1]
@@ -109,5 +111,5 @@ def test_torch_script_of_a_detector_trained_with_ghm(checkpoint: Path) -> None:
     traced = torch.jit.trace(detector(GHM_CONFIG, checkpoint), (first,))
     with torch.no_grad():
         expected = feature_maps(detector(FOCAL_CONFIG, checkpoint)(second))
-        for by_trace, by_model in zip(feature_maps(traced(second)), expected, strict=True):
+        for by_trace, by_model in zip(feature_maps(traced(second)), expected):
             torch.testing.assert_close(by_trace, by_model)

@@ -4,6 +4,8 @@ Without a CUDA device they run in Triton's interpreter, see conftest.py; the tes
 need a device.
 """
 
+from __future__ import annotations
+
 import os
 
 import numpy as np
@@ -13,12 +15,9 @@ import torch
 pytest.importorskip('triton')
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.formulas import FORMULAS
-from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss, gradient_density
-from ghm_mmdet.functional.harmonizing import Memory, RegionStatistics
-from ghm_mmdet.functional.passes import _weights_by_equations, _weights_in_one_launch
-from ghm_mmdet.functional.settings import Settings
-from ghm_mmdet.ops import can_fuse, choose_kernels
+from ghm_mmdet.formulas import FORMULAS, Settings
+from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
+from ghm_mmdet.ops import choose_kernels, kernels_of
 
 from . import reference, test_parity
 from .test_edge_cases import (  # noqa: F401
@@ -58,8 +57,8 @@ def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kernels_are_used() -> None:
     x = torch.randn(4, 3, device=DEVICE)
-    assert choose_kernels(x.device.type) == 'triton' and can_fuse(x, x, 30)
-    assert not can_fuse(x.double(), x, 30)
+    assert choose_kernels(x, x, Settings(30)).__name__ == 'ghm_mmdet.ops.triton_kernels'
+    assert choose_kernels(x.double(), x, Settings(30)) is None
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -67,16 +66,10 @@ def test_ghm_c_sequence(seed: int) -> None:
     test_parity.test_ghm_c_sequence(seed)
 
 
-@pytest.mark.parametrize('seed', range(12))
-def test_ghm_r_sequence(seed: int) -> None:
-    test_parity.test_ghm_r_sequence(seed)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', range(12, test_parity.NUM_SEQUENCES))
 def test_more_sequences(seed: int) -> None:
     test_parity.test_ghm_c_sequence(seed)
-    test_parity.test_ghm_r_sequence(seed)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
@@ -129,10 +122,11 @@ def test_wrong_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('GHM_MMDET_KERNELS', 'triton')
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     with pytest.raises(ValueError, match="needs CUDA tensors, got one on 'cpu'"):
-        ghm_r_loss(x, x)
+        ghm_c_loss(x, x)
     monkeypatch.delenv('GHM_MMDET_KERNELS')
-    assert choose_kernels('cuda') == 'triton'
-    assert choose_kernels('cpu') == 'torch'
+    assert kernels_of('cuda') == 'triton'
+    assert kernels_of('cpu') == 'cpu'
+    assert kernels_of('mps') is None
 
 
 # What the kernels are, beside what they compute.
@@ -151,55 +145,21 @@ def test_sizes_that_are_no_multiples(
     labels = torch.randint(-1, shape[1] + 2, shape[:1], generator=generator)
     of_rows = (torch.rand(shape[0], generator=generator) < 0.8).to(weight_dtype)
     of_examples = (torch.rand(shape, generator=generator) < 0.8).to(weight_dtype)
-    for loss, target, weight in (
-        (ghm_c_loss, labels, of_rows),
-        (ghm_c_loss, torch.rand(shape, generator=generator), of_examples),
-        (ghm_r_loss, pred.float() + torch.randn(shape, generator=generator) / 30, of_examples),
-        (ghm_r_loss, pred.float() + torch.randn(shape, generator=generator) / 30, of_rows),
+    for target, weight in (
+        (labels, of_rows),
+        (torch.rand(shape, generator=generator), of_examples),
+        (torch.rand(shape, generator=generator) < 0.5, of_rows),
     ):
         results = []
         for reduction in ('sum', 'none'):
             x = pred.to(DEVICE, copy=True).requires_grad_()
-            value = loss(
+            value = ghm_c_loss(
                 x, target.to(DEVICE), weight.to(DEVICE), bins=bins, reduction=reduction
             ).sum()
             value.backward()
             results.append((value.detach(), x.grad))
         rtol = 1e-4 if dtype == torch.float32 else 2e-3
         torch.testing.assert_close(*results, rtol=rtol, atol=1e-5)
-
-
-def test_exact_density_takes_the_fine_histogram(monkeypatch: pytest.MonkeyPatch) -> None:
-    pred = torch.randn(300, 3, device=DEVICE)
-    labels = torch.randint(0, 4, (300,), device=DEVICE)
-    expected = ghm_c_loss(pred, labels, density='exact')
-    monkeypatch.setattr(gradient_density, 'SORTED_AT_MOST', 0)
-    found = ghm_c_loss(pred, labels, density='exact')
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
-
-
-@pytest.mark.parametrize('formula', FORMULAS)
-@pytest.mark.parametrize('momentum', [0, 0.7, 0.75])
-@pytest.mark.parametrize('finite', [True, False])
-def test_regions_are_weighed_by_the_equations(formula: str, momentum: float, finite: bool) -> None:
-    """One launch against `functional.harmonizing`, bit for bit in S."""
-    settings = Settings(30, formula=formula, loss_weight=0.3)
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.randint(0, 5, (30,), generator=generator) ** 6
-    not_finite = torch.tensor(0.0 if finite else 3.0).double()
-    statistics = RegionStatistics(counts.double(), None, counts.sum().double(), 2, not_finite)
-    averages, weights = [], []
-    for weigh in (_weights_in_one_launch, _weights_by_equations):
-        average = torch.rand(30, generator=torch.Generator().manual_seed(1)) * 100
-        memory = Memory(average.to(DEVICE), momentum) if momentum else None
-        on_device = RegionStatistics(
-            *(x.to(DEVICE) if isinstance(x, torch.Tensor) else x for x in statistics)
-        )
-        on_device = on_device if weigh is _weights_in_one_launch else on_device.to(torch.float32)
-        weights.append(weigh(on_device, settings, memory))
-        averages.append(memory.average if memory else average)
-    torch.testing.assert_close(*weights, rtol=1e-6, atol=0)
-    assert torch.equal(*averages)
 
 
 def test_the_scaled_gradient_is_rounded_once() -> None:

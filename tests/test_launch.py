@@ -1,5 +1,7 @@
 """Several processes as users start them: MIM, tools/dist_train.sh, tools/slurm_train.sh."""
 
+from __future__ import annotations
+
 import os
 import socket
 import subprocess

@@ -1,5 +1,7 @@
 """The loss benchmark runs, and says what it left out."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

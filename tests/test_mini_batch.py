@@ -1,5 +1,7 @@
 """The study of the mini-batch: the worked example, and float16's arithmetic in float32."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -73,7 +75,7 @@ def test_rounded_convolutions_are_those_of_autocast() -> None:
             assert y.dtype == torch.float16
         (y.float() * torch.linspace(0, 1, 8)).sum().backward()
         results.append((y.float(), features.grad, conv.weight.grad.clone()))
-    for autocast, ours in zip(*results, strict=True):
+    for autocast, ours in zip(*results):
         torch.testing.assert_close(ours, autocast, rtol=2e-3, atol=2e-3)
     conv.eval()
     assert torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias))

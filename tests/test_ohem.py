@@ -1,5 +1,7 @@
 """OHEMLoss against a loop in NumPy, and its head against MMDetection's RetinaHead."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ def random_call(seed: int, anchors: int = 400) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def expected(pred: Tensor, labels: Tensor, weight: Tensor, ratio: float = 3) -> np.ndarray:
-    images = zip(pred.numpy(), labels.numpy(), weight.numpy(), strict=True)
+    images = zip(pred.numpy(), labels.numpy(), weight.numpy())
     return np.stack([mined_loss(*image, ratio) for image in images])
 
 
@@ -73,7 +75,7 @@ def test_softmax_mines_rows(ratio: float) -> None:
         hardest = np.sort(entropy[negative])[::-1][: int(ratio * positive.sum())]
         return 0.5 * (entropy[positive].sum() + hardest.sum())
 
-    each = [mined(*image) for image in zip(entropy, positive, negative, strict=True)]
+    each = [mined(*image) for image in zip(entropy, positive, negative)]
     assert each[1] == 0
     result = loss(pred, labels, weight, reduction_override='none')
     np.testing.assert_allclose(result.sum(-1), 2 * np.array(each))

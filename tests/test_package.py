@@ -1,11 +1,15 @@
 """The package as its hosts see it: scope, configs, wheel, and the mathematics alone."""
 
+from __future__ import annotations
+
+import inspect
 import json
 import os
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
@@ -15,10 +19,12 @@ import torch
 import yaml
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
+from mmengine.runner import Runner
 
-from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
+from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, __version__
 from ghm_mmdet.reproduce.configs import load_config
-from ghm_mmdet.reproduce.runs import last_metrics, mmdet_distribution
+from ghm_mmdet.reproduce.runs import last_metrics
+from ghm_mmdet.stacks import mmdet_distribution
 
 from .processes import ROOT
 
@@ -131,8 +137,7 @@ def run_wheel(python: Path, *arguments: str | Path, cwd: Path, **environment: st
 # What the wheel does in a process that has nothing of the repository: an answer for each question.
 ASKED = """
 import contextlib, io, json, os, runpy, subprocess, sys, traceback
-from functools import cache
-from importlib.metadata import entry_points
+from functools import lru_cache
 from pathlib import Path
 
 distribution, *names = sys.argv[1:]
@@ -150,7 +155,7 @@ def check_call(command, **keywords):
     # A program that MIM starts, in a process that need not import all of it once more.
     sys.stdout.flush()
     if os.fork():
-        return os.waitstatus_to_exitcode(os.wait()[1])
+        return os.wait()[1] >> 8
     sys.argv, subprocess.check_output = command[1:], check_output
     try:
         runpy.run_path(command[1], run_name='__main__')
@@ -161,9 +166,12 @@ def check_call(command, **keywords):
     os._exit(0)
 
 from mmengine.config import Config, utils
-utils.load = cache(utils.load)  # of all metafiles, for each base
-answers['bases'] = [Config.fromfile(f'{name}.py').to_dict() for name in names]
-answers['imported'] = [name for name in ('mmdet', 'ghm_mmdet.losses') if name in sys.modules]
+utils.load = lru_cache(maxsize=None)(utils.load)  # of all metafiles, for each base
+from ghm_mmdet.cli import main
+printed('config', main, ['config'])
+for name in names:
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(['config', name, '--out', f'my/{name}.py'])
 from mmdet.registry import MODELS
 loss = MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True, bins=20))
 answers['scope'] = [type(loss).__module__, loss.bins]
@@ -171,17 +179,16 @@ import ghm_mmdet
 from mim.cli import cli
 answers['file'] = ghm_mmdet.__file__
 ghm, demo = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco', 'retinanet_r18_fpn_ghmc-ghmr_demo'
-printed('search', cli, ['search', 'ghm_mmdet', '--model', 'ghm'])
-for name in (ghm, demo):
-    cli(['download', 'ghm_mmdet', '--config', name, '--dest', '.'], standalone_mode=False)
-[script] = entry_points(group='console_scripts', name='ghm-mmdet')
-printed('reproduce', script.load(), ['reproduce', 'plan', '--table', '7'])
+if distribution == 'mmdet':  # OpenMMLab's MIM
+    printed('search', cli, ['search', 'ghm_mmdet', '--model', 'ghm'])
+    for name in (ghm, demo):
+        cli(['download', 'ghm_mmdet', '--config', name, '--dest', '.'], standalone_mode=False)
+printed('reproduce', main, ['reproduce', 'plan', '--table', '7'])
 tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-run')
-sys.argv = ['doctor']
-printed('doctor', runpy.run_module, 'ghm_mmdet.doctor', run_name='__main__')
+printed('doctor', main, ['doctor'])
 check_output, subprocess.check_call = subprocess.check_output, check_call
 subprocess.check_output = lambda command: b''  # MIM looks for --gpus in `train.py -h`: not there
-common = [distribution, f'{demo}.py', '--gpus', '0', '--work-dir']
+common = [distribution, str(Path(ghm_mmdet.__path__[0], f'.mim/configs/demo/{demo}.py')), '--gpus', '0', '--work-dir']
 options = ['--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3']
 options.append('model.test_cfg.score_thr=0')
 cli(['train', *common, 'work', *options], standalone_mode=False)
@@ -195,15 +202,11 @@ SHIPPED = sorted(path.stem for path in ROOT.glob('configs/ghm/*.py'))
 
 @pytest.fixture(scope='module')
 def wheel_folder(wheel_python: Path, demo_data: Path, make_once: Callable[..., Path]) -> Path:
-    """Where the wheel answered: answers.json, and the configs that MIM downloaded."""
+    """Where the wheel answered: answers.json, and the configs that it wrote."""
 
     def ask(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        for name in SHIPPED:
-            base = f"_base_ = 'ghm_mmdet::ghm/{name}.py'\nmodel = dict(backbone=dict(note=3))\n"
-            (folder / f'my_{name}.py').write_text(base)
-        arguments = [mmdet_distribution(), *(f'my_{name}' for name in SHIPPED)]
-        command = [wheel_python, '-W', 'ignore', '-c', ASKED, *arguments]
+        command = [wheel_python, '-W', 'ignore', '-c', ASKED, mmdet_distribution(), *SHIPPED]
         printed = run_wheel(*command, cwd=folder, DEMO_ROOT=f'{demo_data}/')
         (folder / 'printed.txt').write_text(printed)
 
@@ -221,13 +224,27 @@ def test_wheel_is_what_is_imported(wheel_python: Path, answers: dict) -> None:
     assert (package / 'py.typed').exists()
 
 
-def test_wheel_gives_bases_to_configs(answers: dict) -> None:
-    """Every config, in a process that imports MMEngine alone."""
-    assert answers['imported'] == []
-    assert [base['train_cfg']['max_epochs'] for base in answers['bases']] == [14] * len(SHIPPED)
-    assert all(base['model']['backbone']['note'] == 3 for base in answers['bases'])
-    ghm = answers['bases'][SHIPPED.index('retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco')]
-    assert ghm['model']['bbox_head']['loss_cls']['type'] == 'ghm_mmdet.GHMC'
+@pytest.mark.parametrize('name', SHIPPED)
+def test_wheel_writes_configs_that_stand_alone(name: str, wheel_folder: Path) -> None:
+    """In a folder of their own: what a training reads is that of the repository."""
+    written = Config.fromfile(wheel_folder / f'my/{name}.py').to_dict()
+    original = Config.fromfile(ROOT / f'configs/ghm/{name}.py').to_dict()
+    for config in (written, original):
+        for evaluator in ('val_evaluator', 'test_evaluator'):
+            config[evaluator]['ann_file'] = os.path.normpath(config[evaluator]['ann_file'])
+    dropped = original.keys() - written.keys()
+    assert written == {key: original[key] for key in original.keys() - dropped}
+    read_by_a_runner = set(inspect.signature(Runner.__init__).parameters)
+    assert not dropped & read_by_a_runner
+
+
+def test_wheel_lists_its_configs(answers: dict) -> None:
+    lines = answers['config'].splitlines()
+    assert [line.split()[0] for line in lines[1:]] == SHIPPED
+    assert 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco' in answers['config']
+    assert [line.split()[-3:] for line in lines if 'ghmc-exact' in line] == [
+        ['retinanet_r50_fpn_ghmc-exact_8xb2-14e_coco', '2', '35.9']
+    ]
 
 
 def test_the_scope_prefix_is_enough(answers: dict) -> None:
@@ -236,8 +253,30 @@ def test_the_scope_prefix_is_enough(answers: dict) -> None:
 
 
 def test_wheel_satisfies_the_doctor(answers: dict) -> None:
-    assert "_base_ = 'ghm_mmdet::...' is known" in answers['doctor']
     assert 'A training can start.' in answers['doctor']
+
+
+def test_wheel_brings_nothing_beside_the_package(wheel_python: Path) -> None:
+    """No code at the start of Python, nothing that stays after `pip uninstall`."""
+    [wheel] = wheel_python.parents[2].glob('*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        places = {name.split('/')[0] for name in archive.namelist()}
+    assert places == {'ghm_mmdet', f'ghm_mmdet-{__version__}.dist-info'}
+    modules = 'import sys; print(*sorted(sys.modules))'
+    with_wheel = run_wheel(wheel_python, '-c', modules, cwd=wheel.parent)
+    assert 'ghm_mmdet' not in with_wheel and 'importlib.util' not in with_wheel
+
+
+def test_uninstalled_wheel_leaves_nothing(wheel_python: Path, tmp_path: Path) -> None:
+    [wheel] = wheel_python.parents[2].glob('*.whl')
+    venv.create(tmp_path / 'env', symlinks=True, with_pip=True)
+    python = tmp_path / 'env/bin/python'
+    before = set((tmp_path / 'env').rglob('*'))
+    pip = [python, '-m', 'pip', '--disable-pip-version-check']
+    run(*pip, 'install', '-q', '--no-deps', '--no-index', wheel)
+    run(*pip, 'uninstall', '-q', '-y', 'ghm_mmdet')
+    left = {path for path in set((tmp_path / 'env').rglob('*')) - before if path.suffix != '.pyc'}
+    assert {path for path in left if path.name != '__pycache__'} == set()
 
 
 def test_wheel_plans_the_reproduction(answers: dict) -> None:
@@ -245,6 +284,9 @@ def test_wheel_plans_the_reproduction(answers: dict) -> None:
     assert config in answers['reproduce']
 
 
+@pytest.mark.skipif(
+    mmdet_distribution() != 'mmdet', reason="OneDL's MIM takes a wheel's first file"
+)
 def test_wheel_answers_mim(wheel_folder: Path, answers: dict) -> None:
     models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())['Models']
     assert [model['Name'] for model in models if model['Name'] not in answers['search']] == []
@@ -252,13 +294,13 @@ def test_wheel_answers_mim(wheel_folder: Path, answers: dict) -> None:
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
 
 
-def test_wheel_harmonizes_through_mim(wheel_python: Path, answers: dict, tmp_path: Path) -> None:
+def test_wheel_harmonizes(wheel_python: Path, answers: dict, tmp_path: Path) -> None:
     """A config in a user's own folder, and one by name."""
     (tmp_path / 'mine.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
         'model = dict(bbox_head=dict(num_classes=3))\n'
     )
-    tool = [wheel_python, '-m', 'mim', 'run', 'ghm_mmdet', 'harmonize']
+    tool = [wheel_python, '-m', 'ghm_mmdet', 'harmonize']
     printed = run_wheel(*tool, 'mine.py', '--out', 'ghm.py', '--warmup', '500', cwd=tmp_path)
     assert 'model.bbox_head.loss_cls (RetinaHead, FocalLoss): replaced by GHMC' in printed
     config = Config.fromfile(tmp_path / 'ghm.py')
@@ -270,12 +312,10 @@ def test_wheel_harmonizes_through_mim(wheel_python: Path, answers: dict, tmp_pat
 
 
 def test_wheel_trains_and_tests_through_mim(wheel_folder: Path) -> None:
-    """Outside the repository: train by the downloaded config, evaluate the checkpoint."""
+    """Outside the repository: train by a shipped config, evaluate the checkpoint."""
     assert 'GHM takes over' in (wheel_folder / 'printed.txt').read_text()
     assert 0 <= last_metrics(wheel_folder / 'test')['bbox_mAP'] <= 1
 
 
 def test_version_is_one_fact() -> None:
-    import ghm_mmdet
-
-    assert distribution('ghm_mmdet').version == ghm_mmdet.__version__
+    assert distribution('ghm_mmdet').version == __version__

@@ -1,5 +1,7 @@
 """Equality with MMDetection's own GHMC and GHMR, call after call."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.functional import classification_gradient_norm, regression_gradient_norm
-from ghm_mmdet.functional.examples import dense_target
+from ghm_mmdet.functional.inputs import dense_target
 
 from .devices import away_from_edges
 
@@ -85,7 +87,7 @@ def assert_equal_calls(ours: nn.Module, theirs: nn.Module, call: tuple, reductio
     atol = max(CLOSE['atol'], ROUNDING * largest)
     torch.testing.assert_close(*gradients, rtol=CLOSE['rtol'], atol=atol)
     assert dict(ours.named_buffers()).keys() == dict(theirs.named_buffers()).keys()
-    for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+    for mine, other in zip(ours.buffers(), theirs.buffers()):
         torch.testing.assert_close(mine, other, **CLOSE)
 
 

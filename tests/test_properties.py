@@ -1,5 +1,7 @@
 """What holds for any input: hypothesis looks for one where it does not."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest

@@ -1,5 +1,7 @@
 """The photographs in `data/chess`, the backbone with ImageNet weights, and the study of both."""
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
@@ -61,7 +63,7 @@ def test_backbone_computes_what_its_package_does() -> None:
             if index in LAST_BLOCKS[1:]:
                 expected.append(x)
         found = EfficientNetLite0()(image)
-    for level, other in zip(found, expected, strict=True):
+    for level, other in zip(found, expected):
         torch.testing.assert_close(level, other, rtol=1e-3, atol=1e-3)
 
 
@@ -170,7 +172,7 @@ def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) ->
 
 def test_parts_are_averaged_over_the_sets_of_the_choice(tmp_path: Path) -> None:
     aps = {f'{name}-focal-1x': [50] for name in real_images.SELECTION}
-    for name, ap in zip(real_images.SELECTION, (51, 53, 50.5), strict=True):
+    for name, ap in zip(real_images.SELECTION, (51, 53, 50.5)):
         aps[f'{name}-preset-1x'] = [ap]
     aps['chess-ghmr-1x'] = [60]  # not on the other sets: no mean, no row
     settings = write_results(tmp_path / 'results.jsonl', aps)

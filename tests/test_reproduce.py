@@ -1,5 +1,7 @@
 """tools/reproduce.py: the plan, what is run and what is not, the report, and a killed rehearsal."""
 
+from __future__ import annotations
+
 import json
 import os
 import runpy
@@ -19,7 +21,7 @@ from ghm_mmdet.reproduce.configs import differences
 from ghm_mmdet.reproduce.experiment import Settings
 from ghm_mmdet.reproduce.paper import paper_run, paper_runs, plan
 from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
-from ghm_mmdet.reproduce.runs import mmdet_distribution
+from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.reproduce.tables import GPUS, METRICS, TABLES, Table, tables
 
 ROOT = Path(__file__).parent.parent

@@ -1,5 +1,7 @@
 """A run that is cut by SIGKILL and resumed ends as the run that was not cut."""
 
+from __future__ import annotations
+
 import os
 import signal
 from pathlib import Path

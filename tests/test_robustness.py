@@ -1,5 +1,7 @@
 """What the moving average keeps: bad batches, half precision, regions seen late, no positives."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

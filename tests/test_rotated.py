@@ -1,5 +1,7 @@
 """MMRotate's detectors harmonized, and a training step with each of their heads."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ghm_mmdet import GHMR, GHMRetinaHead, GHMWarmupHook, harmonize, losses_found
-from ghm_mmdet.reproduce.runs import mmdet_distribution
+from ghm_mmdet.stacks import mmdet_distribution
 from studies import rotated
 from studies.compatibility import report, scan
 from studies.rotated import REPRESENTATIVES

@@ -1,5 +1,7 @@
 """The precompiled header with which requirements/setup.sh compiles mmcv."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

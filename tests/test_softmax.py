@@ -1,5 +1,7 @@
 """GHM-C of a softmax: against float64 NumPy, against the sigmoid form, in MMDetection's heads."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,7 @@
 """Spoilt labels: how many, and what becomes of them."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

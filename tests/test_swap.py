@@ -1,5 +1,7 @@
 """GHM into any config: what is replaced, what is written, what is read from there."""
 
+from __future__ import annotations
+
 import copy
 import runpy
 import sys

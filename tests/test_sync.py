@@ -1,5 +1,7 @@
 """`sync=True`: several processes harmonize like one that holds the whole mini-batch."""
 
+from __future__ import annotations
+
 import os
 import time
 from datetime import timedelta

@@ -1,12 +1,13 @@
 """`formula='tempered'`: β falls with the root of the density, and is 1 in the mean."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
 
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.functional import ghm_c_loss
-from ghm_mmdet.functional.gradient_density import prefers_fine_bins
 
 from . import reference
 
@@ -59,17 +60,6 @@ def test_exact_density() -> None:
         torch.tensor(x), torch.tensor(labels), bins=BINS, density='exact', formula='tempered'
     )
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
-def test_exact_density_of_fine_bins() -> None:
-    """Of many examples in float32 the density comes from a histogram; in float64 it is sorted."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(45_000, 3, generator=generator, dtype=torch.float64) - 3
-    labels = torch.randint(0, 40, (45_000,), generator=generator)
-    settings = dict(bins=BINS, density='exact', formula='tempered')
-    assert prefers_fine_bins(x.float(), 1 / BINS)
-    sorted_ = ghm_c_loss(x, labels, **settings)
-    np.testing.assert_allclose(ghm_c_loss(x.float(), labels, **settings), sorted_, rtol=1e-3)
 
 
 @pytest.mark.parametrize('momentum', [0, 0.75])

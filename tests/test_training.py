@@ -1,5 +1,7 @@
 """Training in MMEngine's Runner: reproducible, equal to the built-in losses, warm-up."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

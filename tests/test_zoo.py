@@ -1,5 +1,7 @@
 """`ghm-mmdet reproduce zoo`: the published models, what is refused, and a rehearsal."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shutil
@@ -56,7 +58,7 @@ def test_config_is_mmdetections_with_the_losses_of_this_package(tmp_path: Path) 
         (tmp_path / model.file).touch()
     checkpoints = [tmp_path / model.file for model in published()]
     tests = zoo_tests(checkpoints, Settings(tmp_path, '/data/coco'))
-    for test, model in zip(tests, published(), strict=True):
+    for test, model in zip(tests, published()):
         head = MODELS.build(test.wanted.model.bbox_head)
         assert (type(head.loss_cls), type(head.loss_bbox)) == (GHMC, GHMR)
         theirs = Config.fromfile(model.config)

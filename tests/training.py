@@ -1,5 +1,7 @@
 """Short training runs, and data, made for the tests."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

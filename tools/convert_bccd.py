@@ -5,6 +5,8 @@ Example:
     python tools/convert_bccd.py BCCD_Dataset/BCCD --out data/bccd
 """
 
+from __future__ import annotations
+
 import json
 import sys
 import xml.etree.ElementTree as ET

@@ -7,6 +7,8 @@ Example:
     python tools/plot_figures.py work_dirs/demo/record.npz --out work_dirs/demo/figures
 """
 
+from __future__ import annotations
+
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path

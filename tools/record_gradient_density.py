@@ -7,6 +7,8 @@ Example:
         --out work_dirs/demo/record.npz --batches 100
 """
 
+from __future__ import annotations
+
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 

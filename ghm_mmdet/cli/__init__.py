@@ -2,23 +2,26 @@
 
 Examples:
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py
+    ghm-mmdet config retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco --out my.py
     ghm-mmdet doctor
     ghm-mmdet reproduce plan --table 5
     ghm-mmdet figures work_dirs/mine/gradient_density.npz --out figures
 """
+
+from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from .. import doctor
-from . import figures, harmonize, reproduce
+from . import config, doctor, figures, harmonize, reproduce
 
 #: Each has a docstring, which is its help, `add_options` and `run`. What these import, and so
 #: `--help`, needs Python alone; `run` imports the rest.
 COMMANDS = {
     'harmonize': harmonize,
+    'config': config,
     'doctor': doctor,
     'reproduce': reproduce,
     'figures': figures,

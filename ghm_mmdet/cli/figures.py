@@ -8,6 +8,8 @@ Examples:
     ghm-mmdet figures work_dirs/mine_ghm/gradient_density.npz --out figures --format svg
 """
 
+from __future__ import annotations
+
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

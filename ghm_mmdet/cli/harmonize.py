@@ -11,41 +11,47 @@ Examples:
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
 """
 
+from __future__ import annotations
+
+import argparse
 import json
 import sys
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..formulas import FORMULAS
-from ..presets import PRESETS
+from ..presets import PRESETS, Options
+from .write import add_out, write
 
 if TYPE_CHECKING:
     from ..swap import Plan
 
 
 def add_options(parser: ArgumentParser) -> None:
-    add, yes_or_no = parser.add_argument, BooleanOptionalAction
-    add('config', help='path, or name as mmdet::retinanet/...')
-    add('--out', type=Path, metavar='FILE', help='where to write the config; default: print it')
-    add('--force', action='store_true', help='overwrite FILE, if it exists')
-    add('--dry-run', action='store_true', help='print, write nothing')
-    add('--json', action='store_true', help='print what is replaced and kept as JSON')
-    add('--cls', action=yes_or_no, default=True, help='classification losses')
-    add('--reg', action=yes_or_no, default=True, help='regression losses')
-    heads = "only heads of this type or place, as RPNHead or 'roi_head.*'; default: all"
-    add('--head', metavar='PATTERN', help=heads)
-    preset = (
-        'small-data: for some hundreds of images and a pretrained backbone; default: %(default)s'
+    parser.add_argument('config', help='path, or name as mmdet::retinanet/...')
+    add_out(parser)
+    parser.add_argument('--dry-run', action='store_true', help='print, write nothing')
+    parser.add_argument(
+        '--json', action='store_true', help='print what is replaced and kept as JSON'
     )
-    add('--preset', choices=PRESETS, default='released', help=preset)
-    add('--bins', type=int, help="M; default: the preset's, 30 for GHM-C, 10 for GHM-R")
-    add('--momentum', type=float, help="alpha; default: the preset's, 0.75 for GHM-C")
-    add('--formula', choices=FORMULAS, help="of the harmonizing parameter; default: the preset's")
-    add('--batch-density', action='store_true', help='density over all FPN levels (RetinaHead)')
-    warmup = 'train with the losses replaced at first: iterations as 500, or their share as 0.5'
-    add('--warmup', type=iterations, metavar='ITERS', help=warmup)
+    read_as: dict[str, dict[str, Any]] = dict(
+        preset=dict(choices=PRESETS),
+        bins=dict(type=int),
+        momentum=dict(type=float),
+        formula=dict(choices=FORMULAS),
+        warmup=dict(type=iterations, metavar='ITERS'),
+    )
+    for option in fields(Options):
+        name, what = option.name.replace('_', '-'), option.metadata['help']
+        settings = dict(dest=option.name, default=option.default)
+        if isinstance(option.default, bool):
+            parser.add_argument(f'--{name}', action='store_true', help=what, **settings)
+            off = 'keep them' if option.default else argparse.SUPPRESS
+            parser.add_argument(f'--no-{name}', action='store_false', help=off, **settings)
+        else:
+            parser.add_argument(f'--{name}', help=what, **settings, **read_as.get(name, {}))
 
 
 def iterations(text: str) -> int | float:
@@ -54,7 +60,6 @@ def iterations(text: str) -> int | float:
 
 def run(args: Namespace) -> None:
     from ..swap import harmonized_text
-    from ..swap.plan import Options
 
     options = {field.name: getattr(args, field.name) for field in fields(Options)}
     try:
@@ -63,7 +68,7 @@ def run(args: Namespace) -> None:
         sys.exit(f'{args.config}: {error}')
     written = args.out is not None and not args.dry_run
     if written:
-        _write(args.out, text, args.force)
+        write(args.out, text, args.force)
     if args.json:
         print(json.dumps(plan.to_dict(), default=str, indent=2))
     elif written:
@@ -76,16 +81,7 @@ def run(args: Namespace) -> None:
         print(plan.summary, file=sys.stderr)
 
 
-def _write(out: Path, text: str, force: bool) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(out, 'w' if force else 'x') as file:
-            file.write(text)
-    except FileExistsError:
-        sys.exit(f'{out} exists: --force overwrites it')
-
-
-def _print_plan(plan: 'Plan') -> None:
+def _print_plan(plan: Plan) -> None:
     """In colour on a terminal, unless NO_COLOR is set."""
     from rich.console import Console
 

@@ -13,6 +13,8 @@ A rehearsal on a small data set in COCO's layout, on the CPU and without ImageNe
     ghm-mmdet reproduce report --table 5 --work-dir work_dirs/rehearsal
 """
 
+from __future__ import annotations
+
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

@@ -1,69 +1,58 @@
 """COCO's metrics and, beside them, AP at single IoU thresholds (Table 6)."""
 
-from collections.abc import Callable
-from unittest import mock
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from mmdet.evaluation.metrics import CocoMetric, coco_metric
+from mmdet.datasets.api_wrappers import COCOeval
+from mmdet.evaluation.metrics import CocoMetric
 
 from ..registry import METRICS
 
-#: The thresholds of Table 6, in percent.
-PERCENTS = (50, 60, 70, 80, 90)
+#: The thresholds of Table 6 that `CocoMetric` does not report, in percent.
+PERCENTS = (60, 70, 80, 90)
 
 
 @METRICS.register_module()
 class CocoIoUMetric(CocoMetric):
-    """`CocoMetric` that also reports AP at IoU 0.5, 0.6, 0.7, 0.8 and 0.9.
+    """`CocoMetric` that also reports AP at IoU 0.6, 0.7, 0.8 and 0.9.
 
-    They come from the same evaluation, as `bbox_mAP_50`, `bbox_mAP_60` and so on, fractions
-    rounded to three digits as the others; -1 where there is no ground truth.
+    They come from a second evaluation, as `bbox_mAP_60` and so on, fractions rounded to three
+    digits as the others; -1 where there is no ground truth.
 
-    Args: as `CocoMetric`; `iou_thrs`, if given, must contain the five thresholds.
-
-    Raises:
-        ValueError: A threshold is missing from `iou_thrs`.
+    Args: as `CocoMetric`.
     """
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
-        self.iou_thrs = np.atleast_1d(self.iou_thrs)
-        for percent in PERCENTS:
-            if not np.isclose(self.iou_thrs, percent / 100).any():
-                raise ValueError(
-                    f'iou_thrs must contain {percent / 100}, got {self.iou_thrs.tolist()}'
-                )
-
     def compute_metrics(self, results: list) -> dict[str, float]:
-        evaluations: list = []
-        # CocoMetric does not give them away.
-        makers = ('COCOeval', 'COCOevalMP')
-        keeping = {name: _keeping(getattr(coco_metric, name), evaluations) for name in makers}
-        with mock.patch.multiple(coco_metric, **keeping):
-            metrics = super().compute_metrics(results)
-        for evaluation in evaluations:
-            if not evaluation.params.useCats:
-                continue  # the recall of proposals
-            for percent in PERCENTS:
-                name = f'{evaluation.params.iouType}_mAP_{percent}'
-                metrics[name] = round(average_precision(evaluation, percent / 100), 3)
+        metrics = super().compute_metrics(results)
+        kinds = [kind for kind in self.metrics if kind in ('bbox', 'segm')]
+        if not metrics or not kinds:
+            return metrics  # format_only, or no detection at all
+        with TemporaryDirectory() as folder:
+            files = self.results2json([pred for _, pred in results], f'{folder}/results')
+            for kind in kinds:
+                detections = json.loads(Path(files[kind]).read_text())
+                metrics.update(self._precision_at_thresholds(kind, detections))
         return metrics
 
-
-def average_precision(evaluation: 'coco_metric.COCOeval', iou: float) -> float:
-    """AP at one IoU threshold, over all areas, from an accumulated `COCOeval`."""
-    threshold = np.flatnonzero(np.isclose(evaluation.params.iouThrs, iou))
-    # precision: (threshold, recall, class, area, number of detections)
-    precision = evaluation.eval['precision'][threshold, :, :, 0, -1]
-    precision = precision[precision > -1]
-    return float(precision.mean()) if precision.size else -1.0
-
-
-def _keeping(make: Callable, kept: list) -> Callable:
-    """A function that makes the same and keeps it in a list."""
-
-    def make_and_keep(*args: object) -> object:
-        kept.append(make(*args))
-        return kept[-1]
-
-    return make_and_keep
+    def _precision_at_thresholds(self, kind: str, detections: list[dict]) -> dict[str, float]:
+        if kind == 'segm':
+            for detection in detections:
+                detection.pop('bbox')  # the area is that of the mask, as in CocoMetric
+        evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), kind)
+        evaluation.params.catIds, evaluation.params.imgIds = self.cat_ids, self.img_ids
+        evaluation.params.maxDets = list(self.proposal_nums)
+        evaluation.params.iouThrs = np.array(PERCENTS) / 100
+        evaluation.evaluate()
+        evaluation.accumulate()
+        # precision: (threshold, recall, class, area, number of detections)
+        precision = evaluation.eval['precision'][:, :, :, 0, -1]
+        found = {}
+        for percent, of_threshold in zip(PERCENTS, precision):
+            of_threshold = of_threshold[of_threshold > -1]
+            ap = of_threshold.mean() if of_threshold.size else -1.0
+            found[f'{kind}_mAP_{percent}'] = round(float(ap), 3)
+        return found

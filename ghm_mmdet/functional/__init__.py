@@ -1,14 +1,19 @@
-"""The mathematics of the paper, one function per equation, in PyTorch alone."""
+"""The mathematics of the paper in PyTorch alone, equation after equation in `paper`."""
 
-from ..ops import assign_regions, count_regions
-from .gradient_density import exact_gradient_density, region_gradient_density
-from .gradient_norm import (
+from .losses import ghm_c_loss, ghm_r_loss, softmax_ghm_c_loss
+from .paper import (
+    assign_regions,
+    authentic_smooth_l1,
     classification_gradient_norm,
+    count_regions,
+    exact_gradient_density,
+    harmonizing_parameter,
+    moving_average,
+    region_gradient_density,
+    region_harmonizing_parameter,
     regression_gradient_norm,
     softmax_gradient_norm,
 )
-from .harmonizing import harmonizing_parameter, moving_average, region_harmonizing_parameter
-from .losses import authentic_smooth_l1, ghm_c_loss, ghm_r_loss, softmax_ghm_c_loss
 
 __all__ = [
     'assign_regions',

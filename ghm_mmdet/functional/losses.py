@@ -1,38 +1,136 @@
-"""The losses: ASL1 (Eq. 17), GHM-C (Eqs. 8 and 11) and GHM-R (Eq. 19)."""
+"""GHM-C (Eqs. 8 and 11), its softmax form, and GHM-R (Eq. 19): count, then weigh.
 
-from collections.abc import Sequence
+Between the two a loss module sums what was counted over processes and into its moving average.
+"""
 
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_positive
-from .checks import check_floating
-from .examples import Examples, OffsetExamples, SigmoidExamples, SoftmaxExamples
-from .passes import count, weigh
-from .settings import Settings
+from .. import ops
+from ..formulas import FORMULAS, Settings
+from .inputs import (
+    at_least_float32,
+    check_classification,
+    check_regression,
+    check_softmax,
+    compute_dtype,
+    dense_target,
+    expanded,
+    valid_examples,
+)
+from .paper import (
+    Statistics,
+    authentic_smooth_l1,
+    classification_gradient_norm,
+    of_examples,
+    regression_gradient_norm,
+    softmax_gradient_norm,
+    statistics_of,
+    weighted,
+    weights_of,
+)
 
 
-def authentic_smooth_l1(d: Tensor, mu: float = 0.02) -> Tensor:
-    """Eq. 17: `ASL1(d) = sqrt(d² + μ²) - μ`, elementwise.
+class Counted(NamedTuple):
+    """What the first pass over the examples leaves for the second.
 
-    Args:
-        d: Differences, any shape, floating point.
-        mu: μ > 0, in units of `d`. Default: 0.02, the paper's.
-
-    Returns:
-        The loss of each element, the shape and dtype of `d`.
-
-    Raises:
-        TypeError: `d` is not a floating-point tensor, `mu` not a number.
-        ValueError: `mu` is not > 0.
-
-    Examples:
-        >>> import torch
-        >>> authentic_smooth_l1(torch.tensor([0.0, 0.02, 1.0]))
-        tensor([0.0000, 0.0083, 0.9802])
+    Attributes:
+        statistics: Of this call, from which β is computed.
+        loss: L of each example with its graph; None where `ops` computes it in the second pass.
+        regions: The region of each example; None where β is that of each example.
+        logits: What `ops` has counted.
     """
-    check_floating('d', d)
-    check_positive('mu', mu)
-    return (d * d + mu * mu).sqrt() - mu
+
+    statistics: Statistics
+    loss: Tensor | None = None
+    regions: Tensor | None = None
+    logits: ops.CountedLogits | None = None
+
+
+def weigh(counted: Counted, settings: Settings) -> Tensor:
+    """The second pass: `(1/N) Σ β_i L_i`, or each `β_i L_i` for 'none'."""
+    weights = weights_of(counted.statistics, settings)
+    if counted.logits is not None:
+        return ops.weighted_cross_entropy(counted.logits, weights)
+    assert counted.loss is not None
+    return weighted(counted.loss, of_examples(weights, counted.regions), settings)
+
+
+def count_sigmoid(
+    pred: Tensor, target: Tensor, weight: Tensor | None, settings: Settings
+) -> Counted:
+    """The first pass of binary cross entropy (Eq. 1), with g of Eq. 3."""
+    check_classification(pred, target, weight)
+    kernels = ops.choose_kernels(pred, target, settings)
+    if kernels is not None:
+        logits = ops.count_cross_entropy(kernels, pred, target, weight, settings.bins)
+        num_examples = logits.counts.sum().to(compute_dtype(pred))
+        return Counted(Statistics(logits.counts, None, num_examples, logits.finite), logits=logits)
+    x = at_least_float32(pred)
+    p_star = dense_target(x, target)
+    loss = F.binary_cross_entropy_with_logits(x, p_star, reduction='none')
+    g = classification_gradient_norm(x.detach(), p_star)
+    return _count(loss, g, valid_examples(x, weight), None, settings)
+
+
+def count_softmax(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    class_weight: Sequence[float] | Tensor | None,
+    ignore_index: int,
+    settings: Settings,
+) -> Counted:
+    """The first pass of `w_y · (-log p_y)`, with g = 1 - p_y."""
+    check_softmax(pred, target, weight)
+    x, labels = at_least_float32(pred), target.long()
+    valid = labels != ignore_index
+    if weight is not None:
+        valid = valid & (weight > 0)
+    loss = F.cross_entropy(x, labels, reduction='none', ignore_index=ignore_index)
+    g = softmax_gradient_norm(loss.detach())
+    if class_weight is not None:
+        w = torch.as_tensor(class_weight, dtype=x.dtype, device=x.device)
+        if w.shape != x.shape[1:]:
+            raise ValueError(
+                f'class_weight must hold one weight for each of the {x.shape[1]} channels of '
+                f'pred, got the shape {tuple(w.shape)}'
+            )
+        loss = w[torch.where(valid, labels, 0)] * loss
+    return _count(loss, g, valid, None, settings)
+
+
+def count_offsets(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mu: float | Tensor,
+    settings: Settings,
+) -> Counted:
+    """The first pass of ASL1 (Eq. 17), with gr of Eq. 18."""
+    check_regression(pred, target, weight)
+    x = at_least_float32(pred)
+    d = x - target.to(x.dtype)
+    num_examples = None
+    if FORMULAS[settings.formula].weights_are_counts and weight is not None:
+        num_examples = expanded(weight, x).sum(dtype=x.dtype)
+    loss, gr = authentic_smooth_l1(d, mu), regression_gradient_norm(d.detach(), mu)
+    return _count(loss, gr, valid_examples(x, weight), num_examples, settings)
+
+
+def _count(
+    loss: Tensor, g: Tensor, valid: Tensor, num_examples: Tensor | None, settings: Settings
+) -> Counted:
+    """N is the number of valid examples, unless it is given."""
+    n = valid.sum().to(g.dtype) if num_examples is None else num_examples
+    finite = loss.detach().isfinite().all()
+    statistics, regions = statistics_of(g, valid, n, finite, settings)
+    return Counted(statistics, loss, regions)
 
 
 def ghm_c_loss(
@@ -71,14 +169,13 @@ def ghm_c_loss(
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
     Examples:
-        >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
         >>> labels = torch.tensor([0, 2])  # 2 is background
         >>> ghm_c_loss(pred, labels, bins=10)
         tensor(0.0801)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    return _harmonized(SigmoidExamples(pred, target, weight), settings)
+    return weigh(count_sigmoid(pred, target, weight, settings), settings)
 
 
 def softmax_ghm_c_loss(
@@ -123,14 +220,13 @@ def softmax_ghm_c_loss(
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
     Examples:
-        >>> import torch
         >>> pred = torch.tensor([[2.0, -3.0, 0.0], [-4.0, -2.0, 1.0]])
         >>> softmax_ghm_c_loss(pred, torch.tensor([0, 2]), bins=10)
         tensor(0.0939)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    examples = SoftmaxExamples(pred, target, weight, class_weight, ignore_index)
-    return _harmonized(examples, settings)
+    counted = count_softmax(pred, target, weight, class_weight, ignore_index, settings)
+    return weigh(counted, settings)
 
 
 def ghm_r_loss(
@@ -171,14 +267,9 @@ def ghm_r_loss(
         ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
     Examples:
-        >>> import torch
         >>> pred = torch.tensor([[0.1, 0.2, -0.1, 0.0]])
         >>> ghm_r_loss(pred, torch.zeros(1, 4))
         tensor(0.0575)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    return _harmonized(OffsetExamples(pred, target, weight, mu), settings)
-
-
-def _harmonized(examples: Examples, settings: Settings) -> Tensor:
-    return weigh(examples, count(examples, settings), settings)
+    return weigh(count_offsets(pred, target, weight, mu, settings), settings)

@@ -1,5 +1,7 @@
 """RetinaNet's head, with one gradient density for all FPN levels."""
 
+from __future__ import annotations
+
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.structures.bbox import get_box_tensor
 

@@ -1,5 +1,7 @@
 """SSD's head, with losses from the config."""
 
+from __future__ import annotations
+
 from mmdet.models.dense_heads import SSDHead
 
 from ..registry import MODELS

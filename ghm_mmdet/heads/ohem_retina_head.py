@@ -1,5 +1,7 @@
 """RetinaNet's head for losses that choose examples of each image over all levels."""
 
+from __future__ import annotations
+
 from mmdet.models.dense_heads import RetinaHead
 from torch import Tensor
 

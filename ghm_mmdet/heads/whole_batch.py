@@ -1,14 +1,16 @@
 """One call of each loss for the whole mini-batch, instead of one per FPN level or image."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 import torch
 from mmdet.models.dense_heads import AnchorHead
 from torch import Tensor
 
 #: The positional arguments of a loss: predictions, targets and weights of each example.
-Examples = tuple[Tensor, Tensor, Tensor]
+Examples = Tuple[Tensor, Tensor, Tensor]
 
 
 class Part(NamedTuple):
@@ -49,7 +51,7 @@ class WholeBatchLosses(AnchorHead):
         """
         losses = {}
         for name, parts in super().loss_by_feat(*args, **kwargs).items():
-            *examples, avg_factor = zip(*parts, strict=True)
+            *examples, avg_factor = zip(*parts)
             joined = (torch.cat(tensors, self.joined_dim) for tensors in examples)
             losses[name] = getattr(self, name)(*joined, avg_factor=avg_factor[0])
         return losses

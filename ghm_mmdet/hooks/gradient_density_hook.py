@@ -1,5 +1,7 @@
 """Record the densities of the gradient norms while a detector trains."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

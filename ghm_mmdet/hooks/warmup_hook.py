@@ -1,5 +1,7 @@
 """Mitigation of GHM's cold start: other losses at first, GHM once the detector is warm."""
 
+from __future__ import annotations
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner

@@ -1,12 +1,14 @@
 """ASL1 as a registered loss (Eq. 17)."""
 
+from __future__ import annotations
+
 import torch.nn as nn
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
 from ..checks import REDUCTIONS, check_choice, check_positive, check_real
 from ..functional import authentic_smooth_l1
-from ..functional.checks import check_floating, check_same_shape
+from ..functional.inputs import check_floating, check_same_shape
 from ..registry import MODELS
 
 

@@ -1,21 +1,20 @@
 """GHM-C as a registered loss (Eqs. 3, 8-13)."""
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor
 
 from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
-from ..functional.examples import (
-    SigmoidExamples,
-    SoftmaxExamples,
-    quality_target,
-    sum_of_targets,
-)
-from ..functional.settings import Settings
+from ..formulas import Settings
+from ..functional.inputs import quality_target, sum_of_targets
+from ..functional.losses import count_sigmoid, count_softmax
 from ..registry import MODELS
-from .gradient_harmonizing import GradientHarmonizingLoss
+from .gradient_harmonizing import GradientHarmonizingLoss, mean_over_processes
+
+POSITIVES = 'positives'
 
 
 class GHMC(GradientHarmonizingLoss):
@@ -40,9 +39,9 @@ class GHMC(GradientHarmonizingLoss):
         use_sigmoid: True for Eq. 3, False for a softmax. Default: True.
         loss_weight: Factor of the loss. Default: 1.0.
         reduction: 'none', 'mean', 'sum' or 'positives'. Default: 'mean'. 'positives' is the
-            mean times the sum of the targets p*, which is the number of positives, at least
-            1; only where `use_sigmoid=True`. It is for heads that divide the loss by the
-            number of positives by themselves (YOLOX, RTMDet): what they get is the mean.
+            mean times the sum of the targets p*, which is the number of positives, averaged over
+            the processes, at least 1; only where `use_sigmoid=True`. It is for heads that divide
+            the loss by that number by themselves (YOLOX, RTMDet): what they get is the mean.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
         formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official',
             `β = N / (S·n)` with the n regions that are not empty, and S left as it is where a
@@ -75,11 +74,12 @@ class GHMC(GradientHarmonizingLoss):
         ignore_index: int | None = None,
     ) -> None:
         check_use_sigmoid(use_sigmoid)
-        reductions = (*REDUCTIONS, 'positives') if use_sigmoid else REDUCTIONS
+        reductions = (*REDUCTIONS, POSITIVES) if use_sigmoid else REDUCTIONS
         check_choice('reduction', reduction, reductions)
-        reduction_of_examples = 'mean' if reduction == 'positives' else reduction
-        settings = Settings(bins, density, formula, reduction_of_examples, loss_weight)
+        of_examples = 'mean' if reduction == POSITIVES else reduction
+        settings = Settings(bins, density, formula, of_examples, loss_weight)
         super().__init__(settings, momentum, sync, last_edge=1 + 1e-6)
+        self.reduction = reduction
         if use_sigmoid:
             for name, value in (('class_weight', class_weight), ('ignore_index', ignore_index)):
                 if value is not None:
@@ -88,7 +88,6 @@ class GHMC(GradientHarmonizingLoss):
                         'softmax form (use_sigmoid=False) takes it'
                     )
         self.use_sigmoid = use_sigmoid
-        self.times_positives = reduction == 'positives'
         self.class_weight = class_weight
         self.ignore_index = ignore_index
         # On the device, for a copy at each call would wait for it; checkpoints do not change.
@@ -128,24 +127,29 @@ class GHMC(GradientHarmonizingLoss):
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`, or
                 `softmax_ghm_c_loss` where `use_sigmoid=False`.
         """
-        settings = self.reduced_by(reduction_override)
+        times_positives = self.reduction == POSITIVES and reduction_override is None
+        settings = self.settings('mean' if times_positives else reduction_override)
         weight = label_weight if weight is None else weight
         if not self.use_sigmoid:
             ignore_index = -100 if self.ignore_index is None else self.ignore_index
-            rows = SoftmaxExamples(pred, target, weight, self.class_factor, ignore_index)  # type: ignore[arg-type]
+            rows = count_softmax(
+                pred,
+                target,
+                weight,
+                self.class_factor,
+                ignore_index,
+                settings,  # type: ignore[arg-type]
+            )
             return self.harmonized(rows, settings)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)
         if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
             weight = weight.squeeze(-1)
-        loss = self.harmonized(SigmoidExamples(pred, target, weight), settings)
-        if self.times_positives and reduction_override is None:
-            loss = loss * sum_of_targets(pred, target, weight).clamp(min=1)
+        loss = self.harmonized(count_sigmoid(pred, target, weight, settings), settings)
+        if times_positives:
+            positives = mean_over_processes(sum_of_targets(pred, target, weight))
+            loss = loss * positives.clamp(min=1)
         return loss
-
-    @property
-    def reduction(self) -> str:
-        return 'positives' if self.times_positives else super().reduction
 
 
 @MODELS.register_module(name='GHMC')

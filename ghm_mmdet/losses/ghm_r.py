@@ -1,14 +1,16 @@
 """GHM-R as a registered loss (Eqs. 17-19)."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
 from ..checks import check_momentum, check_positive
-from ..functional.examples import OffsetExamples
-from ..functional.settings import Settings
-from ..ops import at_least_float32
+from ..formulas import Settings
+from ..functional.inputs import at_least_float32, check_regression, valid_examples
+from ..functional.losses import count_offsets
 from ..registry import MODELS
-from .gradient_harmonizing import GradientHarmonizingLoss
+from .gradient_harmonizing import GradientHarmonizingLoss, mean_over_processes
 
 
 @MODELS.register_module()
@@ -92,28 +94,30 @@ class GHMR(GradientHarmonizingLoss):
         Raises:
             TypeError, ValueError: As `ghm_mmdet.functional.ghm_r_loss`.
         """
-        settings = self.reduced_by(reduction_override)
-        examples = OffsetExamples(pred, target, label_weight, self.mu)
-        if self.mu_momentum is None:
-            return self.harmonized(examples, settings)
-        # ASL1 of d with k·μ is k times ASL1 of d/k with μ, and their gr are the same.
-        k = self._followed_mu(examples, self.mu_momentum) / self.mu
-        pred, target = at_least_float32(pred) / k, at_least_float32(target) / k
-        examples = OffsetExamples(pred, target, label_weight, self.mu)
-        return k * self.harmonized(examples, settings)
+        settings = self.settings(reduction_override)
+        mu = self.mu
+        if self.mu_momentum is not None:
+            check_regression(pred, target, label_weight)
+            mu = self._followed_mu(pred, target, label_weight, self.mu_momentum)
+        return self.harmonized(count_offsets(pred, target, label_weight, mu, settings), settings)
 
     @torch.no_grad()
-    def _followed_mu(self, examples: OffsetExamples, momentum: float) -> Tensor:
+    def _followed_mu(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None, momentum: float
+    ) -> Tensor:
         """μ of this call, a scalar; `mean_d` becomes that of this call."""
-        d, valid = examples.differences()
-        sums = torch.stack([d.abs().where(valid, 0).sum(), valid.sum()]).double()
-        sums = self.over_processes(sums)
-        mean = (sums[0] / sums[1].clamp(min=1)).to(self.mean_d.dtype)
+        d = at_least_float32(pred) - target
+        valid = valid_examples(d, weight)
+        # What is not finite makes the sum so, whether it is valid or not.
+        sums = torch.stack([(d.abs() * valid).sum(), valid.sum()]).double()
+        if self.sync:
+            sums = mean_over_processes(sums)
+        mean = (sums[0] / sums[1]).to(self.mean_d.dtype)
         before = self.mean_d.where(self.mean_d > 0, mean)
         after = momentum * before + (1 - momentum) * mean
         # A call without valid offsets says nothing, nor does one with offsets that are not finite.
-        self.mean_d.copy_(after.where((sums[1] > 0) & mean.isfinite(), self.mean_d))
-        return self.mean_d.clamp(min=self.mu)
+        self.mean_d.copy_(after.where(mean.isfinite(), self.mean_d))
+        return self.mean_d.clamp(min=self.mu).to(d.dtype)
 
     def extra_repr(self) -> str:
         return f'mu={self.mu!r}, mu_momentum={self.mu_momentum!r}, {super().extra_repr()}'

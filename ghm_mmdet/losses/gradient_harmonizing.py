@@ -1,26 +1,27 @@
 """What GHM-C and GHM-R share: the settings, the moving average, the sum over processes."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from typing import Callable
 
 import torch
 import torch.distributed as dist
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import REDUCTIONS, check_choice, check_momentum
-from ..functional.examples import Examples
-from ..functional.harmonizing import Memory, RegionStatistics
-from ..functional.passes import Counted, count, weigh
-from ..functional.settings import Settings
+from ..formulas import Settings
+from ..functional.losses import Counted, weigh
+from ..functional.paper import Statistics, moving_average
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 class GradientHarmonizingLoss(nn.Module):
-    """The statistics of a gradient harmonizing loss.
+    """The state of a gradient harmonizing loss.
 
     Attributes:
-        settings: The checked settings; `bins`, `loss_weight` and so on read from them.
+        bins, density, formula, reduction, loss_weight: As the arguments. `loss_weight` and
+            `reduction` may be set later.
         momentum: α of Eq. 12.
         sync: Whether the counts are summed over all processes.
         edges: Buffer of shape (M + 1,), the edges of the unit regions. It is kept, with the
@@ -40,7 +41,8 @@ class GradientHarmonizingLoss(nn.Module):
                 "density='exact' has no unit regions to average or to sum over processes: "
                 f'it takes momentum=0 and sync=False, got momentum={momentum} and sync={sync}'
             )
-        self.settings = settings
+        self.bins, self.density, self.formula = settings.bins, settings.density, settings.formula
+        self.reduction, self.loss_weight = settings.reduction, settings.loss_weight
         self.momentum = momentum
         self.sync = sync
         edges = torch.arange(settings.bins + 1).float() / settings.bins
@@ -49,27 +51,7 @@ class GradientHarmonizingLoss(nn.Module):
         if momentum > 0:
             self.register_buffer('acc_sum', torch.zeros(settings.bins))
 
-    @property
-    def bins(self) -> int:
-        return self.settings.bins
-
-    @property
-    def density(self) -> str:
-        return self.settings.density
-
-    @property
-    def formula(self) -> str:
-        return self.settings.formula
-
-    @property
-    def reduction(self) -> str:
-        return self.settings.reduction
-
-    @property
-    def loss_weight(self) -> float:
-        return self.settings.loss_weight
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: bool, **kwargs: bool) -> nn.Module:
         """As `nn.Module`, but `half()` and `bfloat16()` leave the statistics in float32.
 
         They could not hold the counts: float16 ends at 65504.
@@ -79,7 +61,7 @@ class GradientHarmonizingLoss(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype in HALF_DTYPES else moved
 
-        return super()._apply(at_least_float32, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        return super()._apply(at_least_float32, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
 
     def extra_repr(self) -> str:
         names = (
@@ -88,36 +70,53 @@ class GradientHarmonizingLoss(nn.Module):
         )  # fmt: skip
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
-    def reduced_by(self, reduction_override: str | None) -> Settings:
+    def settings(self, reduction_override: str | None = None) -> Settings:
         """The settings of a call."""
-        if reduction_override is None:
-            return self.settings
-        check_choice('reduction_override', reduction_override, REDUCTIONS)
-        return self.settings.reduced_by(reduction_override)
+        if reduction_override is not None:
+            check_choice('reduction_override', reduction_override, REDUCTIONS)
+        reduction = reduction_override or self.reduction
+        return Settings(self.bins, self.density, self.formula, reduction, self.loss_weight)
 
-    def harmonized(self, examples: Examples, settings: Settings) -> Tensor:
-        """The loss: count, sum over the processes, weigh with the memory."""
-        counted = self.summed(count(examples, settings))
-        memory = Memory(self.acc_sum, self.momentum) if self.momentum > 0 else None
-        return weigh(examples, counted, settings, memory)
+    def harmonized(self, counted: Counted, settings: Settings) -> Tensor:
+        """The loss of what was counted: over the processes, with the moving average."""
+        statistics = self.remembered(self.summed(counted.statistics))
+        return weigh(counted._replace(statistics=statistics), settings)
 
-    def summed(self, counted: Counted) -> Counted:
-        """What was counted, over all processes if `sync`; the loss stays that of this one."""
-        statistics = counted.statistics
-        if not self.sync or _num_processes() == 1 or not isinstance(statistics, RegionStatistics):
-            return counted
-        counts, numbers = statistics.counts, (statistics.num_examples, counted.not_finite)
-        sums = torch.cat([counts.double(), torch.stack(numbers).double()])
-        sums = self.over_processes(sums).to(counts.dtype)
-        statistics = RegionStatistics(sums[:-2], None, sums[-2], _num_processes(), sums[-1])
-        return counted._replace(statistics=statistics)
+    def summed(self, statistics: Statistics) -> Statistics:
+        """The statistics over all processes if `sync`."""
+        if not self.sync or num_processes() == 1:
+            return statistics
+        counts, _, num_examples, finite, _ = statistics
+        sums = torch.cat(
+            [counts.double(), num_examples.double().view(1), (~finite).double().view(1)]
+        )
+        dist.all_reduce(sums)
+        return Statistics(
+            sums[:-2], None, sums[-2].to(num_examples.dtype), sums[-1] == 0, num_processes()
+        )
 
-    def over_processes(self, sums: Tensor) -> Tensor:
-        """Sums of this process, over all of them if `sync`."""
-        if self.sync and _num_processes() > 1:
-            dist.all_reduce(sums)
-        return sums
+    @torch.no_grad()
+    def remembered(self, statistics: Statistics) -> Statistics:
+        """The statistics with S of Eq. 12, which `acc_sum` keeps from now on.
+
+        A mini-batch whose loss is not finite does not enter `acc_sum`.
+        """
+        if self.momentum == 0:
+            return statistics
+        average = moving_average(self.acc_sum, statistics.counts, self.momentum, self.formula)
+        self.acc_sum.copy_(average.where(statistics.finite, self.acc_sum))
+        return statistics._replace(average=average)
 
 
-def _num_processes() -> int:
+def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a scalar over all processes."""
+    if num_processes() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / num_processes()

@@ -1,5 +1,7 @@
 """Online hard example mining for dense heads, as a registered loss."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -16,8 +18,7 @@ from ..checks import (
     check_use_sigmoid,
     require_use_sigmoid,
 )
-from ..functional.checks import check_floating, check_same_shape
-from ..functional.examples import dense_target
+from ..functional.inputs import check_floating, check_same_shape, dense_target
 from ..registry import MODELS
 
 

@@ -1,6 +1,9 @@
 """Configs as MMDetection's scripts read them, while this process stays as it is."""
 
+from __future__ import annotations
+
 import re
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +13,10 @@ from mmengine.config import Config, DictAction
 PACKAGE = Path(__file__).parent.parent
 #: `{{$NAME:default}}` of MMEngine's configs, within a string, and what `os.path.join` put after it.
 VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*(\S*?)\s*\}\}(/?)')
+#: The value of `_base_`, a string or a list of strings.
+_BASES = re.compile(r'^_base_ = (\[.*?\]|.*?$)', re.MULTILINE | re.DOTALL)
+#: Bases whose keys the shipped configs only take values from, by `{{_base_.key}}`.
+PIECES = ('backbones', 'box_losses', 'coco_test_dev', 'ghm_losses')
 #: What says how a run was started, not what was trained.
 NOT_SETTINGS = {'work_dir', 'launcher', 'resume', 'load_from'}
 
@@ -19,6 +26,36 @@ def config_path(path: str) -> Path:
     installed = PACKAGE / '.mim'
     found = (installed if installed.exists() else PACKAGE.parent) / path
     return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+
+
+def shipped_configs() -> list[Path]:
+    """Those of the paper's tables, and their variants."""
+    return sorted(config_path('configs/ghm').glob('*.py'))
+
+
+def stand_alone(path: Path) -> str:
+    """The text of a shipped config that has MMDetection's own configs as its only bases."""
+    from ..swap.writer import config_text
+
+    bases = list(dict.fromkeys(_bases_by_name(path)))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, 'bases.py')
+        file.write_text(f'_base_ = {bases!r}\n')
+        original, new = (Config.fromfile(x, use_environment_variables=False) for x in (file, path))
+    for piece in PIECES:
+        for key in Config.fromfile(config_path(f'configs/_base_/{piece}.py')):
+            new.pop(key, None)
+    return config_text(bases, original, new, f'{path.stem}, as ghm_mmdet ships it.')
+
+
+def _bases_by_name(path: Path) -> Iterator[str]:
+    """`mmdet::...` among the bases of a config and of its bases."""
+    found = _BASES.search(path.read_text())
+    for base in re.findall(r"'([^']+)'", found[1]) if found else ():
+        if '::' in base:
+            yield base
+        else:
+            yield from _bases_by_name(path.parent / base)
 
 
 def load_config(

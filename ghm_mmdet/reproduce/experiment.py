@@ -1,5 +1,7 @@
 """Experiments: one training each, run where the result is missing."""
 
+from __future__ import annotations
+
 import json
 import os
 import statistics
@@ -77,7 +79,7 @@ class Experiment:
     settings: Settings
     options: tuple[str, ...] = ()  # `key=value` of its own
     seed: int | None = None  # of MMEngine's `randomness`; None: the config's
-    starts_from: 'Experiment | None' = None  # the one whose weights it starts from
+    starts_from: Experiment | None = None  # the one whose weights it starts from
 
     @property
     def run(self) -> str:

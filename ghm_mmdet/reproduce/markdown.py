@@ -1,5 +1,7 @@
 """Tables in Markdown."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 
 

@@ -1,5 +1,7 @@
 """The runs behind the paper's tables, and the commands for them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,7 +55,7 @@ class PaperRun(Experiment):
         return self.folder / 'test-dev' / f'{self.checkpoint.stem}.bbox.json'
 
     def test_dev_command(self) -> list[str]:
-        prefix = str(self.detections).removesuffix('.bbox.json')
+        prefix = str(self.detections)[: -len('.bbox.json')]
         return self.command(
             'test', '--checkpoint', str(self.checkpoint), '--work-dir', prefix,
             config=self.test_dev_config,
@@ -81,10 +83,10 @@ class PaperRun(Experiment):
 
     def check(self) -> None:
         """Raise FileNotFoundError, too, if the annotations are not where the config says."""
-        for annotations in annotation_files(self.wanted):
-            if not annotations.exists():
+        for path in annotation_files(self.wanted):
+            if not path.exists():
                 raise FileNotFoundError(
-                    f'{annotations} is not there: --data-root must name a folder in the layout '
+                    f'{path} is not there: --data-root must name a folder in the layout '
                     'of COCO (annotations/, train2017/, val2017/)'
                 )
         super().check()

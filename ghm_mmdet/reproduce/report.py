@@ -1,5 +1,7 @@
 """The paper's tables beside what was measured, from the runs in a work folder."""
 
+from __future__ import annotations
+
 import json
 import mmap
 import re
@@ -149,7 +151,7 @@ def _table(table: Table, runs: dict[str, MeasuredRun]) -> str:
 
 def _row(row: Row, table: Table, run: MeasuredRun) -> list[str | None]:
     cells: list[str | None] = [row.method]
-    for column, paper in zip(table.columns, row.paper, strict=True):
+    for column, paper in zip(table.columns, row.paper):
         digits = 3 if column == SECONDS else 1
         measured = run.measured(column, table.on_test_dev)
         difference = None if paper is None or measured is None else measured - paper

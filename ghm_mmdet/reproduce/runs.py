@@ -1,26 +1,13 @@
 """Command lines of MIM, and what their runs leave in a work folder."""
 
+from __future__ import annotations
+
 import json
 import shlex
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-MMDET_DISTRIBUTIONS = ('onedl-mmdetection', 'mmdet')
-
-
-def mmdet_distribution() -> str:
-    """The name of MMDetection's installed distribution, which is what `mim` wants."""
-    for name in MMDET_DISTRIBUTIONS:
-        try:
-            distribution(name)
-        except PackageNotFoundError:
-            continue
-        return name
-    raise ModuleNotFoundError(
-        f'MMDetection is not installed: none of {", ".join(MMDET_DISTRIBUTIONS)} was found; '
-        'run python -m ghm_mmdet.doctor'
-    )
+from ..stacks import mmdet_distribution
 
 
 def mim_command(verb: str, config: str | Path, *args: str, gpus: int = 0) -> list[str]:
@@ -41,7 +28,7 @@ def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float
     newest = None
     for pattern in ('*/vis_data/*.json', '*/*.json'):
         for record in (x for log in sorted(Path(work_dir).glob(pattern)) for x in _records(log)):
-            found = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
+            found = {k[len(prefix) :]: v for k, v in record.items() if k.startswith(prefix)}
             newest = found or newest
     return newest
 

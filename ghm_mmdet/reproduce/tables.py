@@ -3,12 +3,14 @@
 Table 3's rows of other detectors are left out: no config here is theirs.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 #: Column of a table to the name of MMDetection's metric, which is a fraction.
 METRICS = {'AP': 'bbox_mAP'}
-METRICS |= {f'AP{percent}': f'bbox_mAP_{percent}' for percent in (50, 60, 70, 75, 80, 90)}
-METRICS |= {f'AP{size}': f'bbox_mAP_{size}' for size in 'sml'}
+METRICS.update({f'AP{percent}': f'bbox_mAP_{percent}' for percent in (50, 60, 70, 75, 80, 90)})
+METRICS.update({f'AP{size}': f'bbox_mAP_{size}' for size in 'sml'})
 #: The column of Table 2 that is a time; the paper's is from GTX 1080 Ti.
 SECONDS = 's/iteration'
 #: For which the configs' batch of 16 is, 2 images on each.

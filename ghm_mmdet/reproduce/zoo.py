@@ -1,5 +1,7 @@
 """MMDetection's published GHM checkpoints, tested through this package's classes."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections.abc import Iterable

@@ -1,30 +1,26 @@
 """GHM into any MMDetection config."""
 
+from __future__ import annotations
+
 import copy
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from mmengine.config import Config, ConfigDict
 
-from .plan import Options, Plan, make_plan
+from ..presets import Options
+from .plan import Plan, make_plan
 from .writer import inherited_config
 
-ConfigLike = Config | str | Path
+ConfigLike = Union[Config, str, Path]
 
 
 def harmonize(
     cfg: ConfigLike,
     cls: bool = True,
     reg: bool = True,
-    *,
-    preset: str = 'released',
-    head: str | None = None,
-    bins: int | None = None,
-    momentum: float | None = None,
-    formula: str | None = None,
-    batch_density: bool = False,
-    warmup: int | float | None = None,
+    **options: Any,
 ) -> Config:
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
@@ -67,9 +63,8 @@ def harmonize(
         TypeError, ValueError: An option of the wrong type or outside the allowed values;
             `head` matches no head; no loss of the config can be replaced.
     """
-    options = Options(cls, reg, head, bins, momentum, formula, batch_density, warmup, preset)
     cfg = load(cfg)
-    return apply(_plan_or_refuse(cfg, options), cfg)
+    return apply(_plan_or_refuse(cfg, Options(cls, reg, **options)), cfg)
 
 
 def harmonized_text(cfg: str | Path, out: str | Path, **options: Any) -> tuple[Plan, str]:

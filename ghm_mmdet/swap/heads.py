@@ -1,15 +1,17 @@
 """The heads of a config, the losses that each calls, and what surrounds it."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, Tuple, Union
 
 from . import rules
 from .rules import Calls
 
-Path = tuple[str | int, ...]
+Path = Tuple[Union[str, int], ...]
 
 
 def name_of(config_or_type: Any) -> str:

@@ -1,13 +1,13 @@
 """Which losses a config has, and for each whether GHM takes its place, and why."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmengine.config import Config
 
-from ..checks import check_choice, check_count, check_iterations, check_momentum
-from ..formulas import FORMULAS
-from ..presets import PRESETS
+from ..presets import PRESETS, Options
 from . import rules
 from .heads import Head, Path, dotted, find_heads, name_of
 from .rules import Call
@@ -20,39 +20,6 @@ _ANCHORS = ('anchor_generator', 'approx_anchor_generator')
 DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
 #: What the losses of `SSDHead` are called, for its config does not name them.
 _SSD_NAMES = dict(loss_cls='softmax cross entropy', loss_bbox='smooth L1')
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to replace and by what; see `harmonize`."""
-
-    cls: bool = True
-    reg: bool = True
-    head: str | None = None
-    bins: int | None = None
-    momentum: float | None = None
-    formula: str | None = None
-    batch_density: bool = False
-    warmup: int | float | None = None
-    preset: str = 'released'
-
-    def __post_init__(self) -> None:
-        for name in ('cls', 'reg', 'batch_density'):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f'{name} must be a bool, got {getattr(self, name)!r}')
-        if not (self.cls or self.reg):
-            raise ValueError('cls and reg are both False: there is nothing to replace')
-        if self.head is not None and not isinstance(self.head, str):
-            raise TypeError(f'head must be a pattern (str) or None, got {self.head!r}')
-        if self.bins is not None:
-            check_count('bins', self.bins)
-        if self.warmup is not None:
-            check_iterations('warmup', self.warmup)
-        if self.momentum is not None:
-            check_momentum('momentum', self.momentum)
-        if self.formula is not None:
-            check_choice('formula', self.formula, tuple(FORMULAS))
-        check_choice('preset', self.preset, tuple(PRESETS))
 
 
 @dataclass(frozen=True)
@@ -158,7 +125,8 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
             why = filter(None, [loss.why, f'the head becomes {name_of(other_head)}'])
             found[key] = replace(loss, why='; '.join(why))
     else:
-        plan.changes |= {(*head.path, key): loss.ghm for key, loss in found.items() if loss.ghm}
+        changes = {(*head.path, key): loss.ghm for key, loss in found.items() if loss.ghm}
+        plan.changes.update(changes)
     plan.losses += found.values()
     for key, call in (head.calls or {}).items():
         if isinstance(call, Call) and key in ('loss_cls', 'loss_bbox') and key not in head.losses:
@@ -234,7 +202,7 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     preset = PRESETS[options.preset]
     chosen = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
     ghm = dict(preset.ghm_c if call.ghm == 'GHMC' else preset.ghm_r)
-    ghm |= {name: value for name, value in chosen.items() if value is not None}
+    ghm.update({name: value for name, value in chosen.items() if value is not None})
     notes = []
     ghm['loss_weight'] *= loss.get('loss_weight', 1.0)
     levels = _levels(head.config) if _is_mean_of_levels(options, head, call) else 1
@@ -316,7 +284,7 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:
         if loss.get('class_weight') is None:
             scope = '' if '.' in str(loss['type']) else 'mmdet.'
             config = {**loss, 'type': f'{scope}{loss["type"]}'}
-            hook.setdefault('losses', {})[found.where.removeprefix('model.')] = config
+            hook.setdefault('losses', {})[found.where[len('model.') :]] = config
     plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
     first = f'{100 * iters:g} % of the' if isinstance(iters, float) else iters
     plan.notes.append(f'warm-up: with the losses replaced for the first {first} iterations')

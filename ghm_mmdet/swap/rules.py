@@ -4,7 +4,10 @@ The tables were made by reading the heads of MMDetection 3.3 and 3.5, and of MMR
 `docs/compatibility.md` is what a run says of them.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Dict, Union
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
 DECODED_BOXES = f'reg_decoded_bbox=True: the head {_DECODED}'
 
 #: What a head calls: the key of each loss to how, or to why it is kept.
-Calls = dict[str, Call | str]
+Calls = Dict[str, Union[Call, str]]
 
 
 def _each(

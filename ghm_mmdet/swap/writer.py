@@ -1,5 +1,7 @@
 """Write a config as its base and the differences from it."""
 
+from __future__ import annotations
+
 import os
 from itertools import chain
 from pathlib import Path
@@ -30,15 +32,23 @@ def inherited_config(
         TypeError: A value that differs can't be written, such as a function.
         ValueError: `new` lacks a key of `original`, which a config can't express.
     """
-    lines = (wrap(line, LINE_LENGTH - 2, subsequent_indent='  ') for line in comment.splitlines())
-    head = ''.join(f'# {line}\n' for line in chain(*lines))
     if _imports_its_bases(base):
-        return head + new.pretty_text
+        return _commented(comment) + new.pretty_text
     if '::' not in str(base) and not Path(base).is_absolute():
         base = Path(os.path.relpath(base, Path(out).parent)).as_posix()
+    return config_text(str(base), original, new, comment)
+
+
+def config_text(base: str | list[str], original: Config, new: Config, comment: str) -> str:
+    """The text of a config with this `_base_`, which is `original`, that is `new`."""
     differences = difference(original.to_dict(), new.to_dict())
     lines = [f'{key} = {literal(value, 0, len(key) + 3)}\n' for key, value in differences.items()]
-    return head + f'_base_ = {str(base)!r}\n' + ''.join(lines)
+    return f'{_commented(comment)}_base_ = {literal(base, 0, 8)}\n' + ''.join(lines)
+
+
+def _commented(text: str) -> str:
+    lines = (wrap(line, LINE_LENGTH - 2, subsequent_indent='  ') for line in text.splitlines())
+    return ''.join(f'# {line}\n' for line in chain(*lines))
 
 
 def _imports_its_bases(base: str | Path) -> bool:

@@ -1,5 +1,7 @@
 """The record of the gradient norms of a finished detector on its training data."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch
@@ -63,6 +65,6 @@ def call_losses(model: nn.Module, config: Config, batches: int, seed: int = 0) -
     loader = Runner.build_dataloader(config.train_dataloader, seed=seed)
     done = 0
     with torch.no_grad():
-        for done, batch in zip(range(1, batches + 1), loader, strict=False):  # noqa: B007
+        for done, batch in zip(range(1, batches + 1), loader):  # noqa: B007
             model(**model.data_preprocessor(batch, training=True), mode='loss')
     return done

@@ -1,5 +1,7 @@
 """The paper's Figures 1-5, from a record of `GradientDensityHook` and the losses' gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,7 +129,7 @@ def draw_gradient_of_classification(axes: Axes, counts: np.ndarray) -> None:
 
 def draw_contributions(axes: Axes, shares: dict[str, np.ndarray]) -> None:
     """Figure 1, right: the total contribution of the examples of each unit region."""
-    for (name, share), line in zip(shares.items(), (BASELINE, RIVAL, GHM), strict=True):
+    for (name, share), line in zip(shares.items(), (BASELINE, RIVAL, GHM)):
         axes.stairs(share, np.linspace(0, 1, len(share) + 1), baseline=None, label=name, **line)
     axes.set(xlabel='gradient norm g', ylabel='share of the whole gradient')
     axes.set(xlim=(0, 1), yscale='log')
@@ -223,7 +225,7 @@ def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
         counts: 'cls' and 'reg' to the number of examples of each bin, shape (B,).
     """
     figure, both = new_figure(9, 3.2, columns=2)
-    for axes, kind in zip(both, KINDS, strict=True):
+    for axes, kind in zip(both, KINDS):
         bins = len(counts[kind])
         if counts[kind].any():
             shown = in_regions(counts[kind], SHOWN_REGIONS if bins % SHOWN_REGIONS == 0 else bins)

@@ -1,5 +1,7 @@
 """Histograms of the gradient norms that a detector's losses are called with."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 
@@ -14,9 +16,12 @@ from ..functional import (
     count_regions,
     regression_gradient_norm,
 )
-from ..functional.checks import check_same_shape
-from ..functional.examples import dense_target, valid_examples
-from ..ops import at_least_float32
+from ..functional.inputs import (
+    at_least_float32,
+    check_same_shape,
+    dense_target,
+    valid_examples,
+)
 from .record import GradientDensityRecord
 
 
@@ -110,7 +115,7 @@ class GradientNormObserver:
         examples = (classification_examples, partial(regression_examples, mu=self.mu))
         self._observed = [
             (loss, partial(self._count, sums, of_kind))
-            for loss, sums, of_kind in zip(losses, self.sums, examples, strict=True)
+            for loss, sums, of_kind in zip(losses, self.sums, examples)
             if loss is not None
         ]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []

@@ -1,5 +1,7 @@
 """Histograms of gradient norms over a training, and their file."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ class GradientDensityRecord:
     sums: np.ndarray
 
     @classmethod
-    def empty(cls, bins: int, mu: float) -> 'GradientDensityRecord':
+    def empty(cls, bins: int, mu: float) -> GradientDensityRecord:
         return cls(mu, np.zeros(0, np.int64), np.zeros((0, 2, 2, bins)))
 
     @property
@@ -53,7 +55,7 @@ class GradientDensityRecord:
         self.iteration = np.append(self.iteration, iteration)
         self.sums = np.concatenate([self.sums, sums.cpu().numpy()[None]])
 
-    def until(self, iteration: int) -> 'GradientDensityRecord':
+    def until(self, iteration: int) -> GradientDensityRecord:
         """The rows of the first `iteration` iterations."""
         kept = self.iteration <= iteration
         return GradientDensityRecord(self.mu, self.iteration[kept], self.sums[kept])
@@ -83,7 +85,7 @@ class GradientDensityRecord:
         os.replace(partial_file, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> 'GradientDensityRecord':
+    def load(cls, path: str | Path) -> GradientDensityRecord:
         """Read a file.
 
         Raises:

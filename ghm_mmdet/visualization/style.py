@@ -1,5 +1,7 @@
 """What all figures share: colours, lines, and how a figure is begun and written."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import matplotlib

@@ -1,0 +1,31 @@
+"""Where a command writes a config to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+
+def add_out(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add('--out', type=Path, metavar='FILE', help='where to write the config; default: print it')
+    add('--force', action='store_true', help='overwrite FILE, if it exists')
+
+
+def write(out: Path, text: str, force: bool) -> None:
+    """Write a config as a whole, or leave what was there."""
+    if out.suffix != '.py':
+        sys.exit(f'--out must end with .py, as MMEngine reads no other config in Python, got {out}')
+    if out.is_dir():
+        sys.exit(f'{out} is a folder: name a file in it')
+    if out.exists() and not force:
+        sys.exit(f'{out} exists: --force overwrites it')
+    partial = out.with_name(f'.{out.name}.{os.getpid()}')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding='utf-8')
+        os.replace(partial, out)
+    except OSError as error:
+        sys.exit(f'{out} can not be written: {error}')

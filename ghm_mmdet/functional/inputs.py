@@ -1,0 +1,144 @@
+"""What heads pass to a loss: the checks, and one target and one validity for every example.
+
+Each error names the argument, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64, else float32."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself if it is float32 or float64, else in float32."""
+    return x.to(compute_dtype(x))
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
+
+
+def check_floating(name: str, value: object) -> None:
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if not value.is_floating_point():
+        raise TypeError(f'{name} must be a floating-point Tensor, got {value.dtype}')
+
+
+def check_same_shape(name: str, value: object, like_name: str, like: Tensor) -> None:
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.shape != like.shape:
+        raise ValueError(
+            f'{name} must have the shape of {like_name}, {tuple(like.shape)}, '
+            f'got {tuple(value.shape)}'
+        )
+
+
+def is_label_dtype(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+def check_target(pred: Tensor, target: object) -> None:
+    """Whether the target is labels of the rows of `pred`, or has its shape."""
+    check_tensor('target', target)
+    assert isinstance(target, Tensor)
+    if target.shape == pred.shape:
+        return
+    if target.shape != pred.shape[:-1]:
+        raise ValueError(
+            f'target must be labels of shape {tuple(pred.shape[:-1])} or have the shape of '
+            f'pred, {tuple(pred.shape)}, got {tuple(target.shape)}'
+        )
+    if not is_label_dtype(target.dtype):
+        raise TypeError(
+            f'target must hold integer labels where it has the shape {tuple(target.shape)}, '
+            f'got {target.dtype}'
+        )
+
+
+def check_weight(pred: Tensor, weight: object) -> None:
+    """Whether the weight is None, of the shape of `pred`, or of its rows."""
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor):
+        raise TypeError(f'weight must be a Tensor or None, got {type(weight).__name__}')
+    if weight.shape not in (pred.shape, pred.shape[:-1]):
+        raise ValueError(
+            f'weight must have the shape of pred, {tuple(pred.shape)}, or of pred without its '
+            f'last dimension, got {tuple(weight.shape)}'
+        )
+
+
+def check_classification(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """The tensors of a loss of sigmoids."""
+    check_floating('pred', pred)
+    check_target(pred, target)
+    check_weight(pred, weight)
+
+
+def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """The tensors of a loss of a softmax over each row of `pred`, shape (N, C)."""
+    check_floating('pred', pred)
+    if pred.dim() != 2:
+        raise ValueError(f'pred must have the shape (N, C), got {tuple(pred.shape)}')
+    check_classification(pred, target, weight)
+    for name, tensor in (('target', target), ('weight', weight)):
+        if tensor is not None and tensor.dim() != 1:
+            raise ValueError(
+                f'{name} must have the shape ({len(pred)},) where use_sigmoid=False, for an '
+                f'example is a row with one label, got {tuple(tensor.shape)}'
+            )
+
+
+def check_regression(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """The tensors of a loss of box offsets."""
+    check_floating('pred', pred)
+    check_same_shape('target', target, 'pred', pred)
+    check_weight(pred, weight)
+
+
+def dense_target(pred: Tensor, target: Tensor) -> Tensor:
+    """p* of every logit: one-hot labels without the background, or the target itself."""
+    check_target(pred, target)
+    if target.shape == pred.shape:
+        return target.to(pred.dtype)
+    classes = torch.arange(pred.shape[-1], device=target.device)
+    return (target.unsqueeze(-1) == classes).to(pred.dtype)
+
+
+def quality_target(pred: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
+    """p* of every logit of (N, C): the score of the row at its label, 0 elsewhere."""
+    for name, value in (('labels', labels), ('scores', scores)):
+        check_tensor(f'the {name} of target', value)
+        if value.shape != pred.shape[:-1]:
+            raise ValueError(
+                f'the {name} of target must have the shape {tuple(pred.shape[:-1])}, '
+                f'got {tuple(value.shape)}'
+            )
+    return dense_target(pred, labels) * scores.to(pred.dtype).unsqueeze(-1)
+
+
+def valid_examples(pred: Tensor, weight: Tensor | None) -> Tensor:
+    """Where the weight is > 0: bool, the shape of `pred`."""
+    if weight is None:
+        return torch.ones_like(pred, dtype=torch.bool)
+    check_weight(pred, weight)
+    return expanded(weight > 0, pred)
+
+
+def expanded(of_rows: Tensor, pred: Tensor) -> Tensor:
+    """A value of each element of `pred`, or of each of its rows, in the shape of `pred`."""
+    return of_rows if of_rows.shape == pred.shape else of_rows.unsqueeze(-1).expand_as(pred)
+
+
+def sum_of_targets(pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """The sum of p* over the valid examples, a scalar: the number of positives."""
+    p_star = dense_target(at_least_float32(pred.detach()), target)
+    return torch.where(valid_examples(pred, weight), p_star, 0).sum()

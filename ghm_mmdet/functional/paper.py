@@ -1,0 +1,379 @@
+"""GHM in the order of the paper, Eqs. 1-19, in plain PyTorch.
+
+Gradient norm → density → β → weighted loss. This is the reference, and what computes the losses
+wherever `ghm_mmdet.ops` does not. Nothing here waits for a device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import check_count, check_positive
+from ..formulas import FORMULAS, Settings
+from .inputs import at_least_float32, check_floating, check_same_shape
+
+# Gradient norms: how hard an example is.
+
+
+def classification_gradient_norm(pred: Tensor, target: Tensor) -> Tensor:
+    """Eq. 3: `g = |p - p*|` with `p = sigmoid(x)`, the norm of the gradient of cross entropy.
+
+    Args:
+        pred: Logits x, any shape, floating point.
+        target: Targets p* in [0, 1], the shape of `pred`.
+
+    Returns:
+        g in [0, 1], the shape of `pred`.
+    """
+    return (pred.sigmoid() - target).abs()
+
+
+def softmax_gradient_norm(cross_entropy: Tensor) -> Tensor:
+    """Eq. 3 of a softmax: `g = 1 - p_y`, with `p_y` the probability of the label.
+
+    The gradient of the cross entropy `L = -log p_y` with respect to the logits has the entries
+    `p_j - y_j`. g is its entry at the label, `|∂L/∂x_y|`, and half its L1 norm. With two
+    classes a softmax is the sigmoid of the difference of the logits, and g is Eq. 3 of it.
+
+    Args:
+        cross_entropy: L of each example, any shape, floating point; `p_y = exp(-L)`.
+
+    Returns:
+        g in [0, 1], the shape of `cross_entropy`.
+    """
+    return -(-cross_entropy).expm1()
+
+
+def authentic_smooth_l1(d: Tensor, mu: float | Tensor = 0.02) -> Tensor:
+    """Eq. 17: `ASL1(d) = sqrt(d² + μ²) - μ`, elementwise.
+
+    Args:
+        d: Differences, any shape, floating point.
+        mu: μ > 0, in units of `d`. Default: 0.02, the paper's.
+
+    Returns:
+        The loss of each element, the shape and dtype of `d`.
+
+    Raises:
+        TypeError: `d` is not a floating-point tensor, `mu` not a number.
+        ValueError: `mu` is not > 0.
+
+    Examples:
+        >>> authentic_smooth_l1(torch.tensor([0.0, 0.02, 1.0]))
+        tensor([0.0000, 0.0083, 0.9802])
+    """
+    check_floating('d', d)
+    if not isinstance(mu, Tensor):
+        check_positive('mu', mu)
+    return (d * d + mu * mu).sqrt() - mu
+
+
+def regression_gradient_norm(d: Tensor, mu: float | Tensor) -> Tensor:
+    """Eq. 18: `gr = |d / sqrt(d² + μ²)|`, the norm of the gradient of ASL1.
+
+    Args:
+        d: Differences `t - t*` of the encoded box offsets, any shape, floating point.
+        mu: μ > 0, in units of the encoded offsets.
+
+    Returns:
+        gr in [0, 1], the shape of `d`.
+    """
+    return (d / (d * d + mu * mu).sqrt()).abs()
+
+
+# Gradient density: how many examples have a similar gradient norm.
+
+
+def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = None) -> Tensor:
+    """Eqs. 4-6: `GD(g) = (1/l_ε(g)) Σ_k δ_ε(g_k, g)`, in O(N log N).
+
+    δ is 1 for `g - ε/2 <= g_k < g + ε/2` (Eq. 5) and `l_ε(g)` is the length of that window
+    clipped to [0, 1] (Eq. 6).
+
+    Args:
+        g: Gradient norms in [0, 1], any shape, floating point.
+        epsilon: ε, the length of the window; 1/M for comparison with M regions.
+        valid: Bool, the shape of `g`; the others are not counted. None counts all.
+
+    Returns:
+        The density, at least float32, the shape of `g`.
+
+    Raises:
+        TypeError: `g` is not a floating-point tensor, `epsilon` not a number.
+        ValueError: `epsilon` is not > 0, or `valid` has another shape.
+
+    Examples:
+        >>> exact_gradient_density(torch.tensor([0.05, 0.5, 0.52]), epsilon=0.1)
+        tensor([10.0000, 20.0000, 20.0000])
+    """
+    check_floating('g', g)
+    check_positive('epsilon', epsilon)
+    if valid is not None:
+        check_same_shape('valid', valid, 'g', g)
+    ordered, order = at_least_float32(g).flatten().sort()
+    lower, upper = ordered - epsilon / 2, ordered + epsilon / 2
+    first, end = torch.searchsorted(ordered, lower), torch.searchsorted(ordered, upper)
+    if valid is None:
+        inside = end - first
+    else:
+        counted_before = F.pad(valid.bool().flatten()[order].cumsum(0), (1, 0))
+        inside = counted_before[end] - counted_before[first]
+    density = inside / (upper.clamp(max=1) - lower.clamp(min=0))
+    return torch.empty_like(density).scatter_(0, order, density).view(g.shape)
+
+
+def assign_regions(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:
+    """The index function ind(g) of the unit regions `r_j = [(j-1)/M, j/M)`.
+
+    The index is counted from 0, the last region is closed at g = 1, and an example that is
+    not valid or whose g is NaN lies in no region, which index M stands for.
+
+    Args:
+        g: Gradient norms in [0, 1], any shape, float32 or float64.
+        bins: M, the number of unit regions.
+        valid: Bool, the shape of `g`; None takes every example.
+
+    Returns:
+        int64 of the shape of `g`, values in [0, M].
+
+    Examples:
+        >>> assign_regions(torch.tensor([0.0, 0.09, 0.1, 1.0]), bins=10)
+        tensor([0, 0, 1, 9])
+    """
+    # A tensor of the device: by a number CUDA multiplies with its reciprocal, an ulp off.
+    m = torch.full((), bins, dtype=g.dtype, device=g.device)
+    # The product g·M may round across an edge; the edges themselves, j/M as MMDetection
+    # computes them, decide.
+    j = (g * bins).floor()
+    j = j - (g < j / m).to(j.dtype) + (g >= (j + 1) / m).to(j.dtype)
+    inside = g == g if valid is None else valid & (g == g)
+    return torch.where(inside, j.clamp(0, bins - 1), bins).long()
+
+
+def count_regions(regions: Tensor, bins: int) -> Tensor:
+    """R_j: the number of examples in each unit region.
+
+    Args:
+        regions: From `assign_regions`, any shape.
+        bins: M.
+
+    Returns:
+        int64 of shape (M,).
+
+    Examples:
+        >>> count_regions(torch.tensor([0, 0, 1, 9, 10]), bins=10)
+        tensor([2, 1, 0, 0, 0, 0, 0, 0, 0, 1])
+    """
+    regions = regions.flatten()
+    counts = torch.zeros(bins + 1, dtype=torch.int64, device=regions.device)
+    # Not bincount, which waits for the device to learn the largest.
+    return counts.scatter_add_(0, regions, torch.ones_like(regions))[:bins]
+
+
+def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:
+    """Eq. 9: `ĜD(g) = R_ind(g) · M`, the density in the unit region of g.
+
+    Args:
+        g: Gradient norms in [0, 1], any shape, floating point.
+        bins: M, the number of unit regions.
+        valid: Bool, the shape of `g`; the others are not counted. None counts all.
+
+    Returns:
+        The density, at least float32, the shape of `g`; 0 for an example that is not valid.
+
+    Raises:
+        TypeError: `g` is not a floating-point tensor, `bins` not an int.
+        ValueError: `bins` < 1, or `valid` has another shape.
+
+    Examples:
+        >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
+        >>> region_gradient_density(g, bins=10)
+        tensor([30., 30., 30., 10.])
+    """
+    check_floating('g', g)
+    check_count('bins', bins)
+    if valid is not None:
+        check_same_shape('valid', valid, 'g', g)
+    g = at_least_float32(g)
+    regions = assign_regions(g, bins, None if valid is None else valid.bool())
+    return of_examples(count_regions(regions, bins).to(g.dtype) * bins, regions)
+
+
+def of_examples(values: Tensor, regions: Tensor | None) -> Tensor:
+    """The value of the region of each example, 0 outside; None: they are those of the examples."""
+    return values if regions is None else F.pad(values, (0, 1))[regions]
+
+
+# The harmonizing parameter β.
+
+
+def moving_average(
+    average: Tensor, counts: Tensor, momentum: float, formula: str = 'official'
+) -> Tensor:
+    """Eq. 12: `S = αS + (1-α)R`.
+
+    Args:
+        average: S of the call before, shape (M,), floating point.
+        counts: R of this call, shape (M,).
+        momentum: α in [0, 1).
+        formula: A name in `FORMULAS`. 'paper' applies Eq. 12 to every region, 'official' leaves
+            S as it is where R is 0. Default: 'official'.
+
+    Returns:
+        The new S, shape (M,).
+
+    Examples:
+        >>> moving_average(torch.tensor([4.0, 8.0]), torch.tensor([0, 4]), momentum=0.75)
+        tensor([4., 7.])
+    """
+    updated = momentum * average + ((1 - momentum) * counts.double()).to(average.dtype)
+    decays = FORMULAS[formula].empty_regions_decay
+    return updated if decays else torch.where(counts > 0, updated, average)
+
+
+class Statistics(NamedTuple):
+    """What β is computed from.
+
+    Attributes:
+        counts: R, shape (M,); for the exact density which examples are valid.
+        average: S, shape (M,), of Eq. 12, or for the exact density GD/M of each example; None
+            for S = R.
+        num_examples: N, a scalar of the dtype of the loss.
+        finite: Whether the loss is finite in every example, a bool scalar.
+        num_processes: Over how many processes they are summed.
+    """
+
+    counts: Tensor
+    average: Tensor | None
+    num_examples: Tensor
+    finite: Tensor
+    num_processes: int = 1
+
+
+def statistics_of(
+    g: Tensor, valid: Tensor, num_examples: Tensor, finite: Tensor, settings: Settings
+) -> tuple[Statistics, Tensor | None]:
+    """Count gradient norms, or find their exact density.
+
+    Returns:
+        The statistics, and the region of each example; None where β is that of each example.
+    """
+    bins = settings.bins
+    if settings.density == 'exact':
+        s = exact_gradient_density(g, 1 / bins, valid) / bins
+        return Statistics(valid, s, num_examples, finite), None
+    regions = assign_regions(g, bins, valid)
+    return Statistics(count_regions(regions, bins), None, num_examples, finite), regions
+
+
+def harmonizing(statistics: Statistics, settings: Settings) -> Tensor:
+    """β = N / (S·M) (Eqs. 7, 10 and 13), or as another of `FORMULAS` has it.
+
+    Returns:
+        Shape (M,), or with the exact density that of the examples; 0 where nothing is counted.
+    """
+    counts, average, num_examples, *_ = statistics
+    formula = FORMULAS[settings.formula]
+    n, filled = num_examples.clamp(min=1), counts > 0
+    counts = counts.to(n.dtype)
+    s = counts if average is None else average
+    if formula.min_count:
+        s = s.clamp(min=formula.min_count)
+    if formula.power != 1:
+        s = s.pow(formula.power)
+    # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
+    # average: the same rounding here makes training runs equal bit for bit.
+    beta = n / s if average is None else n * s.reciprocal()
+    beta = torch.where(filled, beta.to(n.dtype), 0)
+    if formula.divisor == 'mean':
+        mean = (counts * beta).sum() / n
+        return beta / torch.where(mean > 0, mean, 1)
+    if formula.divisor == 'all' or settings.density == 'exact':
+        return beta / settings.bins
+    return beta / filled.sum().clamp(min=1)
+
+
+def harmonizing_parameter(
+    g: Tensor,
+    valid: Tensor,
+    num_examples: Tensor,
+    *,
+    bins: int,
+    density: str = 'region',
+    formula: str = 'official',
+) -> tuple[Tensor, Tensor]:
+    """Eq. 7: `β_i = N / GD(g_i)` of every example.
+
+    With `density='exact'` it is Eq. 7 with the density of Eqs. 4-6 and ε = 1/M.
+
+    Args:
+        g: Gradient norms in [0, 1], any shape, float32 or float64.
+        valid: Bool, the shape of `g`.
+        num_examples: N, a scalar tensor of the dtype of `g`.
+        bins: M.
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6). Default: 'region'.
+        formula: A name in `FORMULAS`. Default: 'official'.
+
+    Returns:
+        β, the shape of `g`, 0 where not valid; and N, at least 1.
+
+    Examples:
+        >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
+        >>> beta, n = harmonizing_parameter(g, g >= 0, torch.tensor(4.0), bins=10)
+        >>> beta
+        tensor([0.6667, 0.6667, 0.6667, 2.0000])
+    """
+    settings = Settings(bins, density, formula)
+    statistics, regions = statistics_of(g, valid, num_examples, g.isfinite().all(), settings)
+    return of_examples(harmonizing(statistics, settings), regions), num_examples.clamp(min=1)
+
+
+def region_harmonizing_parameter(
+    counts: Tensor, average: Tensor | None, num_examples: Tensor, formula: str
+) -> Tensor:
+    """β of each unit region: `β = N / (S·M)` (Eqs. 10 and 13), or another of `FORMULAS`.
+
+    Args:
+        counts: R, shape (M,).
+        average: S, shape (M,); None where there is no moving average, and S = R.
+        num_examples: N, a scalar tensor.
+        formula: A name in `FORMULAS`.
+
+    Returns:
+        Shape (M,); 0 for a region that is empty in this call.
+
+    Examples:
+        >>> counts = torch.tensor([3.0, 0.0, 1.0])
+        >>> region_harmonizing_parameter(counts, None, torch.tensor(4.0), 'official')
+        tensor([0.6667, 0.0000, 2.0000])
+    """
+    settings = Settings(len(counts), formula=formula)
+    finite = num_examples.isfinite()
+    return harmonizing(Statistics(counts, average, num_examples, finite), settings)
+
+
+# The loss.
+
+
+def weights_of(statistics: Statistics, settings: Settings) -> Tensor:
+    """What the loss of each example is multiplied by: `loss_weight β / N`, the shape of β.
+
+    1/N is left out unless the reduction is 'mean'. DDP averages the gradients of the processes,
+    and N is that of all of them.
+    """
+    n = statistics.num_examples.clamp(min=1)
+    factor = torch.full_like(n, settings.loss_weight * statistics.num_processes)
+    # In this order, which is autograd's, the gradient is MMDetection's bit for bit.
+    return (factor / n if settings.reduction == 'mean' else factor) * harmonizing(
+        statistics, settings
+    )
+
+
+def weighted(loss: Tensor, weights: Tensor, settings: Settings) -> Tensor:
+    """Eqs. 8, 11 and 19: `(1/N) Σ β_i L_i`, or each `β_i L_i` for 'none'; β is a constant."""
+    product = weights.detach() * loss
+    return product if settings.reduction == 'none' else product.sum()

@@ -1,0 +1,182 @@
+"""The two passes over CPU tensors, in blocks that stay in the cache.
+
+The first pass writes the region of each logit, one byte; the indices are counted, and the second
+pass looks the weights up. Every step works in place on buffers of a block.
+
+Integer labels are not expanded: the passes take every logit for a negative, and the few
+positive ones, one a row at most, are computed apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .regions import WIDEN, product_gives_region
+
+#: Logits of a block for each thread: few enough for the cache, enough to outweigh the calls.
+BLOCK_OF_THREAD = 1 << 17
+
+
+def count(
+    pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first pass.
+
+    Args:
+        pred, target, weight: As `ghm_c_loss` takes them.
+        bins: M.
+
+    Returns:
+        R, int64 of shape (M,); whether logits and targets are finite, a bool scalar; and the
+        region of each logit, uint8.
+    """
+    logits, p_star = pred.reshape(-1), _dense(pred, target)
+    index = torch.empty(logits.shape, dtype=torch.uint8)
+    g_buffer, *buffers = torch.empty(3, _block_size(logits), dtype=_dtype(pred))
+    finite = True
+    for part in _blocks(logits):
+        x = logits[part].to(g_buffer.dtype)
+        finite = finite and _is_finite(x)
+        g = torch.sigmoid(x, out=g_buffer[: len(x)])
+        if p_star is not None:
+            finite = finite and _is_finite(p_star[part])
+            g.sub_(p_star[part].to(g.dtype)).abs_()
+        _write_regions(g, bins, index[part], buffers)
+    _drop_invalid(index, pred, weight, bins)
+    counts = torch.bincount(index, minlength=bins + 1)
+    if p_star is None:
+        positive = _positive_logits(pred, target, weight)
+        of_positive = _regions_of_positive(logits[positive].to(g_buffer.dtype), bins)
+        counts -= torch.bincount(index[positive], minlength=bins + 1)
+        counts += torch.bincount(of_positive, minlength=bins + 1)
+        index[positive] = bins
+    return counts[:bins], torch.tensor(finite), index
+
+
+def weigh(
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    index: Tensor,
+    weights: Tensor,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The second pass: `Σ w_i L_i`, and `w_i ∂L_i/∂x_i` of the shape of `pred`.
+
+    Args:
+        pred, target, weight, index: Those of `count`, and its result.
+        weights: w of each region, and 0.
+        with_gradient: False leaves the gradient out.
+    """
+    flat, p_star = pred.detach().reshape(-1), _dense(pred, target)
+    gradient = torch.empty(flat.shape, dtype=weights.dtype) if with_gradient else None
+    size = _block_size(flat)
+    x_buffer, p_buffer, loss_buffer = torch.empty(3, size, dtype=weights.dtype)
+    index_buffer = torch.empty(size, dtype=torch.int32)
+    sums = []
+    for part in _blocks(flat):
+        length = part.stop - part.start
+        x = flat[part].to(weights.dtype)
+        p = torch.sigmoid(x, out=p_buffer[:length])
+        # log(1 + exp(-|x|)) = -log(1 - min(p, 1 - p)): the sigmoid serves for both.
+        loss = torch.sub(1, p, out=loss_buffer[:length])
+        torch.minimum(loss, p, out=loss).neg_().log1p_()
+        rest = torch.clamp(x, min=0, out=x_buffer[:length])
+        if p_star is not None:
+            target_of_part = p_star[part].to(weights.dtype)
+            rest.sub_(target_of_part * x)
+            p.sub_(target_of_part)
+        torch.sub(rest, loss, out=loss)
+        of_part = index_buffer[:length].copy_(index[part])
+        w = torch.index_select(weights, 0, of_part, out=rest)
+        sums.append(loss.mul_(w).sum())
+        if gradient is not None:
+            torch.mul(p, w, out=gradient[part])
+    if p_star is None:
+        positive = _positive_logits(pred, target, weight)
+        x = flat[positive].to(weights.dtype)
+        w = weights[_regions_of_positive(x, len(weights) - 1)]
+        sums.append((w * F.softplus(-x, threshold=50)).sum())
+        if gradient is not None:
+            gradient[positive] = (_sigmoid(x) - 1) * w
+    # Blocks are summed pairwise, as PyTorch sums, and their sums in float64.
+    total = torch.stack(sums).sum(dtype=torch.float64).to(weights.dtype)
+    return total, None if gradient is None else gradient.view(pred.shape)
+
+
+def _write_regions(g: Tensor, bins: int, index: Tensor, buffers: list[Tensor]) -> None:
+    """ind(g), as `assign_regions` gives it, counted from 0; `bins` for NaN."""
+    j, edge = (buffer[: len(g)] for buffer in buffers)
+    if product_gives_region(bins, g.dtype):
+        torch.mul(g, bins, out=j).clamp_(max=bins - 1)
+    else:
+        torch.mul(g, bins * WIDEN, out=j).floor_().clamp_(max=bins - 1)
+        j.sub_(torch.div(j, bins, out=edge).gt_(g))
+    # By way of int32, for which PyTorch has vector code; it cuts the fraction off.
+    index.copy_(j.nan_to_num_(nan=bins).to(torch.int32))
+
+
+def _regions_of_positive(x: Tensor, bins: int) -> Tensor:
+    """The regions of logits whose target is 1."""
+    index = torch.empty(x.shape, dtype=torch.uint8)
+    _write_regions((_sigmoid(x) - 1).abs(), bins, index, [*torch.empty(2, len(x), dtype=x.dtype)])
+    return index.long()
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """`x.sigmoid()` by vector code alone: at the end of a tensor PyTorch's differs in a bit."""
+    return F.pad(x, (0, -len(x) % 64)).sigmoid()[: len(x)]
+
+
+def _is_finite(x: Tensor) -> bool:
+    # One value that is not finite makes the sum so; but large values can, too.
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+
+
+def _dense(pred: Tensor, target: Tensor) -> Tensor | None:
+    """The flat target if it has a value for every logit; None for labels."""
+    return target.reshape(-1) if target.shape == pred.shape else None
+
+
+def _drop_invalid(index: Tensor, pred: Tensor, weight: Tensor | None, bins: int) -> None:
+    if weight is None:
+        return
+    if weight.shape == pred.shape:
+        weight = weight.reshape(-1)
+        for part in _blocks(index):
+            index[part].masked_fill_((weight[part] > 0).logical_not_(), bins)
+    else:
+        rows = (weight.reshape(-1) > 0).logical_not().nonzero().squeeze(1)
+        index.view(-1, pred.shape[-1]).index_fill_(0, rows, bins)
+
+
+def _positive_logits(pred: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+    """Where p* = 1 among the valid logits: indices into the flat `pred`."""
+    num_classes = pred.shape[-1]
+    labels = labels.reshape(-1).long()
+    positive = (labels >= 0) & (labels < num_classes)
+    if weight is not None and weight.shape != pred.shape:
+        positive &= weight.reshape(-1) > 0
+    rows = positive.nonzero().squeeze(1)
+    at = rows * num_classes + labels[rows]
+    if weight is not None and weight.shape == pred.shape:
+        at = at[weight.reshape(-1)[at] > 0]
+    return at
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _block_size(x: Tensor) -> int:
+    return min(x.numel(), BLOCK_OF_THREAD * torch.get_num_threads())
+
+
+def _blocks(x: Tensor) -> Iterator[slice]:
+    size = _block_size(x)
+    for start in range(0, x.numel(), size):
+        yield slice(start, min(start + size, x.numel()))

@@ -1,0 +1,47 @@
+"""The two stacks of packages that bring mmcv, mmengine, mmdet and MIM. Imports nothing of them."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+#: Each stack to its requirements, as requirements/ has them, by the module that they bring.
+STACKS = {
+    'onedl': {
+        'mmcv': 'onedl-mmcv==2.3.6',
+        'mmengine': 'onedl-mmengine==0.10.12',
+        'mmdet': 'onedl-mmdetection==3.5.1',
+        'mim': 'onedl-mim==0.5.1',
+    },
+    'openmmlab': {
+        'mmcv': 'mmcv==2.1.0',
+        'mmengine': 'mmengine==0.10.7',
+        'mmdet': 'mmdet==3.3.0',
+        'mim': 'openmim==0.3.9',
+    },
+}
+
+
+def distribution_name(requirement: str) -> str:
+    return requirement.split('==')[0]
+
+
+def installed_version(name: str) -> str | None:
+    """Of a distribution; None if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def distributions(module: str) -> list[str]:
+    """The installed distributions that bring a module; the lite ones have less in them."""
+    names = [distribution_name(stack[module]) for stack in STACKS.values()]
+    return [name for name in (*names, f'{module}-lite') if installed_version(name)]
+
+
+def mmdet_distribution() -> str:
+    """The name of MMDetection's installed distribution, which is what `mim` wants."""
+    installed = distributions('mmdet')
+    if not installed:
+        raise ModuleNotFoundError('MMDetection is not installed: run ghm-mmdet doctor')
+    return installed[0]
