@@ -1,6 +1,12 @@
 # make help lists the targets. STACK=openmmlab takes OpenMMLab's packages instead of onedl's.
 STACK ?= onedl
+# The first that is there: OpenMMLab's stack is tested where it lives, on Python 3.8.
+PYTHON38 := $(firstword $(shell python3.8 -c 'import sys; print(sys.executable)' 2>/dev/null) $(lastword $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.8.*/bin/python)) python3)
+ifeq ($(STACK),openmmlab)
+PYTHON ?= $(PYTHON38)
+else
 PYTHON ?= python3
+endif
 export PYTHON
 # The set-up leaves most of the bytecode to the first import, which must keep it.
 export PYTHONDONTWRITEBYTECODE :=
@@ -8,8 +14,6 @@ export PYTHONDONTWRITEBYTECODE :=
 ifeq ($(STACK),openmmlab)
 VENV := .venv-openmmlab
 MMDET := mmdet
-# mmengine 0.10.7 can't load its own checkpoints with torch >= 2.6 otherwise.
-export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD := 1
 else
 VENV := .venv
 MMDET := onedl-mmdetection
@@ -22,7 +26,7 @@ MIM := $(PY) -m mim
 DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures compatibility docs docs-serve doctor test test-slow triton gpu-check lint clean
+.PHONY: help env demo figures compatibility docs docs-serve doctor test test-functional test-slow triton gpu-check lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -55,8 +59,8 @@ docs-serve: .venv-docs/.ready  ## serve the documentation site on http://127.0.0
 	.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
-$(VENV)/.tests-ready: requirements/build.txt requirements/test.txt requirements/mmrotate.txt | env
-	$(PY) -m pip install -q --disable-pip-version-check -r requirements/build.txt -r requirements/test.txt
+$(VENV)/.tests-ready: requirements/build.txt requirements/test.txt requirements/dev.txt requirements/mmrotate.txt | env
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements/build.txt -r requirements/test.txt $(if $(filter onedl,$(STACK)),-r requirements/dev.txt)
 	$(if $(filter onedl,$(STACK)),$(PY) -m pip install -q --disable-pip-version-check --no-deps -r requirements/mmrotate.txt)
 	@touch $@
 
@@ -65,6 +69,14 @@ doctor: env  ## say what is installed, and what is missing
 
 test: $(VENV)/.tests-ready  ## run the tests
 	$(PYTEST)
+
+test-functional: .venv-functional/.ready  ## run the tests of ghm_mmdet.functional with the oldest PyTorch alone
+	.venv-functional/bin/python -m pytest tests ghm_mmdet/functional
+
+.venv-functional/.ready: requirements/functional.txt requirements/test.txt
+	$(PYTHON38) -m venv .venv-functional
+	.venv-functional/bin/python -m pip install -q --disable-pip-version-check -r requirements/functional.txt -r requirements/test.txt
+	@touch $@
 
 test-slow: $(VENV)/.tests-ready  ## run the tests that take minutes
 	$(PYTEST) -m slow
@@ -84,4 +96,4 @@ lint: $(VENV)/.tests-ready  ## ruff: style and imports; mypy: types
 	$(PY) -m mypy
 
 clean:  ## remove the environments, the site, and what the demo wrote
-	rm -rf .venv .venv-openmmlab .venv-docs .triton site work_dirs/demo
+	rm -rf .venv .venv-openmmlab .venv-functional .venv-docs .triton site work_dirs/demo

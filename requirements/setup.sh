@@ -14,20 +14,23 @@ python=${PYTHON:-python3}
 stamp=$venv/.ghm-ready
 
 case $stack in
-    onedl | openmmlab) mmcv=$(grep 'mmcv==' "requirements/$stack.txt") ;;
+    onedl) oldest='3, 10' ;;
+    openmmlab) oldest='3, 8' ;;
     *) echo "STACK must be onedl or openmmlab, got '$stack'" >&2; exit 2 ;;
 esac
+torch=$(grep '^torch==' "requirements/$stack.txt")
+mmcv=$(grep 'mmcv==' "requirements/$stack.txt")
 
 # Of pyproject.toml what concerns the package, not the settings of pytest, mypy and ruff after it.
-wanted=$(cd requirements && { cat torch.txt build.txt "$stack.txt" study.txt ./*.sh ../setup.py; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
+wanted=$(cd requirements && { cat build.txt "$stack.txt" study.txt ./*.sh ../setup.py; sed '/^\[tool.pytest/,$d' ../pyproject.toml; } | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
 
 say() { printf '\n[set-up of %s, %d:%02d min] %s\n' "$venv" $((SECONDS / 60)) $((SECONDS % 60)) "$1"; }
 
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    echo "Python 3.10 or newer is needed; '$python' is $("$python" --version). Name another: make PYTHON=python3.11" >&2
+if ! "$python" -c "import sys; sys.exit(sys.version_info < ($oldest))"; then
+    echo "Python ${oldest/, /.} or newer is needed; '$python' is $("$python" --version). Name another: make PYTHON=python3.11" >&2
     exit 1
 fi
 if ! command -v "${CXX:-c++}" >/dev/null; then
@@ -35,7 +38,7 @@ if ! command -v "${CXX:-c++}" >/dev/null; then
     exit 1
 fi
 
-say "1/4 virtual environment and PyTorch ($(cat requirements/torch.txt)); meanwhile the others' wheels ($stack)"
+say "1/4 virtual environment and PyTorch ($torch); meanwhile the others' wheels ($stack)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
@@ -45,10 +48,10 @@ log=$venv/mmcv-build.log
 rm -rf "$wheels"
 # build.txt once more: without it openmim's dependencies take setuptools back to version 60.
 others=(-r requirements/build.txt)
-while read -r requirement; do others+=("$requirement"); done < <(grep '==' "requirements/$stack.txt" | grep -v 'mmcv==')
+while read -r requirement; do others+=("$requirement"); done < <(grep '==' "requirements/$stack.txt" | grep -v '^torch==\|mmcv==')
 "${pip[@]}" wheel -q -w "$wheels" "${others[@]}" &
 gathering=$!
-"${install[@]}" -r requirements/torch.txt -r requirements/build.txt
+"${install[@]}" "$torch" -r requirements/build.txt
 
 tag=$("$venv/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 cached=${mmcv//-/_}
@@ -77,7 +80,9 @@ else
 fi
 wait "$gathering"
 "${install[@]}" --no-index --find-links "$wheels" "${others[@]}"
-"${install[@]}" --no-deps -r requirements/study.txt
+if [ "$stack" = onedl ]; then
+    "${install[@]}" --no-deps -r requirements/study.txt
+fi
 "${install[@]}" --no-deps --no-build-isolation -e .
 
 if [ -n "$build" ]; then
@@ -93,7 +98,7 @@ fi
 rm -rf "$wheels"
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
     # Only to fetch torchvision:// backbones; beside a CPU build of torch it fails to import.
-    "${install[@]}" torchvision -r requirements/torch.txt
+    "${install[@]}" torchvision "$torch"
 fi
 
 say '4/4 check, and the bytecode of what a training imports'

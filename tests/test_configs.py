@@ -71,7 +71,7 @@ def data_in_coco_root(coco_root: Path) -> Iterator[None]:
         yield
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def read(name: str) -> Config:
     return Config.fromfile(ROOT / f'configs/ghm/{name}.py')
 
@@ -236,7 +236,7 @@ def test_test_evaluator_works(
 
 @pytest.mark.parametrize('name', TEST_DEV)
 def test_test_dev_is_the_same_model(name: str) -> None:
-    assert load(name).model == load(name.removesuffix('_test-dev')).model
+    assert load(name).model == load(name.replace('_test-dev', '')).model
 
 
 def torchvision_resnext101_32x8d() -> dict[str, tuple[int, ...]]:

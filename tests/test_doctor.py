@@ -65,7 +65,7 @@ def examine(
             advice[name] = line
         else:
             name = line.split()[0]
-            found[name] = line.removeprefix(name).strip()
+            found[name] = line[len(name) :].strip()
     assert verdict.startswith('No training can start' if status else 'A training can start')
     return status, found, advice
 
@@ -73,7 +73,7 @@ def examine(
 def test_here_a_training_can_start() -> None:
     status, found, advice = examine()
     assert status == 0
-    assert set(advice) <= {'checkpoints'}
+    assert set(advice) <= {'checkpoints', 'CUDA'}
     assert found['torch'] == torch.__version__
     for module in PACKAGES:
         assert found[module].startswith(STACKS[STACK][module].replace('==', ' '))
@@ -136,7 +136,8 @@ def test_setuptools_without_pkg_resources() -> None:
 def test_checkpoints_of_mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(doctor.WEIGHTS_ONLY, raising=False)
     advice = doctor._checkpoints().advice
-    assert (advice is not None) == (STACK == 'openmmlab')
+    newer = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6)
+    assert (advice is not None) == (STACK == 'openmmlab' and newer)
     monkeypatch.setenv(doctor.WEIGHTS_ONLY, '1')
     assert doctor._checkpoints().advice is None
 
@@ -180,7 +181,9 @@ def test_a_check_that_fails_itself_is_a_finding() -> None:
 
 @pytest.mark.parametrize('stack', STACKS)
 def test_advice_is_what_requirements_say(stack: str) -> None:
-    pinned = re.findall(r'^[\w-]+==.+$', (ROOT / f'requirements/{stack}.txt').read_text(), re.M)
+    pinned = re.findall(
+        r'^(?!torch)[\w-]+==.+$', (ROOT / f'requirements/{stack}.txt').read_text(), re.M
+    )
     assert list(STACKS[stack].values()) == pinned
 
 

@@ -127,6 +127,7 @@ def test_ghm_r_of_the_paper(seed: int, density: str) -> None:
 @pytest.mark.parametrize('momentum', [0.0, 0.75])
 def test_moving_average_of_the_paper(momentum: float) -> None:
     """Eqs. 12-13 over calls in which regions fill and empty, in float64."""
+    pytest.importorskip('mmdet')
     from ghm_mmdet import GHMC
 
     bins, rng = 10, np.random.default_rng(0)

@@ -6,9 +6,9 @@ import json
 import runpy
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Tuple
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ from ghm_mmdet.visualization.record import GradientDensityRecord
 from .processes import start_all
 from .training import ROOT, demo_config, train
 
-Call = tuple[np.ndarray, np.ndarray, np.ndarray]
+Call = Tuple[np.ndarray, np.ndarray, np.ndarray]
 CLASSES, BINS, MU = 3, 40, 0.02
 CLS_LOSSES = [
     FocalLoss(use_sigmoid=True),
@@ -89,7 +89,7 @@ def assert_counts_are_of(counts: np.ndarray, gradient: np.ndarray, g: np.ndarray
     """Up to the rounding of float32 at the edges of the bins."""
     edges = np.linspace(0, 1, len(counts) + 1)
     edges[0], edges[-1] = -np.inf, np.inf
-    for count, (low, high) in zip(counts, pairwise(edges)):
+    for count, (low, high) in zip(counts, zip(edges, edges[1:])):
         inner = (g >= low + 1e-6) & (g < high - 1e-6)
         outer = (g >= low - 1e-6) & (g < high + 1e-6)
         assert inner.sum() <= count <= outer.sum()

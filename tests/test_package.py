@@ -188,7 +188,8 @@ tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-ru
 printed('doctor', main, ['doctor'])
 check_output, subprocess.check_call = subprocess.check_output, check_call
 subprocess.check_output = lambda command: b''  # MIM looks for --gpus in `train.py -h`: not there
-common = [distribution, str(Path(ghm_mmdet.__path__[0], f'.mim/configs/demo/{demo}.py')), '--gpus', '0', '--work-dir']
+config = Path(ghm_mmdet.__path__[0], f'.mim/configs/demo/{demo}.py')
+common = [distribution, str(config), '--gpus', '0', '--work-dir']
 options = ['--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3']
 options.append('model.test_cfg.score_thr=0')
 cli(['train', *common, 'work', *options], standalone_mode=False)

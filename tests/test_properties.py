@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional, Tuple
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from ghm_mmdet.functional import (
 
 FORMS = ('labels', 'dense', 'softmax', 'offsets')
 LOSSES = dict(labels=ghm_c_loss, dense=ghm_c_loss, softmax=softmax_ghm_c_loss, offsets=ghm_r_loss)
-Batch = tuple[Tensor, Tensor, Tensor | None]
+Batch = Tuple[Tensor, Tensor, Optional[Tensor]]
 
 quick = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

@@ -21,8 +21,8 @@ from ghm_mmdet.reproduce.configs import differences
 from ghm_mmdet.reproduce.experiment import Settings
 from ghm_mmdet.reproduce.paper import paper_run, paper_runs, plan
 from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
-from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.reproduce.tables import GPUS, METRICS, TABLES, Table, tables
+from ghm_mmdet.stacks import mmdet_distribution
 
 ROOT = Path(__file__).parent.parent
 GHM_C = 'retinanet_r50_fpn_ghmc_8xb2-14e_coco'

@@ -134,7 +134,7 @@ def test_the_variable_forces_kernels_without_a_trial(monkeypatch: pytest.MonkeyP
 
 
 def test_kernels_of_the_interpreter_pass() -> None:
-    pytest.importorskip('triton')
+    pytest.importorskip('triton', minversion='3.0')
     script = (
         'import torch; from ghm_mmdet import ops; from ghm_mmdet.ops import trial\n'
         "assert trial.passed(ops._triton, torch.device('cpu'), '') is ops._triton()"

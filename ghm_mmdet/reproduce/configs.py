@@ -25,7 +25,7 @@ def config_path(path: str) -> Path:
     """A shipped config, `configs/...`, in the installed package or in the repository."""
     installed = PACKAGE / '.mim'
     found = (installed if installed.exists() else PACKAGE.parent) / path
-    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    return found.relative_to(Path.cwd()) if Path.cwd() in found.parents else found
 
 
 def shipped_configs() -> list[Path]:

@@ -26,7 +26,7 @@ class PaperRun(Experiment):
     @property
     def test_dev_config(self) -> Path | None:
         """The config of the test-dev submission, where there is one."""
-        path = self.config.with_stem(f'{self.name}_test-dev')
+        path = self.config.with_name(f'{self.name}_test-dev.py')
         return path if path.exists() else None
 
     @cached_property

@@ -1,0 +1,62 @@
+"""GHM-C and GHM-R in a model: what autograd keeps, and `torch.compile`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from ghm_mmdet import GHMC, GHMR
+
+from .test_fast_paths import TORCH, classification
+
+
+@pytest.mark.parametrize('loss', [GHMC(30), GHMC(10, 0.75)])
+def test_memory_kept_for_backward(loss: nn.Module) -> None:
+    """The gradient and nothing else of the size of the logits."""
+    pred, labels, weight = classification(2000, 20)
+    pred.requires_grad_()
+    saved: list[Tensor] = []
+    with saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        loss(pred, labels, weight)
+    large = [x for x in saved if x.numel() >= 1000]
+    assert [x.shape for x in large] == [pred.shape]
+    assert sum(x.numel() * x.element_size() for x in large) <= 4 * pred.numel()
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cls, self.reg = nn.Linear(8, 5), nn.Linear(8, 4)
+        self.loss_cls = GHMC(30, 0.75)
+        self.loss_reg = GHMR(bins=10, momentum=0.75, loss_weight=10.0)
+
+    def forward(self, x: Tensor, labels: Tensor, weight: Tensor, boxes: Tensor) -> Tensor:
+        loss = self.loss_cls(self.cls(x), labels, weight, avg_factor=3.0)
+        box_weight = (labels < 5).float().unsqueeze(1).expand_as(boxes)
+        return loss + self.loss_reg(self.reg(x), boxes, box_weight, avg_factor=3.0)
+
+
+@pytest.mark.parametrize(
+    'backend', ['eager', 'aot_eager', pytest.param('inductor', marks=pytest.mark.slow)]
+)
+def test_compile_of_a_head(backend: str) -> None:
+    torch._dynamo.reset()
+    eager, head = Head(), Head()
+    # Older versions break the graph.
+    compiled = torch.compile(head, fullgraph=TORCH >= (2, 4), backend=backend)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        x, boxes = (torch.randn(40, n, generator=generator) for n in (8, 4))
+        labels = torch.randint(0, 7, (40,), generator=generator)
+        weight = (torch.rand(40, generator=generator) < 0.8).float()
+        values = [module(x, labels, weight, boxes) for module in (eager, compiled)]
+        torch.testing.assert_close(*values)
+        for value in values:
+            value.backward()
+    for mine, other in zip(eager.parameters(), head.parameters()):
+        torch.testing.assert_close(mine.grad, other.grad)
+    for mine, other in zip(eager.buffers(), head.buffers()):
+        torch.testing.assert_close(mine, other)
