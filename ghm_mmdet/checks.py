@@ -64,13 +64,19 @@ def check_use_sigmoid(value: object) -> None:
         raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
 
 
-def require_use_sigmoid(loss: str, settings: Mapping[str, object]) -> None:
-    """Refuse a config of a classification loss that leaves `use_sigmoid` out."""
-    if 'use_sigmoid' not in settings:
+def check_use_sigmoid_of_config(loss: type, settings: Mapping[str, object], caller: str) -> None:
+    """Refuse a config of a classification loss that leaves `use_sigmoid` out.
+
+    Args:
+        loss: The class, by whatever name the config has it.
+        settings: The keyword arguments of the call that builds it.
+        caller: The module that calls: MMEngine's, if it builds from a config.
+    """
+    if caller == 'mmengine.registry.build_functions' and 'use_sigmoid' not in settings:
         raise ValueError(
-            f'use_sigmoid is missing from the config of {loss}: write use_sigmoid=True. '
-            "MMDetection's heads read it from the config and take a missing key as False: the "
-            'head would become a softmax head with one more channel for the background, which '
-            'the loss would train as one of the classes. use_sigmoid=False is the softmax form, '
-            'for heads that train softmax cross entropy'
+            f'use_sigmoid is missing from the config of ghm_mmdet.{loss.__name__}: write '
+            "use_sigmoid=True. MMDetection's heads read it from the config and take a missing key "
+            'as False: the head would become a softmax head with one more channel for the '
+            'background, which the loss would train as one of the classes. use_sigmoid=False is '
+            'the softmax form, for heads that train softmax cross entropy'
         )

@@ -152,7 +152,7 @@ def test_the_plain_formula_of_the_trial_is_that_of_the_paper() -> None:
     pred, labels = torch.randn(50, trial.CLASSES), torch.randint(0, trial.CLASSES + 1, (50,))
     p_star = torch.nn.functional.one_hot(labels, trial.CLASSES + 1)[:, :-1].float()
     weights = torch.rand(trial.BINS + 1)
-    counts, loss, gradient = trial.plain(pred, weights, labels, None)
+    counts, loss, gradient = trial.plain(pred, weights, p_star, None)
     regions = assign_regions(classification_gradient_norm(pred, p_star), trial.BINS)
     assert torch.equal(counts, count_regions(regions, trial.BINS))
     x = pred.clone().requires_grad_()

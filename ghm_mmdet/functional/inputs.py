@@ -5,6 +5,8 @@ Each error names the argument, its value and what is allowed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,36 +21,27 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x))
 
 
-def check_tensor(name: str, value: object) -> None:
+def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
 
 
-def check_floating(name: str, value: object) -> None:
+def check_floating(name: str, value: Any) -> None:
     check_tensor(name, value)
-    assert isinstance(value, Tensor)
     if not value.is_floating_point():
         raise TypeError(f'{name} must be a floating-point Tensor, got {value.dtype}')
 
 
-def check_same_shape(name: str, value: object, like_name: str, like: Tensor) -> None:
+def check_same_shape(name: str, value: Any, like_name: str, like: Tensor) -> None:
     check_tensor(name, value)
-    assert isinstance(value, Tensor)
     if value.shape != like.shape:
-        raise ValueError(
-            f'{name} must have the shape of {like_name}, {tuple(like.shape)}, '
-            f'got {tuple(value.shape)}'
-        )
+        wanted = f'{name} must have the shape of {like_name}, {tuple(like.shape)}'
+        raise ValueError(f'{wanted}, got {tuple(value.shape)}')
 
 
-def is_label_dtype(dtype: torch.dtype) -> bool:
-    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
-
-
-def check_target(pred: Tensor, target: object) -> None:
+def check_target(pred: Tensor, target: Any) -> None:
     """Whether the target is labels of the rows of `pred`, or has its shape."""
     check_tensor('target', target)
-    assert isinstance(target, Tensor)
     if target.shape == pred.shape:
         return
     if target.shape != pred.shape[:-1]:
@@ -56,14 +49,14 @@ def check_target(pred: Tensor, target: object) -> None:
             f'target must be labels of shape {tuple(pred.shape[:-1])} or have the shape of '
             f'pred, {tuple(pred.shape)}, got {tuple(target.shape)}'
         )
-    if not is_label_dtype(target.dtype):
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise TypeError(
             f'target must hold integer labels where it has the shape {tuple(target.shape)}, '
             f'got {target.dtype}'
         )
 
 
-def check_weight(pred: Tensor, weight: object) -> None:
+def check_weight(pred: Tensor, weight: Any) -> None:
     """Whether the weight is None, of the shape of `pred`, or of its rows."""
     if weight is None:
         return
@@ -91,10 +84,8 @@ def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
     check_classification(pred, target, weight)
     for name, tensor in (('target', target), ('weight', weight)):
         if tensor is not None and tensor.dim() != 1:
-            raise ValueError(
-                f'{name} must have the shape ({len(pred)},) where use_sigmoid=False, for an '
-                f'example is a row with one label, got {tuple(tensor.shape)}'
-            )
+            wanted = f'{name} must have the shape ({len(pred)},) where use_sigmoid=False'
+            raise ValueError(f'{wanted}: a row has one label, got {tuple(tensor.shape)}')
 
 
 def check_regression(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
@@ -116,12 +107,7 @@ def dense_target(pred: Tensor, target: Tensor) -> Tensor:
 def quality_target(pred: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
     """p* of every logit of (N, C): the score of the row at its label, 0 elsewhere."""
     for name, value in (('labels', labels), ('scores', scores)):
-        check_tensor(f'the {name} of target', value)
-        if value.shape != pred.shape[:-1]:
-            raise ValueError(
-                f'the {name} of target must have the shape {tuple(pred.shape[:-1])}, '
-                f'got {tuple(value.shape)}'
-            )
+        check_same_shape(f'the {name} of target', value, 'pred[..., 0]', pred[..., 0])
     return dense_target(pred, labels) * scores.to(pred.dtype).unsqueeze(-1)
 
 

@@ -37,19 +37,12 @@ from .paper import (
 
 
 class Counted(NamedTuple):
-    """What the first pass over the examples leaves for the second.
+    """What the first pass over the examples leaves for the second."""
 
-    Attributes:
-        statistics: Of this call, from which β is computed.
-        loss: L of each example with its graph; None where `ops` computes it in the second pass.
-        regions: The region of each example; None where β is that of each example.
-        logits: What `ops` has counted.
-    """
-
-    statistics: Statistics
-    loss: Tensor | None = None
-    regions: Tensor | None = None
-    logits: ops.CountedLogits | None = None
+    statistics: Statistics  # of this call, from which β is computed
+    loss: Tensor | None = None  # L of each example with its graph, unless `ops` computes it
+    regions: Tensor | None = None  # of each example; None where β is that of each example
+    logits: ops.CountedLogits | None = None  # what `ops` has counted
 
 
 def weigh(counted: Counted, settings: Settings) -> Tensor:
@@ -193,31 +186,21 @@ def softmax_ghm_c_loss(
 ) -> Tensor:
     """GHM-C of a softmax: `(1/N) Σ β_i w_y L_i` with `L = -log p_y` (Eqs. 8 and 11).
 
-    An example is one row with its label y, its gradient norm is `g = 1 - p_y` (see
-    `softmax_gradient_norm`), and N counts the valid rows. The density counts examples: the
-    weight w of a class is a factor of the loss, not of the counts nor of N.
+    An example is one row with its label y, `g = 1 - p_y` (see `softmax_gradient_norm`), and N
+    counts the valid rows. The weight w of a class is a factor of the loss, not of the counts.
 
     Args:
         pred: Logits, shape (N, C), floating point; the background, where there is one, is a
             class. Half precision is computed in float32.
         target: Integer labels in [0, C) or `ignore_index`, shape (N,). Others raise an
-            IndexError on the CPU and a device-side assertion on CUDA, as in PyTorch's
-            `cross_entropy`.
+            IndexError on the CPU and a device-side assertion on CUDA, as in `cross_entropy`.
         weight: Shape (N,); a row is valid where it is > 0. Default: None, all are valid.
         class_weight: w, shape (C,). Default: None, all are 1.
         ignore_index: A row with this label is not valid. Default: -100.
-        bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
-        density: As for `ghm_c_loss`. Default: 'region'.
-        formula: As for `ghm_c_loss`. Default: 'official'.
-        reduction: As for `ghm_c_loss`. Default: 'mean'.
-        loss_weight: Factor of the loss. Default: 1.0.
+        bins, density, formula, reduction, loss_weight: As for `ghm_c_loss`.
 
     Returns:
         A scalar, or shape (N,) for 'none'; float64 for float64 logits, else float32.
-
-    Raises:
-        TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
-        ValueError: A shape that does not fit, or a setting that is not among the allowed.
 
     Examples:
         >>> pred = torch.tensor([[2.0, -3.0, 0.0], [-4.0, -2.0, 1.0]])
@@ -254,17 +237,13 @@ def ghm_r_loss(
             valid where it is > 0. Default: None, all are valid.
         mu: μ of ASL1, in units of the offsets. Default: 0.02, the paper's.
         bins: M, the number of unit regions, or 1/ε. Default: 10, the released code's.
-        density: As for `ghm_c_loss`. Default: 'region'.
-        formula: As for `ghm_c_loss`. Default: 'official'.
-        reduction: As for `ghm_c_loss`. Default: 'mean'.
-        loss_weight: Factor of the loss. Default: 1.0.
+        density, formula, reduction, loss_weight: As for `ghm_c_loss`.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 offsets, else float32.
 
     Raises:
-        TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
-        ValueError: A shape that does not fit, or a setting that is not among the allowed.
+        TypeError, ValueError: As `ghm_c_loss`; `mu` is not > 0.
 
     Examples:
         >>> pred = torch.tensor([[0.1, 0.2, -0.1, 0.0]])

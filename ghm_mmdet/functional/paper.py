@@ -35,9 +35,8 @@ def classification_gradient_norm(pred: Tensor, target: Tensor) -> Tensor:
 def softmax_gradient_norm(cross_entropy: Tensor) -> Tensor:
     """Eq. 3 of a softmax: `g = 1 - p_y`, with `p_y` the probability of the label.
 
-    The gradient of the cross entropy `L = -log p_y` with respect to the logits has the entries
-    `p_j - y_j`. g is its entry at the label, `|∂L/∂x_y|`, and half its L1 norm. With two
-    classes a softmax is the sigmoid of the difference of the logits, and g is Eq. 3 of it.
+    It is the entry at the label of the gradient of `L = -log p_y` with respect to the logits,
+    and half its L1 norm. With two classes it is Eq. 3 of the difference of the logits.
 
     Args:
         cross_entropy: L of each example, any shape, floating point; `p_y = exp(-L)`.
@@ -57,10 +56,6 @@ def authentic_smooth_l1(d: Tensor, mu: float | Tensor = 0.02) -> Tensor:
 
     Returns:
         The loss of each element, the shape and dtype of `d`.
-
-    Raises:
-        TypeError: `d` is not a floating-point tensor, `mu` not a number.
-        ValueError: `mu` is not > 0.
 
     Examples:
         >>> authentic_smooth_l1(torch.tensor([0.0, 0.02, 1.0]))
@@ -102,10 +97,6 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     Returns:
         The density, at least float32, the shape of `g`.
 
-    Raises:
-        TypeError: `g` is not a floating-point tensor, `epsilon` not a number.
-        ValueError: `epsilon` is not > 0, or `valid` has another shape.
-
     Examples:
         >>> exact_gradient_density(torch.tensor([0.05, 0.5, 0.52]), epsilon=0.1)
         tensor([10.0000, 20.0000, 20.0000])
@@ -139,10 +130,6 @@ def assign_regions(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:
 
     Returns:
         int64 of the shape of `g`, values in [0, M].
-
-    Examples:
-        >>> assign_regions(torch.tensor([0.0, 0.09, 0.1, 1.0]), bins=10)
-        tensor([0, 0, 1, 9])
     """
     # A tensor of the device: by a number CUDA multiplies with its reciprocal, an ulp off.
     m = torch.full((), bins, dtype=g.dtype, device=g.device)
@@ -158,15 +145,8 @@ def count_regions(regions: Tensor, bins: int) -> Tensor:
     """R_j: the number of examples in each unit region.
 
     Args:
-        regions: From `assign_regions`, any shape.
-        bins: M.
-
-    Returns:
-        int64 of shape (M,).
-
-    Examples:
-        >>> count_regions(torch.tensor([0, 0, 1, 9, 10]), bins=10)
-        tensor([2, 1, 0, 0, 0, 0, 0, 0, 0, 1])
+        regions: From `assign_regions`, any shape, int64.
+        bins: M, the length of what is returned, int64.
     """
     regions = regions.flatten()
     counts = torch.zeros(bins + 1, dtype=torch.int64, device=regions.device)
@@ -178,20 +158,14 @@ def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -
     """Eq. 9: `ĜD(g) = R_ind(g) · M`, the density in the unit region of g.
 
     Args:
-        g: Gradient norms in [0, 1], any shape, floating point.
-        bins: M, the number of unit regions.
-        valid: Bool, the shape of `g`; the others are not counted. None counts all.
+        g, valid: As for `exact_gradient_density`.
+        bins: M, the number of unit regions, an int >= 1.
 
     Returns:
         The density, at least float32, the shape of `g`; 0 for an example that is not valid.
 
-    Raises:
-        TypeError: `g` is not a floating-point tensor, `bins` not an int.
-        ValueError: `bins` < 1, or `valid` has another shape.
-
     Examples:
-        >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
-        >>> region_gradient_density(g, bins=10)
+        >>> region_gradient_density(torch.tensor([0.05, 0.02, 0.03, 0.95]), bins=10)
         tensor([30., 30., 30., 10.])
     """
     check_floating('g', g)
@@ -236,22 +210,13 @@ def moving_average(
 
 
 class Statistics(NamedTuple):
-    """What β is computed from.
+    """What β is computed from."""
 
-    Attributes:
-        counts: R, shape (M,); for the exact density which examples are valid.
-        average: S, shape (M,), of Eq. 12, or for the exact density GD/M of each example; None
-            for S = R.
-        num_examples: N, a scalar of the dtype of the loss.
-        finite: Whether the loss is finite in every example, a bool scalar.
-        num_processes: Over how many processes they are summed.
-    """
-
-    counts: Tensor
-    average: Tensor | None
-    num_examples: Tensor
-    finite: Tensor
-    num_processes: int = 1
+    counts: Tensor  # R, shape (M,); for the exact density which examples are valid
+    average: Tensor | None  # S of Eq. 12; for the exact density GD/M of each; None for S = R
+    num_examples: Tensor  # N, a scalar of the dtype of the loss
+    finite: Tensor  # whether the loss is finite in every example, a bool scalar
+    num_processes: int = 1  # over which they are summed
 
 
 def statistics_of(
@@ -259,8 +224,7 @@ def statistics_of(
 ) -> tuple[Statistics, Tensor | None]:
     """Count gradient norms, or find their exact density.
 
-    Returns:
-        The statistics, and the region of each example; None where β is that of each example.
+    And the region of each example; None where β is that of each example.
     """
     bins = settings.bins
     if settings.density == 'exact':
@@ -308,24 +272,14 @@ def harmonizing_parameter(
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7: `β_i = N / GD(g_i)` of every example.
 
-    With `density='exact'` it is Eq. 7 with the density of Eqs. 4-6 and ε = 1/M.
-
     Args:
         g: Gradient norms in [0, 1], any shape, float32 or float64.
         valid: Bool, the shape of `g`.
         num_examples: N, a scalar tensor of the dtype of `g`.
-        bins: M.
-        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6). Default: 'region'.
-        formula: A name in `FORMULAS`. Default: 'official'.
+        bins, density, formula: As for `ghm_c_loss`.
 
     Returns:
         β, the shape of `g`, 0 where not valid; and N, at least 1.
-
-    Examples:
-        >>> g = torch.tensor([0.05, 0.02, 0.03, 0.95])
-        >>> beta, n = harmonizing_parameter(g, g >= 0, torch.tensor(4.0), bins=10)
-        >>> beta
-        tensor([0.6667, 0.6667, 0.6667, 2.0000])
     """
     settings = Settings(bins, density, formula)
     statistics, regions = statistics_of(g, valid, num_examples, g.isfinite().all(), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmdet.models.dense_heads import SSDHead
+from mmdet.registry import MODELS as MMDET_MODELS
 
 from ..registry import MODELS
 from ..released import GHM_C, GHM_R
@@ -43,13 +44,14 @@ class GHMSSDHead(WholeBatchLosses, SSDHead):
         **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if loss_cls.get('use_sigmoid', False):
+        # MMDetection's, as in its own heads: a loss without a scope is one of its losses.
+        self.loss_cls = MMDET_MODELS.build(loss_cls)
+        self.loss_bbox = MMDET_MODELS.build(loss_bbox)
+        if getattr(self.loss_cls, 'use_sigmoid', False):
             raise ValueError(
-                'loss_cls of GHMSSDHead must have use_sigmoid=False, got use_sigmoid='
-                f'{loss_cls["use_sigmoid"]!r}: SSD reads its scores through softmax'
+                f'loss_cls of GHMSSDHead must have use_sigmoid=False, got {loss_cls}: '
+                'SSD reads its scores through softmax'
             )
-        self.loss_cls = MODELS.build(loss_cls)
-        self.loss_bbox = MODELS.build(loss_bbox)
 
     def examples_of_part(self, part: Part) -> tuple[Examples, Examples]:
         bbox_pred = part.bbox_pred

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..checks import REDUCTIONS, check_choice, check_positive, check_real
 from ..functional import authentic_smooth_l1
-from ..functional.inputs import check_floating, check_same_shape
+from ..functional.inputs import check_regression
 from ..registry import MODELS
 
 
@@ -43,7 +43,7 @@ class AuthenticSmoothL1Loss(nn.Module):
         reduction_override: str | None = None,
         **kwargs: object,
     ) -> Tensor:
-        """The weighted and reduced loss.
+        """The weighted and reduced loss; arguments as MMDetection's `SmoothL1Loss`.
 
         Args:
             pred: Encoded offsets, any shape, floating point.
@@ -54,14 +54,10 @@ class AuthenticSmoothL1Loss(nn.Module):
 
         Returns:
             A scalar, or the shape of `pred` for 'none', in the dtype of `pred`.
-
-        Raises:
-            TypeError, ValueError: As `authentic_smooth_l1`; `avg_factor` with 'sum'.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice('reduction_override', reduction, REDUCTIONS)
-        check_floating('pred', pred)
-        check_same_shape('target', target, 'pred', pred)
+        check_regression(pred, target, None)
         loss = authentic_smooth_l1(pred - target, self.mu)
         reduced: Tensor = weight_reduce_loss(loss, weight, reduction, avg_factor)
         return self.loss_weight * reduced

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Sequence
 
 import torch
 from torch import Tensor
 
-from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, require_use_sigmoid
+from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, check_use_sigmoid_of_config
 from ..formulas import Settings
 from ..functional.inputs import quality_target, sum_of_targets
 from ..functional.losses import count_sigmoid, count_softmax
@@ -17,6 +18,7 @@ from .gradient_harmonizing import GradientHarmonizingLoss, mean_over_processes
 POSITIVES = 'positives'
 
 
+@MODELS.register_module()
 class GHMC(GradientHarmonizingLoss):
     """GHM-C: cross entropy, each example divided by its gradient density (Eqs. 8 and 11).
 
@@ -25,9 +27,7 @@ class GHMC(GradientHarmonizingLoss):
     `g = |sigmoid(x) - p*|` (Eq. 3).
 
     With `use_sigmoid=False` it replaces softmax cross entropy. An example is a row
-    of C + 1 logits with its label y, and `g = 1 - p_y`: the entry at the label, and half the
-    L1 norm, of the gradient of `-log p_y` with respect to the logits. With two classes that
-    is Eq. 3 of the difference of the logits.
+    of C + 1 logits with its label y, and `g = 1 - p_y`, see `softmax_gradient_norm`.
 
     In a config, always write `use_sigmoid`: MMDetection's heads read it from the config, not
     from the loss, and build a softmax head with one more channel where it is missing.
@@ -58,6 +58,10 @@ class GHMC(GradientHarmonizingLoss):
     """
 
     class_factor: Tensor | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> GHMC:
+        check_use_sigmoid_of_config(cls, kwargs, sys._getframe(1).f_globals['__name__'])
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -122,24 +126,14 @@ class GHMC(GradientHarmonizingLoss):
         Returns:
             A scalar, or for 'none' shape (N, C), (N,) where `use_sigmoid=False`; float32, or
             float64 for float64 logits.
-
-        Raises:
-            TypeError, ValueError: As `ghm_mmdet.functional.ghm_c_loss`, or
-                `softmax_ghm_c_loss` where `use_sigmoid=False`.
         """
         times_positives = self.reduction == POSITIVES and reduction_override is None
         settings = self.settings('mean' if times_positives else reduction_override)
         weight = label_weight if weight is None else weight
         if not self.use_sigmoid:
             ignore_index = -100 if self.ignore_index is None else self.ignore_index
-            rows = count_softmax(
-                pred,
-                target,
-                weight,
-                self.class_factor,
-                ignore_index,
-                settings,  # type: ignore[arg-type]
-            )
+            labels: Any = target
+            rows = count_softmax(pred, labels, weight, self.class_factor, ignore_index, settings)
             return self.harmonized(rows, settings)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)
@@ -150,10 +144,3 @@ class GHMC(GradientHarmonizingLoss):
             positives = mean_over_processes(sum_of_targets(pred, target, weight))
             loss = loss * positives.clamp(min=1)
         return loss
-
-
-@MODELS.register_module(name='GHMC')
-def build_ghm_c(**settings: Any) -> GHMC:
-    """Build `GHMC` from a config, which must set `use_sigmoid=True` or `False`."""
-    require_use_sigmoid('ghm_mmdet.GHMC', settings)
-    return GHMC(**settings)

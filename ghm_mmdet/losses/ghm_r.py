@@ -90,12 +90,9 @@ class GHMR(GradientHarmonizingLoss):
 
         Returns:
             A scalar, or the shape of `pred` for 'none'; float32, or float64 for float64.
-
-        Raises:
-            TypeError, ValueError: As `ghm_mmdet.functional.ghm_r_loss`.
         """
         settings = self.settings(reduction_override)
-        mu = self.mu
+        mu: float | Tensor = self.mu
         if self.mu_momentum is not None:
             check_regression(pred, target, label_weight)
             mu = self._followed_mu(pred, target, label_weight, self.mu_momentum)

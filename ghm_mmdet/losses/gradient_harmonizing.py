@@ -20,13 +20,10 @@ class GradientHarmonizingLoss(nn.Module):
     """The state of a gradient harmonizing loss.
 
     Attributes:
-        bins, density, formula, reduction, loss_weight: As the arguments. `loss_weight` and
-            `reduction` may be set later.
-        momentum: α of Eq. 12.
-        sync: Whether the counts are summed over all processes.
-        edges: Buffer of shape (M + 1,), the edges of the unit regions. It is kept, with the
-            values of MMDetection's class, so that checkpoints load both ways; ind(g) is
-            computed from M.
+        bins, momentum, density, formula, sync, reduction, loss_weight: As the arguments; the
+            last two may be set later.
+        edges: Buffer of shape (M + 1,), the edges of the unit regions as in MMDetection's class,
+            so that checkpoints load both ways; ind(g) is computed from M.
         acc_sum: Buffer of shape (M,), S of Eq. 12; only if `momentum` > 0.
     """
 
@@ -64,10 +61,7 @@ class GradientHarmonizingLoss(nn.Module):
         return super()._apply(at_least_float32, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
 
     def extra_repr(self) -> str:
-        names = (
-            'bins', 'momentum', 'loss_weight', 'reduction',
-            'density', 'formula', 'sync',
-        )  # fmt: skip
+        names = ['bins', 'momentum', 'loss_weight', 'reduction', 'density', 'formula', 'sync']
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
     def settings(self, reduction_override: str | None = None) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from ..checks import (
     check_positive,
     check_real,
     check_use_sigmoid,
-    require_use_sigmoid,
+    check_use_sigmoid_of_config,
 )
 from ..functional.inputs import check_floating, check_same_shape, dense_target
 from ..registry import MODELS
 
 
+@MODELS.register_module()
 class OHEMLoss(nn.Module):
     """Cross entropy of the positives and of the hardest negatives, the others left out.
 
@@ -30,19 +32,13 @@ class OHEMLoss(nn.Module):
     P positives are kept, and of its negatives the `neg_pos_ratio · P` with the highest loss; an
     image without positives adds nothing.
 
-    What is known of the setting behind the paper's Table 4 ("OHEM", ResNet-101, AP 31.1): the
-    three figures are those of the focal loss paper (Lin et al. 2017b, Table 1d), row "OHEM 1:3",
-    mini-batch of 128 examples, NMS threshold 0.5, images of 600 pixels; its row "OHEM", 128
-    examples, NMS threshold 0.7, has the same three. There, as in SSD, examples are scored by
-    their loss, NMS is applied to all of them, and a mini-batch with positives and negatives at
-    1:3 is taken. Not known: whether the 128 are of an image or of a mini-batch, whether NMS is
-    run per class, what the loss is divided by, and its weight. Here there is neither NMS nor an
-    upper bound on the number of examples, and the loss is divided by the number of positives,
-    as focal loss is.
+    The figures of the paper's Table 4 are those of Lin et al. (2017), Table 1d, "OHEM 1:3":
+    mini-batches of 128 examples, NMS at 0.5. Here there is neither NMS nor an upper bound, and
+    the loss is divided by the number of positives, as focal loss is.
 
-    In a config, always write `use_sigmoid`, as for `GHMC`. In MMDetection's heads, which
-    call their loss once per level for all images, the negatives are mined per level over the
-    mini-batch; with `OHEMRetinaHead` they are mined per image over all levels.
+    In a config, always write `use_sigmoid`, as for `GHMC`. MMDetection's heads call their loss
+    once per level for all images, and so the negatives are mined; with `OHEMRetinaHead` they are
+    mined per image over all levels.
 
     Args:
         neg_pos_ratio: Negatives kept for each positive, > 0. Default: 3.
@@ -54,6 +50,10 @@ class OHEMLoss(nn.Module):
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> OHEMLoss:
+        check_use_sigmoid_of_config(cls, kwargs, sys._getframe(1).f_globals['__name__'])
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -96,18 +96,11 @@ class OHEMLoss(nn.Module):
         Returns:
             A scalar, or for 'none' the shape of `pred`, with `use_sigmoid=False` of `target`; in
             the dtype of `pred`.
-
-        Raises:
-            TypeError, ValueError: Tensors of the wrong type or shape; `avg_factor` with 'sum'.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice('reduction_override', reduction, REDUCTIONS)
         check_floating('pred', pred)
-        if target.shape == pred.shape:
-            raise ValueError(
-                f'target must be labels of shape {tuple(pred.shape[:-1])}, got the shape of pred, '
-                f'{tuple(target.shape)}: an anchor is positive or negative as a whole'
-            )
+        check_same_shape('target', target, 'pred[..., 0]', pred[..., 0])
         loss, positive = self._entropy(pred, target)
         if weight is None:
             weight = torch.ones_like(target, dtype=pred.dtype)
@@ -128,22 +121,12 @@ class OHEMLoss(nn.Module):
             one_hot = dense_target(pred, target)
             loss = F.binary_cross_entropy_with_logits(pred, one_hot, reduction='none')
             return loss, one_hot.any(-1)
-        check_same_shape('target', target, 'pred[..., 0]', pred[..., 0])
         loss = F.cross_entropy(pred.flatten(0, -2), target.flatten(), reduction='none')
         return loss.view_as(target), target != pred.shape[-1] - 1
 
 
 def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio: float) -> Tensor:
-    """Which examples are kept: the positives, and the hardest negatives of each image.
-
-    Args:
-        loss: Of each anchor, shape (..., N), the leading dimension the images.
-        positive, valid: Bool, the shape of `loss`.
-        neg_pos_ratio: Negatives kept for each positive.
-
-    Returns:
-        Bool, the shape of `loss`.
-    """
+    """Which anchors are kept, all of shape (..., N), the leading dimension the images."""
     positive = positive & valid
     negative = valid & ~positive
     wanted = (neg_pos_ratio * positive.sum(-1, keepdim=True)).long()
@@ -152,10 +135,3 @@ def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio:
     order = torch.arange(loss.shape[-1], device=loss.device).expand_as(hardest_first)
     rank.scatter_(-1, hardest_first, order)
     return positive | (negative & (rank < wanted))
-
-
-@MODELS.register_module(name='OHEMLoss')
-def build_ohem_loss(**settings: Any) -> OHEMLoss:
-    """Build `OHEMLoss` from a config, which must set `use_sigmoid`."""
-    require_use_sigmoid('ghm_mmdet.OHEMLoss', settings)
-    return OHEMLoss(**settings)

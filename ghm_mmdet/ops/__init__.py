@@ -28,23 +28,15 @@ MAX_REGIONS = 255
 
 
 class CountedLogits(NamedTuple):
-    """What the first pass found, and what the second needs.
+    """What the first pass found, and what the second needs."""
 
-    Attributes:
-        counts: R, int64 of shape (M,).
-        finite: Whether logits and targets are finite, a bool scalar.
-        pred, target, weight: As `ghm_c_loss` takes them.
-        index: The region of each logit, uint8; None where the second pass finds it anew.
-        kernels: The implementation.
-    """
-
-    counts: Tensor
-    finite: Tensor
-    pred: Tensor
+    counts: Tensor  # R, int64 of shape (M,)
+    finite: Tensor  # whether logits and targets are finite, a bool scalar
+    pred: Tensor  # this and the next two as `ghm_c_loss` takes them
     target: Tensor
     weight: Tensor | None
-    index: Tensor | None
-    kernels: ModuleType
+    regions: Tensor | None  # of each logit, unless the second pass finds it anew
+    kernels: ModuleType  # the implementation
 
 
 def choose_kernels(pred: Tensor, target: Tensor, settings: Settings) -> ModuleType | None:
@@ -58,17 +50,13 @@ def choose_kernels(pred: Tensor, target: Tensor, settings: Settings) -> ModuleTy
             Triton cannot run.
     """
     name = kernels_of(pred.device.type)
-    if (
-        (settings.density, settings.reduction == 'none') != ('region', False)
-        or settings.bins > MAX_REGIONS
-        or pred.numel() == 0
-        or target.requires_grad
-        or _is_compiling()
-    ):
+    if settings.density == 'exact' or settings.reduction == 'none' or settings.bins > MAX_REGIONS:
+        return None
+    if name is None or pred.numel() == 0 or target.requires_grad or _is_compiling():
         return None
     if name == 'cpu':
         return import_module(f'{__name__}.cpu')
-    if name is None or pred.dtype == torch.float64:
+    if pred.dtype == torch.float64:
         return None
     return _triton() if os.environ.get(VARIABLE) else _tried_triton(pred.device)
 
@@ -112,22 +100,18 @@ def count_cross_entropy(
     kernels: ModuleType, pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
 ) -> CountedLogits:
     """The first pass: how many logits lie in each of `bins` unit regions of g (Eq. 3)."""
-    counts, finite, index = kernels.count(pred.detach(), target, weight, bins)
-    return CountedLogits(counts, finite, pred, target, weight, index, kernels)
+    counts, finite, regions = kernels.count(pred.detach(), target, weight, bins)
+    return CountedLogits(counts, finite, pred, target, weight, regions, kernels)
 
 
 def weighted_cross_entropy(logits: CountedLogits, weights: Tensor) -> Tensor:
-    """The second pass: `Σ_i w_i L_i`, with the weights as constants.
+    """The second pass: `Σ_i w_i L_i` with w of each region, shape (M,), as a constant.
 
-    Args:
-        logits: From the first pass.
-        weights: w of each region, shape (M,).
-
-    Returns:
-        A scalar, in float64 for float64 logits, else in float32; NaN where not all is finite.
+    A scalar, in float64 for float64 logits, else in float32; NaN where not all is finite.
     """
     with_gradient = torch.is_grad_enabled() and logits.pred.requires_grad
-    total: Tensor = _WeightedCrossEntropy.apply(logits.pred, logits, weights, with_gradient)
+    apply: Any = _WeightedCrossEntropy.apply
+    total: Tensor = apply(logits.pred, logits, weights, with_gradient)
     return total
 
 
@@ -139,7 +123,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         # Logits in no region weigh nothing.
         weights = torch.nn.functional.pad(weights, (0, 1))
         total, gradient = logits.kernels.weigh(
-            pred, logits.target, logits.weight, logits.index, weights, with_gradient
+            pred, logits.target, logits.weight, logits.regions, weights, with_gradient
         )
         ctx.dtype = pred.dtype
         ctx.save_for_backward(gradient)

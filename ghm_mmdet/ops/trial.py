@@ -22,16 +22,7 @@ TOLERANCE = 1e-5
 def passed(
     load: Callable[[], ModuleType], device: torch.device, silenced_by: str
 ) -> ModuleType | None:
-    """The kernels that `load` gives, if they agree with the plain formula on a device.
-
-    Args:
-        load: Imports the module.
-        device: Where to try them.
-        silenced_by: What the warning advises to set in the environment.
-
-    Returns:
-        The module; None, after a warning with the reason, if they fail or differ.
-    """
+    """The kernels, if they agree with the plain formula; else None, and a warning says why."""
     try:
         kernels = load()
         error = largest_error(kernels, device)
@@ -55,41 +46,31 @@ def largest_error(kernels: ModuleType, device: torch.device) -> float:
     # g in the middle of its region: the last bit of a sigmoid decides on nothing.
     j = torch.randint(0, BINS, (ROWS, CLASSES), generator=generator)
     g = (j + 0.25 + torch.rand(j.shape, generator=generator) / 2) / BINS
-    labels = torch.randint(0, CLASSES + 1, (ROWS,), generator=generator)
-    weight = (torch.rand(ROWS, generator=generator) < 0.9).float()
+    labels = torch.randint(0, CLASSES + 1, (ROWS,), generator=generator).to(device)
+    weight = (torch.rand(ROWS, generator=generator) < 0.9).float().to(device)
     p_star = F.one_hot(labels, CLASSES + 1)[:, :CLASSES].float()
-    pred = (g / (1 - g)).log() * (1 - 2 * p_star)
-    weights = torch.rand(BINS + 1, generator=generator)
-    weights[BINS] = 0
-    calls = ((labels, weight), (p_star, None))
-    tensors = (x if x is None else x.to(device) for call in calls for x in call)
-    on_device = (pred.to(device), weights.to(device), *tensors)
-    return max(_errors(kernels, *on_device[:2], *on_device[i : i + 2]) for i in (2, 4))
-
-
-def _errors(
-    kernels: ModuleType, pred: Tensor, weights: Tensor, target: Tensor, weight: Tensor | None
-) -> float:
-    counts, finite, index = kernels.count(pred, target, weight, BINS)
-    found = (counts, *kernels.weigh(pred, target, weight, index, weights, True))
-    wanted = plain(pred, weights, target, weight)
-    return max(
-        float((a - b).abs().max() / b.abs().max()) if a.isfinite().all() and finite else math.inf
-        for a, b in zip(found, wanted)
-    )
+    pred = (g / (1 - g)).log().to(device) * (1 - 2 * p_star)
+    weights = F.pad(torch.rand(BINS, generator=generator), (0, 1)).to(device)
+    errors = []
+    for target, valid in ((labels, weight), (p_star, None)):
+        counts, finite, index = kernels.count(pred, target, valid, BINS)
+        found = (counts, *kernels.weigh(pred, target, valid, index, weights, True))
+        wanted = plain(pred, weights, p_star, valid)
+        errors += [(a - b).abs().max() / b.abs().max() for a, b in zip(found, wanted)]
+        errors.append(torch.where(finite, 0.0, math.inf))
+    # The largest of all, which a NaN must not hide behind.
+    return max(math.inf if math.isnan(error) else error for error in map(float, errors))
 
 
 def plain(
-    pred: Tensor, weights: Tensor, target: Tensor, weight: Tensor | None
+    pred: Tensor, weights: Tensor, p_star: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the two passes must give: the counts, the weighted loss, its gradient."""
-    if target.shape != pred.shape:
-        target = F.one_hot(target, CLASSES + 1)[:, :CLASSES].to(pred.dtype)
-    slope = pred.sigmoid() - target
+    slope = pred.sigmoid() - p_star
     edges = torch.arange(1, BINS, device=pred.device) / BINS
     region = torch.bucketize(slope.abs(), edges, right=True)
     if weight is not None:
-        region = region.where(weight[:, None] > 0, torch.full_like(region, BINS))
+        region = torch.where(weight[:, None] > 0, region, BINS)
     counts = torch.stack([(region == j).sum() for j in range(BINS)])
-    loss = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
+    loss = F.binary_cross_entropy_with_logits(pred, p_star, reduction='none')
     return counts, (weights[region] * loss).sum(), weights[region] * slope

@@ -62,16 +62,6 @@ def _edge(j, BINS: tl.constexpr):  # noqa: ANN001, ANN202
 
 
 @triton.jit
-def _load(pointer, offsets, groups, inside, full, WHOLE: tl.constexpr):  # noqa: ANN001, ANN202
-    """Whole groups; a mask of single elements would split the loads."""
-    if WHOLE or full:
-        x = tl.load(pointer + offsets, mask=groups, other=0)
-    else:
-        x = tl.load(pointer + offsets, mask=inside, other=0)
-    return x
-
-
-@triton.jit
 def _logits(  # noqa: ANN202
     pred, target, weight, size,  # noqa: ANN001
     BINS: tl.constexpr, SCALE: tl.constexpr, WIDTH: tl.constexpr, LABELS: tl.constexpr,
@@ -80,31 +70,30 @@ def _logits(  # noqa: ANN202
 ):  # fmt: skip
     """The logits of a block, in groups of which a thread loads one at once.
 
-    Returns their offsets, which are inside, and whether all are; and of each x, p*, the signed
-    gradient p - p*, e^-|x|, and its region in [0, BINS].
+    Returns their offsets, which are inside, and of each x, p*, the signed gradient p - p*,
+    e^-|x|, and its region in [0, BINS].
     """
     block = tl.program_id(0)
     if WIDE:
         block = block.to(tl.int64)
     group = block * BLOCK + tl.arange(0, BLOCK // GROUP)[:, None] * GROUP
     offsets = group + tl.arange(0, GROUP)[None, :]
-    full = (block + 1) * BLOCK <= size
-    groups = tl.broadcast_to(group < size, offsets.shape)
-    inside = groups if WHOLE else offsets < size
+    # Of whole groups: a mask of single elements would split the loads.
+    inside = tl.broadcast_to(group < size, offsets.shape) if WHOLE else offsets < size
     at_row = group if WIDTH % GROUP == 0 else offsets
     in_row = group < size if WIDTH % GROUP == 0 else inside
     row = at_row // WIDTH
-    x = _load(pred, offsets, groups, inside, full, WHOLE).to(tl.float32)
+    x = tl.load(pred + offsets, mask=inside, other=0).to(tl.float32)
     if LABELS:
         label = tl.load(target + row, mask=in_row, other=0)
         p_star = tl.where(label == offsets - row * WIDTH, 1.0, 0.0)
     else:
-        p_star = _load(target, offsets, groups, inside, full, WHOLE).to(tl.float32)
+        p_star = tl.load(target + offsets, mask=inside, other=0).to(tl.float32)
     valid = inside
     if WEIGHT == WEIGHT_OF_ROW:
         valid = valid & (tl.load(weight + row, mask=in_row, other=0) > 0)
     if WEIGHT == WEIGHT_OF_LOGIT:
-        valid = valid & (_load(weight, offsets, groups, inside, full, WHOLE) > 0)
+        valid = valid & (tl.load(weight + offsets, mask=inside, other=0) > 0)
     e = tl.exp(-tl.abs(x))
     q = 1.0 / (1.0 + e)
     slope = tl.where(x < 0, e * q, q) - p_star
@@ -114,7 +103,7 @@ def _logits(  # noqa: ANN202
     j = tl.where(product < BINS - 1.0, product, BINS - 1.0).to(tl.int32)
     if SCALE != BINS:
         j -= tl.where(g < _edge(j.to(tl.float32), BINS), 1, 0)
-    return offsets, inside, full, x, p_star, slope, e, tl.where(valid, j, BINS)
+    return offsets, inside, x, p_star, slope, e, tl.where(valid, j, BINS)
 
 
 @triton.jit
@@ -125,7 +114,7 @@ def _count_kernel(
     BLOCK: tl.constexpr, HISTOGRAM: tl.constexpr,
 ) -> None:  # fmt: skip
     """Adds the block to `sums`: R, and the number of blocks that are not finite."""
-    _, inside, _, x, p_star, _, _, region = _logits(
+    _, inside, x, p_star, _, _, region = _logits(
         pred, target, weight, size,
         BINS, SCALE, WIDTH, LABELS, WEIGHT, WIDE, WHOLE, GROUP, BLOCK,
     )  # fmt: skip
@@ -145,7 +134,7 @@ def _weigh_kernel(
     BLOCK: tl.constexpr, GRADIENT: tl.constexpr,
 ) -> None:  # fmt: skip
     """The sum of the block's weighted losses, and their gradient."""
-    offsets, inside, full, x, p_star, slope, e, region = _logits(
+    offsets, inside, x, p_star, slope, e, region = _logits(
         pred, target, weight, size,
         BINS, SCALE, WIDTH, LABELS, WEIGHT, WIDE, WHOLE, GROUP, BLOCK,
     )  # fmt: skip
@@ -154,10 +143,7 @@ def _weigh_kernel(
     weight_i = tl.load(weights + region)
     tl.store(sums + tl.program_id(0), tl.sum(weight_i * loss))
     if GRADIENT:
-        if full:
-            tl.store(gradient + offsets, weight_i * slope)
-        else:
-            tl.store(gradient + offsets, weight_i * slope, mask=inside)
+        tl.store(gradient + offsets, weight_i * slope, mask=inside)
 
 
 def count(
