@@ -12,11 +12,11 @@ import statistics
 from dataclasses import dataclass
 
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.experiment import Experiment, Settings
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.tables import METRICS
 
 from .command_line import perform, schedule, study_parser
+from .experiment import Experiment, Settings
 
 EPOCHS = {'random weights': 12, 'warm start': 6}
 COLUMNS = ('AP50', 'AP60', 'AP70', 'AP75', 'AP80', 'AP90', 'APs', 'APm', 'APl')

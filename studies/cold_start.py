@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
 from ghm_mmdet.reproduce.markdown import markdown_table
 
 from .command_line import perform, schedule, study_parser
+from .experiment import Experiment, Settings, ap_cells
 
 FOCAL = 'configs/demo/retinanet_r18_fpn_fl-sl1_demo.py'
 GHM = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'

@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
-from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
 from ghm_mmdet.reproduce.runs import shell_line
+
+from .experiment import Experiment, Settings, run_missing
 
 V = TypeVar('V')
 

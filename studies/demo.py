@@ -30,7 +30,6 @@ from mmengine.structures import InstanceData
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.functional import assign_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import training_curve
 from ghm_mmdet.reproduce.tables import METRICS
@@ -43,6 +42,7 @@ from ghm_mmdet.visualization.observer import (
 from ghm_mmdet.visualization.style import BLUE, ORANGE
 
 from .command_line import IN_THE_CLONE, iterations
+from .experiment import Experiment, Settings, run_missing
 
 #: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
 RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-small-data'}

@@ -13,12 +13,12 @@ from itertools import product
 from pathlib import Path
 
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import last_metrics
 from ghm_mmdet.swap import harmonized_text
 
 from .command_line import perform, schedule, study_parser
+from .experiment import Experiment, Settings, ap_cells
 
 LOSSES = ('original', 'harmonized', 'floored')
 #: Iterations of an epoch: 800 images, 8 at a time.

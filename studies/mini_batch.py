@@ -20,11 +20,11 @@ import numpy as np
 from mmengine.config import Config
 
 from ghm_mmdet.reproduce.configs import config_path, load_config
-from ghm_mmdet.reproduce.experiment import Experiment, Settings, ap_cells
 from ghm_mmdet.reproduce.markdown import markdown_table
 
 from .cold_start import FOCAL, GHM
 from .command_line import perform, schedule, settings_of, study_parser
+from .experiment import Experiment, Settings, ap_cells
 from .variants import draw_averages, gradient_of_regions, harmonizing_of_regions, variants_table
 
 BATCH = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'

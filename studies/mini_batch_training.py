@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from ghm_mmdet.functional.passes import Counted
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
-from ghm_mmdet.functional.passes import Counted
 from ghm_mmdet.losses import GHMC, GHMR
-from ghm_mmdet.reproduce.experiment import Settings
 
+from .experiment import Settings
 from .half_precision import predict_in_half, round_convolutions
 from .mini_batch import LEVELS, RECORD, VARIANTS, experiment
 

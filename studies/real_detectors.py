@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.experiment import Experiment, Settings
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.swap import losses_found
 
 from .command_line import IN_THE_CLONE, perform, study_parser
+from .experiment import Experiment, Settings
 from .real_images import (
     differences,
     harmonized_options,

@@ -27,7 +27,6 @@ from mmengine.config import Config
 from scipy import stats
 
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.experiment import Experiment, Settings
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.tables import METRICS
 from ghm_mmdet.swap import harmonize
@@ -35,6 +34,7 @@ from ghm_mmdet.swap.writer import difference
 from ghm_mmdet.visualization.style import BLUE, ORANGE, new_figure
 
 from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
+from .experiment import Experiment, Settings
 from .spoil_labels import write_spoilt
 
 CONFIG = 'studies/configs/real_images.py'

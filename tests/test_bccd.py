@@ -9,9 +9,9 @@ import pytest
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from ghm_mmdet.reproduce.experiment import Settings
 from ghm_mmdet.reproduce.runs import shell_line
 from studies.bccd import VARIANTS, experiment, table
+from studies.experiment import Settings
 from tools.convert_bccd import convert_bccd
 
 ROOT = Path(__file__).parent.parent

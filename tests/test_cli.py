@@ -140,7 +140,6 @@ def test_help_needs_no_set_up_and_asks_for_it(command: str) -> None:
     [
         ['harmonize', RETINANET],
         ['reproduce', 'plan'],
-        ['reproduce', 'zoo', 'x.pth'],
         ['figures', 'x.npz', '--out', 'x'],
     ],
     ids=' '.join,

@@ -10,8 +10,8 @@ import pytest
 from mmengine.config import Config
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.reproduce.experiment import Settings
 from studies.detectors import DETECTORS, Detector, experiment, table, write_harmonized
+from studies.experiment import Settings
 
 from .training import ROOT, demo_config, train
 

@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 
 from ghm_mmdet.reproduce.configs import load_config
-from ghm_mmdet.reproduce.experiment import (
-    Experiment,
-    Settings,
-    ap_cells,
-    read_results,
-    run_missing,
-)
 from ghm_mmdet.reproduce.markdown import markdown_table
 from studies import bccd, cold_start, mini_batch
 from studies.command_line import perform, study_parser
+from studies.experiment import Experiment, Settings, ap_cells, read_results, run_missing
 
 from .training import GHM_CONFIG, ROOT
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
 from ghm_mmdet.cli import main
+from ghm_mmdet.visualization import Observed
 from ghm_mmdet.visualization.checkpoint import record_checkpoint
 from ghm_mmdet.visualization.observer import GradientNormObserver
 from ghm_mmdet.visualization.record import GradientDensityRecord
@@ -103,7 +104,7 @@ def test_counts_equal_numpy(loss_cls: nn.Module, loss_bbox: nn.Module) -> None:
     """Over three levels, whatever the losses are; μ is the loss's own where it has one."""
     detector = Detector(loss_cls, loss_bbox)
     levels = [make_level(anchors, anchors) for anchors in (400, 100, 25)]
-    observer = GradientNormObserver(detector, BINS, MU, 'bbox_head.loss_cls', 'bbox_head.loss_bbox')
+    observer = GradientNormObserver(detector, Observed(BINS, MU))
     detector(levels)
     observer.start()
     detector(levels)
@@ -120,7 +121,7 @@ def test_counts_equal_numpy(loss_cls: nn.Module, loss_bbox: nn.Module) -> None:
 def test_weight_by_keyword_and_none_and_half_precision() -> None:
     detector = Detector(FocalLoss(use_sigmoid=True), SmoothL1Loss())
     pred, labels, weight = make_level(50, 0)['cls']
-    observer = GradientNormObserver(detector, BINS, MU, 'bbox_head.loss_cls', None)
+    observer = GradientNormObserver(detector, Observed(BINS, MU, loss_bbox=None))
     observer.start()
     loss = detector.bbox_head.loss_cls
     loss(pred, labels, weight=weight)
@@ -133,9 +134,9 @@ def test_weight_by_keyword_and_none_and_half_precision() -> None:
 def test_a_loss_that_is_not_there_is_an_error() -> None:
     detector = Detector(CrossEntropyLoss(), SmoothL1Loss())
     with pytest.raises(ValueError, match=r"loss_bbox must be .* got 'loss_bbox'; it has bbox_head"):
-        GradientNormObserver(detector, BINS, MU, None, 'loss_bbox')
+        GradientNormObserver(detector, Observed(BINS, MU, None, 'loss_bbox'))
     with pytest.raises(ValueError, match=r"loss_cls='bbox_head\.loss_cls' has use_sigmoid=False"):
-        GradientNormObserver(detector, BINS, MU, 'bbox_head.loss_cls', None)
+        GradientNormObserver(detector, Observed(BINS, MU, loss_bbox=None))
 
 
 def test_invalid_settings_are_errors() -> None:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from ghm_mmdet import harmonize
-from ghm_mmdet.reproduce.experiment import Settings
 from ghm_mmdet.reproduce.tables import METRICS
 from studies import real_images
+from studies.experiment import Settings
 from studies.real_detectors import DETECTORS, experiment
 from studies.real_images import Variant
 

@@ -1,4 +1,4 @@
-"""`ghm-mmdet reproduce zoo`: the published models, what is refused, and a rehearsal."""
+"""`python -m studies.zoo`: the published models, what is refused, and a rehearsal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.cli import main
 from ghm_mmdet.reproduce.configs import parse_options
 from ghm_mmdet.reproduce.experiment import Settings
-from ghm_mmdet.reproduce.zoo import WHAT_IT_CHECKS, published, zoo_report, zoo_tests
+from studies.zoo import WHAT_IT_CHECKS, main, published, zoo_report, zoo_tests
 
 R50 = 'retinanet_r50_fpn_ghm-1x_coco'
 #: A small detector and small images, in the place of ResNet-50 and 1333 x 800.
@@ -76,7 +75,7 @@ def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
         zoo_tests([tmp_path / name], Settings())
     (tmp_path / name).touch()
     with pytest.raises(SystemExit) as stop:
-        main(['reproduce', 'zoo', str(tmp_path / name), '--data-root', str(tmp_path / 'none')])
+        main([str(tmp_path / name), '--data-root', str(tmp_path / 'none')])
     assert stop.value.code == 1
     assert 'none/annotations/instances_val2017.json is not there' in capsys.readouterr().out
 
@@ -114,15 +113,17 @@ def test_rehearsal(coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     path.unlink()
     path.write_text(json.dumps(content))
 
-    command = ['zoo', checkpoint, '--data-root', root, '--work-dir', tmp_path / 'zoo', '--gpus', 0]
-    main(['reproduce', *map(str, command), '--cfg-options', *SMALL])
+    command = [checkpoint, '--data-root', root, '--work-dir', tmp_path / 'zoo', '--gpus', 0]
+    with pytest.raises(SystemExit):
+        main([*map(str, command), '--cfg-options', *SMALL])
     printed = capsys.readouterr().out
     assert f'| {R50} | 37.0 | 100.0 | +63.0 |' in printed
     assert '**Not COCO**: evaluated on 8 images' in printed
     assert '**Not the published weights**' in printed
     log = (tmp_path / f'zoo/{R50}.log').read_text()
     assert 'ghm_mmdet.GHMC' in log and 'ghm_mmdet.GHMR' in log
-    main(['reproduce', *map(str, command), '--cfg-options', *SMALL])
+    with pytest.raises(SystemExit):
+        main([*map(str, command), '--cfg-options', *SMALL])
     assert 'its result is there' in capsys.readouterr().out
 
 

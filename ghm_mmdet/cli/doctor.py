@@ -86,25 +86,20 @@ def report(findings: list[Finding]) -> str:
 
 def examine() -> list[Finding]:
     """All findings. What rests on a package that is missing or broken is not examined."""
-    stack = stack_of_mmdet()
+    # The default stack where there is none.
+    stack = 'openmmlab' if distributions('mmdet') == ['mmdet'] else 'onedl'
+    torch = _module('torch', 'pip install torch')
     findings = [
         Finding('ghm_mmdet', f'{__version__}, {Path(__file__).parents[1]}'),
         Finding('python', f'{sys.version.split()[0]}, {sys.executable}'),
-        _module('torch', 'pip install torch'),
+        torch,
+        *(_package(module, stack) for module in STACKS[stack]),
+        _stack(stack),
     ]
-    has_torch = findings[-1].advice is None
-    if has_torch:
-        findings.append(_guarded('CUDA', _cuda))
-    findings += [examine_package(module, stack) for module in STACKS[stack]]
-    findings.append(_stack(stack))
-    if has_torch:
+    if torch.advice is None:
         findings.append(_guarded('kernels', _kernels))
     if not any(finding.stops for finding in findings):
-        findings += [
-            _guarded('scope', _scope),
-            _guarded('setuptools', _package_resources),
-            _guarded('checkpoints', _checkpoints),
-        ]
+        findings += [_guarded('scope', _scope), _guarded('checkpoints', _checkpoints)]
     return findings
 
 
@@ -131,11 +126,6 @@ def _line(error: BaseException) -> str:
     return ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
-def stack_of_mmdet() -> str:
-    """The stack whose MMDetection is installed; the default stack where there is none."""
-    return 'openmmlab' if distributions('mmdet') == ['mmdet'] else 'onedl'
-
-
 def _module(name: str, install: str, stops: bool = True) -> Finding:
     """A module that must import."""
     spec = find_spec(name)
@@ -144,27 +134,11 @@ def _module(name: str, install: str, stops: bool = True) -> Finding:
     error = failure(lambda: import_module(name))
     if error is None:
         return Finding(name, getattr(sys.modules[name], '__version__', spec.origin))
-    missing_resources = "No module named 'pkg_resources'" in error
     again = f'it is installed, but its import fails; install it again: {install}'
-    return Finding(name, error, PACKAGE_RESOURCES if missing_resources else again, stops)
+    return Finding(name, error, PACKAGE_RESOURCES if 'pkg_resources' in error else again, stops)
 
 
-def _cuda() -> Finding:
-    import torch
-
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        return Finding('CUDA', f'{torch.version.cuda}, {torch.cuda.device_count()} x {name}')
-    if torch.version.cuda is None:
-        return Finding('CUDA', 'this torch is built without it: trainings run on the CPU')
-    return Finding(
-        'CUDA',
-        f'torch is built for {torch.version.cuda}, but finds no device: trainings run on the CPU',
-        'for a GPU look at `nvidia-smi`, and whether its driver is as new as this CUDA',
-    )
-
-
-def examine_package(module: str, stack: str) -> Finding:
+def _package(module: str, stack: str) -> Finding:
     """One of mmcv, mmengine, mmdet and mim."""
     requirement, installed = STACKS[stack][module], distributions(module)
     names = ', '.join(f'{name} {installed_version(name)}' for name in installed)
@@ -174,33 +148,33 @@ def examine_package(module: str, stack: str) -> Finding:
         return Finding(module, names, advice, stops=True)
     install = f'pip install {requirement}'
     if module == 'mmcv':
-        install = (
-            f'prebuilt, where there is a wheel for this torch: mim install {requirement}; '
-            f'from source: {BUILD_MMCV} {requirement}'
-        )
+        prebuilt = f'prebuilt, where there is a wheel for this torch: mim install {requirement}'
+        install = f'{prebuilt}; from source: {BUILD_MMCV} {requirement}'
     # MMDetection's own tools/train.py trains without MIM.
     finding = _module(module, install, stops=module != 'mim')
-    if finding.advice is None:
-        finding.found = names or f'{finding.found}, of no known distribution'
-        if module == 'mmcv':
-            return _operators(finding.found, install)
+    if finding.advice is not None:
+        return finding
+    finding.found = names or f'{finding.found}, of no known distribution'
+    if module == 'mmcv' and (error := failure(lambda: import_module('mmcv.ops'))):
+        finding.found += f', without compiled operators ({error})'
+        finding.advice, finding.stops = (
+            f'pip uninstall -y {" ".join(installed)}, then {install}',
+            True,
+        )
+    elif module == 'mmcv':
+        finding.found += ', with compiled operators'
+    elif module == 'mmengine' and find_spec('pkg_resources') is None:
+        # Version 0.10.7 imports it at run time, to look packages up.
+        source = inspect.getsource(import_module('mmengine.utils.package_utils'))
+        finding.stops = 'pkg_resources' in source
+        finding.advice = PACKAGE_RESOURCES if finding.stops else None
     return finding
 
 
-def _operators(found: str, install: str) -> Finding:
-    """mmcv, which imports, and its compiled operators."""
-    error = failure(lambda: import_module('mmcv.ops'))
-    if error is None:
-        return Finding('mmcv', f'{found}, with compiled operators')
-    wrong = 'mmcv-lite' if installed_version('mmcv-lite') else found.split()[0]
-    advice = f'pip uninstall -y {wrong}, then {install}'
-    return Finding('mmcv', f'{found}, without compiled operators ({error})', advice, stops=True)
-
-
 def _stack(stack: str) -> Finding:
-    installed = [name for module in STACKS[stack] for name in distributions(module)]
     if not distributions('mmdet'):
         return Finding('stack', 'none: MMDetection is not installed')
+    installed = [name for module in STACKS[stack] for name in distributions(module)]
     mine = {distribution_name(requirement) for requirement in STACKS[stack].values()}
     others = [name for name in installed if name not in mine and not name.endswith('-lite')]
     if others:
@@ -229,8 +203,9 @@ def _kernels() -> Finding:
         advice = f'unset {VARIABLE}' if forced else f'{VARIABLE}=torch in the environment'
         return Finding('kernels', error, f'try {advice}', stops=True)
     name = 'plain PyTorch' if kernels is None else kernels.__name__.rpartition('.')[2]
+    place = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
     why_plain = str(caught[0].message) if kernels is None and caught else None
-    return Finding('kernels', f'{name} on {device}{forced}', why_plain)
+    return Finding('kernels', f'{name} on {place}{forced}', why_plain)
 
 
 def _scope() -> Finding:
@@ -239,15 +214,6 @@ def _scope() -> Finding:
     if error:
         return Finding('scope', error, 'install ghm_mmdet again: pip install .', stops=True)
     return Finding('scope', "type='ghm_mmdet.GHMC' builds")
-
-
-def _package_resources() -> Finding:
-    """mmengine 0.10.7 imports pkg_resources at run time, to look packages up."""
-    source = inspect.getsource(import_module('mmengine.utils.package_utils'))
-    found = f'setuptools {installed_version("setuptools") or "missing"}'
-    if 'pkg_resources' in source and find_spec('pkg_resources') is None:
-        return Finding('setuptools', found, PACKAGE_RESOURCES, stops=True)
-    return Finding('setuptools', found)
 
 
 def _checkpoints() -> Finding:

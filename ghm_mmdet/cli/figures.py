@@ -14,7 +14,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..visualization import FORMATS
+from ..visualization import FORMATS, ONE_STAGE, Observed
 
 RECORD = 'gradient_density.npz'
 
@@ -32,15 +32,17 @@ def add_recording_options(parser: ArgumentParser) -> None:
     add('--batches', type=int, default=50, help='of the training data; default: %(default)s')
     add('--seed', type=int, default=0, help='of the order of the images; default: %(default)s')
     add('--device', default='cpu', help='where the detector runs; default: %(default)s')
-    add('--bins', type=int, default=600, help='of the record, in [0, 1]; default: %(default)s')
+    default = ONE_STAGE
+    add('--bins', type=int, default=default.bins, help='of the record; default: %(default)s')
     without_own = 'of gr, where the loss has no mu; default: %(default)s'
-    add('--mu', type=float, default=0.02, help=without_own)
-    path = dict(
-        type=lambda path: None if path == 'none' else path,
-        help='its path in the detector, or none; default: %(default)s',
-    )
-    add('--loss-cls', default='bbox_head.loss_cls', **path)
-    add('--loss-bbox', default='bbox_head.loss_bbox', **path)
+    add('--mu', type=float, default=default.mu, help=without_own)
+    for name in ('loss_cls', 'loss_bbox'):
+        add(
+            f'--{name.replace("_", "-")}',
+            default=getattr(default, name),
+            type=lambda path: None if path == 'none' else path,
+            help='its path in the detector, or none; default: %(default)s',
+        )
     options = dict(nargs='+', default=[], metavar='KEY=VALUE')
     add('--cfg-options', help='settings of the config', **options)
 
@@ -69,11 +71,10 @@ def record(args: Namespace, config: str, checkpoint: str, out: str | Path) -> No
     from ..swap import load
     from ..visualization.checkpoint import record_checkpoint
 
-    names = ('batches', 'seed', 'device', 'bins', 'mu', 'loss_cls', 'loss_bbox')
-    settings = {name: getattr(args, name) for name in names}
+    observed = Observed(args.bins, args.mu, args.loss_cls, args.loss_bbox)
     loaded = load(config)
     loaded.merge_from_dict(parse_options(args.cfg_options))
-    made = record_checkpoint(loaded, checkpoint, **settings)
+    made = record_checkpoint(loaded, checkpoint, args.batches, args.seed, args.device, observed)
     made.save(out)
     print(
         f'{made.histogram("cls")[0].sum():,.0f} logits and '

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..checks import check_count, check_positive
+from ..checks import check_count
 from ..registry import HOOKS
+from ..visualization import Observed
 from ..visualization.figures import density_picture
 from ..visualization.observer import GradientNormObserver
 from ..visualization.record import KINDS, GradientDensityRecord
@@ -64,23 +66,18 @@ class GradientDensityHook(Hook):
         self,
         interval: int = 500,
         iters: int = 1,
-        bins: int = 600,
-        mu: float = 0.02,
-        loss_cls: str | None = 'bbox_head.loss_cls',
-        loss_bbox: str | None = 'bbox_head.loss_bbox',
+        **observed: Any,
     ) -> None:
         check_count('interval', interval)
         check_count('iters', iters)
         if iters > interval:
             raise ValueError(f'iters must be <= interval, got {iters!r} of {interval!r}')
-        check_count('bins', bins)
-        check_positive('mu', mu)
         self.interval = interval
         self.iters = iters
-        self.settings = dict(bins=bins, mu=mu, loss_cls=loss_cls, loss_bbox=loss_bbox)
+        self.observed = Observed(**observed)
 
     def before_train(self, runner: Runner) -> None:
-        self._observer = GradientNormObserver(runner.model, **self.settings)
+        self._observer = GradientNormObserver(runner.model, self.observed)
         if is_main_process():
             self._record = self._record_so_far(Path(runner.work_dir, RECORD_FILE), runner.iter)
 
@@ -133,12 +130,8 @@ class GradientDensityHook(Hook):
 def easy_and_hard(counts: np.ndarray, gradient: np.ndarray) -> dict[str, float]:
     """The shares of easy and of very hard examples, of their number and of their gradient.
 
-    Args:
-        counts, gradient: Number of examples of each bin, and sum of their gradient norms; shape
-            (B,). A bin belongs where its centre is.
-
-    Returns:
-        'easy', 'hard', 'gradient_easy' and 'gradient_hard'; empty where there are no examples.
+    Of the number of examples of each bin and the sum of their gradient norms; a bin belongs where
+    its centre is. Empty where there are no examples.
     """
     center = (np.arange(len(counts)) + 0.5) / len(counts)
     return {

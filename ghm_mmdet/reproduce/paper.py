@@ -14,10 +14,6 @@ from .experiment import Experiment, Settings
 from .runs import last_metrics, shell_line
 from .tables import GPUS, Table
 
-#: The table whose rows differ in one number, and its key.
-GRID_TABLE = 1
-GRID_KEY = 'model.bbox_head.loss_cls.bins'
-
 
 @dataclass(frozen=True)
 class PaperRun(Experiment):
@@ -119,37 +115,12 @@ def plan(tables: Iterable[Table], settings: Settings) -> str:
     planned: set[str] = set()
     for table in tables:
         lines.append(f'\n# Table {table.number}: {table.title}')
-        runs = {run.name: run for run in paper_runs([table], settings)}
-        grid = table.number == GRID_TABLE
-        if grid:
-            lines.append('# All trainings, one after the other.')
-            lines.append(shell_line(_grid_search([*runs.values()]), settings.environment))
         for row in table.rows:
             if row.run in planned:
                 lines.append(f'# {row.method}: {row.run}, see above')
                 continue
             planned.add(row.run)
-            run = runs[row.run]
             lines.append(f'# {row.method}')
-            commands = [run.test_command(_of_grid_search(run))] if grid else run.commands()
+            commands = paper_run(row.run, settings).commands()
             lines += [shell_line(command, settings.environment) for command in commands]
     return '\n'.join(lines).strip()
-
-
-def _grid_search(runs: list[PaperRun]) -> list[str]:
-    bins = ' '.join(str(_bins(run)) for run in runs)
-    folder = ('--work-dir', str(_grid_folder(runs[0])))
-    return runs[0].command('gridsearch', *folder, '--search-args', f'--{GRID_KEY} {bins}')
-
-
-def _of_grid_search(run: PaperRun) -> Path:
-    """The checkpoint of this run where `mim gridsearch` puts the training of one value."""
-    return Path(f'{_grid_folder(run)}_search_{GRID_KEY}_{_bins(run)}', run.checkpoint.name)
-
-
-def _grid_folder(run: PaperRun) -> Path:
-    return run.settings.work_dir / 'retinanet_r50_fpn_ghmc-noema'
-
-
-def _bins(run: PaperRun) -> int:
-    return run.wanted.model.bbox_head.loss_cls.bins

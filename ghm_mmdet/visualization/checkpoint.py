@@ -11,6 +11,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
 from ..checks import check_count
+from . import ONE_STAGE, Observed
 from .observer import GradientNormObserver
 from .record import GradientDensityRecord
 
@@ -21,7 +22,7 @@ def record_checkpoint(
     batches: int = 50,
     seed: int = 0,
     device: str = 'cpu',
-    **settings: object,
+    observed: Observed = ONE_STAGE,
 ) -> GradientDensityRecord:
     """The record of a finished checkpoint on training batches, without an optimizer step.
 
@@ -32,7 +33,7 @@ def record_checkpoint(
         batches: Number of batches, an int >= 1. Default: 50.
         seed: Of the order of the images and their augmentation. Default: 0.
         device: Where the detector runs. Default: 'cpu'.
-        **settings: `bins`, `mu`, `loss_cls` and `loss_bbox` of `GradientDensityHook`.
+        observed: What is counted.
 
     Returns:
         A record of one row, whose `iteration` is the number of batches.
@@ -44,7 +45,7 @@ def record_checkpoint(
     # With a palette given, it does not ask the test data set, which need not be there, for one.
     model = init_detector(config, str(checkpoint), palette='random', device=device)
     model.train()
-    observer = GradientNormObserver(model, **settings)
+    observer = GradientNormObserver(model, observed)
     observer.start()
     done = call_losses(model, config, batches, seed)
     observer.stop()

@@ -78,10 +78,7 @@ def region_beta(counts: np.ndarray) -> np.ndarray:
 def harmonized(gradient: np.ndarray, norm: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The gradient norms after harmonizing: β(norm) times the gradient, NaN in an empty region.
 
-    Args:
-        gradient: Before harmonizing, shape (n,).
-        norm: g or gr of each, which decides the region, shape (n,).
-        counts: R, shape (M,).
+    `norm`, g or gr of each, decides the region; `counts` is R, shape (M,).
     """
     regions = assign_regions(torch.from_numpy(norm), len(counts)).numpy()
     return region_beta(counts)[regions] * gradient
@@ -90,10 +87,7 @@ def harmonized(gradient: np.ndarray, norm: np.ndarray, counts: np.ndarray) -> np
 def contributions(counts: np.ndarray, gradient: np.ndarray, regions: int) -> dict[str, np.ndarray]:
     """The shares of M unit regions in the whole gradient of CE, FL and GHM-C; NaN if empty.
 
-    Args:
-        counts: Number of examples of each bin of g, shape (B,).
-        gradient: Sum of their g, shape (B,).
-        regions: M.
+    `counts` and `gradient` are the number of examples of each bin and the sum of their g.
     """
     mean_g = (gradient / counts.clip(1)).clip(1e-12, 1 - 1e-12)
     r = in_regions(counts, regions)
@@ -198,17 +192,7 @@ def _figure(draw: Callable[..., None], *args: object) -> Figure:
 def write_figures(
     record: GradientDensityRecord, out: str | Path, image_format: str = 'png', **settings: int
 ) -> list[Path]:
-    """Write `figure1` to `figure5` to the folder `out`, and return their paths.
-
-    Args:
-        record: Of `GradientDensityHook` or `record_checkpoint`.
-        out: Folder to write to.
-        image_format: 'png' or 'svg'. Default: 'png'.
-        **settings: Of `figures`.
-
-    Raises:
-        TypeError, ValueError: As `figures`; `image_format` is not among the allowed.
-    """
+    """Write what `figures` draws to a folder as .png or .svg, and return the paths."""
     check_choice('image_format', image_format, FORMATS)
     paths = []
     for name, figure in figures(record, **settings).items():
@@ -219,11 +203,7 @@ def write_figures(
 
 
 def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
-    """The densities of g and gr side by side, uint8 of shape (H, W, 3), RGB.
-
-    Args:
-        counts: 'cls' and 'reg' to the number of examples of each bin, shape (B,).
-    """
+    """The densities of g and gr side by side, uint8 of shape (H, W, 3), RGB."""
     figure, both = new_figure(9, 3.2, columns=2)
     for axes, kind in zip(both, KINDS):
         bins = len(counts[kind])

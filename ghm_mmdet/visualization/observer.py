@@ -9,7 +9,6 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ..checks import check_count, check_positive
 from ..functional import (
     assign_regions,
     classification_gradient_norm,
@@ -22,20 +21,14 @@ from ..functional.inputs import (
     dense_target,
     valid_examples,
 )
+from . import ONE_STAGE, Observed
 from .record import GradientDensityRecord
 
 
 def classification_examples(
     pred: Tensor, target: Tensor, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The gradient norm g (Eq. 3) of what a head passes to its loss, and which are valid.
-
-    Args:
-        pred, target, weight: As `ghm_c_loss` takes them.
-
-    Returns:
-        g in at least float32, and a bool, both of the shape of `pred`.
-    """
+    """The gradient norm g (Eq. 3) of what a head passes to its loss, and which are valid."""
     logits = at_least_float32(pred.detach())
     g = classification_gradient_norm(logits, dense_target(logits, target))
     return g, valid_examples(logits, weight)
@@ -77,7 +70,7 @@ class GradientNormObserver:
 
     Args:
         model: A detector, or its wrapper (DDP).
-        bins, mu, loss_cls, loss_bbox: As for `GradientDensityHook`.
+        observed: Its losses, and the bins.
 
     Attributes:
         mu: The μ in use.
@@ -89,29 +82,21 @@ class GradientNormObserver:
             the classification is a softmax.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        bins: int = 600,
-        mu: float = 0.02,
-        loss_cls: str | None = 'bbox_head.loss_cls',
-        loss_bbox: str | None = 'bbox_head.loss_bbox',
-    ) -> None:
-        check_count('bins', bins)
-        check_positive('mu', mu)
+    def __init__(self, model: nn.Module, observed: Observed = ONE_STAGE) -> None:
         detector = model.module if is_model_wrapper(model) else model
         losses = [
             None if path is None else _submodule(detector, name, path)
-            for name, path in (('loss_cls', loss_cls), ('loss_bbox', loss_bbox))
+            for name, path in vars(observed).items()
+            if name.startswith('loss')
         ]
         if getattr(losses[0], 'use_sigmoid', True) is False:
             raise ValueError(
-                f'loss_cls={loss_cls!r} has use_sigmoid=False, but the gradient norm of Eq. 3 is '
-                'that of a sigmoid: pass the path of another loss, or None to leave it out'
+                f'loss_cls={observed.loss_cls!r} has use_sigmoid=False, but the gradient norm of '
+                'Eq. 3 is that of a sigmoid: pass the path of another loss, or None to leave it out'
             )
-        self.mu = getattr(losses[1], 'mu', mu)
+        self.mu = getattr(losses[1], 'mu', observed.mu)
         device = next(detector.parameters()).device
-        self.sums = torch.zeros(2, 2, bins, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(2, 2, observed.bins, dtype=torch.float64, device=device)
         examples = (classification_examples, partial(regression_examples, mu=self.mu))
         self._observed = [
             (loss, partial(self._count, sums, of_kind))

@@ -1,19 +1,26 @@
-"""MMDetection's published GHM checkpoints, tested through this package's classes."""
+"""MMDetection's published GHM checkpoints, tested through this package's classes.
+
+Example:
+    python -m studies.zoo checkpoints/*.pth --data-root data/coco
+The files keep their published names. It takes COCO's val2017 and one GPU.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.fileio import load
 
-from .experiment import Experiment, Settings
-from .markdown import markdown_table
-from .report import COCO_IMAGES, number_of_images
+from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.report import COCO_IMAGES, number_of_images
 
 #: What makes MMDetection's config one of this package's classes.
 OWN_CLASSES = (
@@ -147,3 +154,26 @@ def _notes(test: ZooTest, model: Published) -> list[str]:
             f'{model.digest}, as its name says.'
         )
     return notes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('checkpoints', nargs='+', type=Path, metavar='CHECKPOINT', help='the published files')
+    add('--work-dir', type=Path, default='work_dirs/zoo', help='default: %(default)s')
+    add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
+    add('--gpus', type=int, default=1, help='number; 0: the CPU; default: %(default)s')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of every config')
+    args = parser.parse_args(arguments)
+    try:
+        settings = Settings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
+        tests = zoo_tests(args.checkpoints, settings)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    failures = run_missing(tests)
+    print(zoo_report(tests))
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,123 @@
+"""Trainings of a study: seeds, options of their own, and a file that keeps the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ghm_mmdet.reproduce import experiment as base
+
+
+@dataclass(frozen=True)
+class Settings(base.Settings):
+    """What the trainings of a study share."""
+
+    results: Path | None = None  # file that keeps the results, one JSON line each
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an `Experiment` gave: a line of `Settings.results`."""
+
+    run: str
+    config: str
+    seed: int | None
+    options: list[str]
+    metrics: dict[str, float]
+
+
+def read_results(path: Path | None) -> list[Result]:
+    """The lines of a file of results, none if it is not there."""
+    if path is None or not path.exists():
+        return []
+    return [Result(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+@dataclass(frozen=True)
+class Experiment(base.Experiment):
+    """One training; with the seed the name is that of its folder."""
+
+    settings: Settings
+    seed: int | None = None  # of MMEngine's `randomness`; None: the config's
+    starts_from: Experiment | None = None  # the one whose weights it starts from
+
+    @property
+    def run(self) -> str:
+        return self.name if self.seed is None else f'{self.name}-seed{self.seed}'
+
+    @property
+    def cfg_options(self) -> tuple[str, ...]:
+        seed = () if self.seed is None else (f'randomness.seed={self.seed}',)
+        return (*seed, *super().cfg_options)
+
+    def result(self) -> dict[str, float] | None:
+        """The metrics, from the file of results or from the folder; None if there are none."""
+        kept = self.kept()
+        return self.measured() if kept is None else kept.metrics
+
+    def kept(self) -> Result | None:
+        """The last line of the file of results."""
+        rows = {row.run: row for row in read_results(self.settings.results)}
+        return rows.get(self.run)
+
+    def keep(self) -> None:
+        """Write the line of the file of results, if there is a file and the line is not there."""
+        path, metrics = self.settings.results, self.result()
+        if path is None or metrics is None or self.kept() is not None:
+            return
+        row = Result(self.run, self.config.name, self.seed, list(self.cfg_options), metrics)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, 'a') as file:
+            file.write(json.dumps(asdict(row)) + '\n')
+
+    def check(self) -> None:
+        kept = self.kept()
+        if kept is None:
+            super().check()
+        elif (kept.config, kept.options) != (self.config.name, list(self.cfg_options)):
+            raise ValueError(
+                f'{self.settings.results} holds {self.run} with other settings: '
+                f'{kept.config} {" ".join(kept.options)}'
+            )
+
+
+def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
+    """As `ghm_mmdet.reproduce.experiment.run_missing`, `jobs` at a time.
+
+    An experiment waits for that which it starts from. On the CPU they share its cores evenly,
+    unless OMP_NUM_THREADS is set.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pending: dict[Path, Future[str | None]] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        for experiment in experiments:
+            first = experiment.starts_from and pending.get(experiment.starts_from.folder)
+            pending[experiment.folder] = pool.submit(_complete, experiment, threads, first)
+        try:
+            return base.failures_of([future.result() for future in pending.values()])
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _complete(experiment: Experiment, threads: int, first: Future | None) -> str | None:
+    if first is not None:
+        first.result()
+    failure = base.complete(experiment, threads)
+    if failure is None:
+        experiment.keep()
+    return failure
+
+
+def ap_cells(experiments: Iterable[Experiment]) -> list[str | None]:
+    """AP of each experiment in percent, and the mean of all, for a table; None where not run."""
+    results = [experiment.result() for experiment in experiments]
+    aps = [None if metrics is None else 100 * metrics['bbox_mAP'] for metrics in results]
+    found = [ap for ap in aps if ap is not None]
+    mean = statistics.mean(found) if found and len(found) == len(aps) else None
+    return [None if ap is None else f'{ap:.1f}' for ap in (*aps, mean)]
