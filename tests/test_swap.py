@@ -380,11 +380,6 @@ def test_literal(value: dict) -> None:
     assert eval(literal(value)) == value
 
 
-def test_literal_of_what_is_no_text() -> None:
-    with pytest.raises(TypeError, match='a config can not hold'):
-        literal(dict(a=len))
-
-
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ Examples:
 
 from __future__ import annotations
 
+import io
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With a message or a status other than 0, if the command failed.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # μ on a terminal that has none
     args = build_parser().parse_args(arguments)
     try:
         args.run(args)

@@ -13,7 +13,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .write import add_out, write
+from .write import add_out, print_config, write
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: Namespace) -> None:
         sys.exit(f'NAME must be one of those that `ghm-mmdet config` lists, got {args.name!r}')
     text = stand_alone(path)
     if args.out is None:
-        print(text)
+        print_config(text)
     else:
         write(args.out, text, args.force)
         print(f'written to {args.out}')

@@ -18,12 +18,11 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..formulas import FORMULAS
 from ..presets import PRESETS, Options
-from .write import add_out, write
+from .write import add_out, print_config, write
 
 if TYPE_CHECKING:
     from ..swap import Plan
@@ -63,7 +62,7 @@ def run(args: Namespace) -> None:
 
     options = {field.name: getattr(args, field.name) for field in fields(Options)}
     try:
-        plan, text = harmonized_text(args.config, args.out or Path('harmonized.py'), **options)
+        plan, text = harmonized_text(args.config, args.out, **options)
     except (ValueError, FileNotFoundError, ImportError) as error:
         sys.exit(f'{args.config}: {error}')
     written = args.out is not None and not args.dry_run
@@ -77,7 +76,7 @@ def run(args: Namespace) -> None:
         print(plan.summary)
     else:
         # The config alone goes to standard output, for those who send it to a file.
-        print(text)
+        print_config(text)
         print(plan.summary, file=sys.stderr)
 
 

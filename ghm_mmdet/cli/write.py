@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -28,4 +30,13 @@ def write(out: Path, text: str, force: bool) -> None:
         partial.write_text(text, encoding='utf-8')
         os.replace(partial, out)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         sys.exit(f'{out} can not be written: {error}')
+
+
+def print_config(text: str) -> None:
+    """To standard output; into a file in UTF-8, as MMEngine reads configs, whatever the locale."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding='utf-8')
+    print(text)

@@ -67,19 +67,19 @@ def harmonize(
     return apply(_plan_or_refuse(cfg, Options(cls, reg, **options)), cfg)
 
 
-def harmonized_text(cfg: str | Path, out: str | Path, **options: Any) -> tuple[Plan, str]:
+def harmonized_text(cfg: str | Path, out: str | Path | None, **options: Any) -> tuple[Plan, str]:
     """What `harmonize` did, and the text of a config at `out` that inherits from the original.
 
     Args:
         cfg: The path or the name of the original.
-        out: Where the text will be written; it is not written here.
+        out: Where the text will be written; it is not written here. None if it is not known.
         **options: As for `harmonize`.
 
     Raises:
         TypeError, ValueError: As `harmonize`; `out` is the config itself.
     """
     original = load(cfg)
-    if '::' not in str(cfg) and Path(cfg).resolve() == Path(out).resolve():
+    if out is not None and '::' not in str(cfg) and Path(cfg).resolve() == Path(out).resolve():
         raise ValueError(f'out must be another file than the config, got {str(out)!r}')
     plan = _plan_or_refuse(original, Options(**options))
     harmonized = apply(plan, original)

@@ -282,8 +282,9 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:
     for found in plan.replaced:
         loss = found.original
         if loss.get('class_weight') is None:
-            scope = '' if '.' in str(loss['type']) else 'mmdet.'
-            config = {**loss, 'type': f'{scope}{loss["type"]}'}
+            kind = loss['type']
+            is_bare = isinstance(kind, str) and '.' not in kind
+            config = {**loss, 'type': f'mmdet.{kind}' if is_bare else kind}
             hook.setdefault('losses', {})[found.where[len('model.') :]] = config
     plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
     first = f'{100 * iters:g} % of the' if isinstance(iters, float) else iters

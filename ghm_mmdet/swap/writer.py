@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import math
 import os
+from contextlib import suppress
 from itertools import chain
+from keyword import iskeyword
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -15,44 +19,57 @@ LINE_LENGTH = 100
 
 
 def inherited_config(
-    base: str | Path, original: Config, new: Config, out: str | Path, comment: str = ''
+    base: str | Path, original: Config, new: Config, out: str | Path | None, comment: str = ''
 ) -> str:
     """The text of a config that inherits from `base` and is `new`.
 
     Args:
-        base: The path or the name (`mmdet::...`) that `original` was loaded from. A relative
-            path is written relative to the folder of `out`, others as they are. A config that
+        base: The path or the name (`mmdet::...`) that `original` was loaded from. A config that
             imports its bases (`read_base`) can't be inherited from: it is written out whole.
         original: The config there.
         new: The config to write.
-        out: Where the text will be written.
+        out: Where the text will be written; None if that is not known.
         comment: Lines for the head of the file.
 
     Raises:
-        TypeError: A value that differs can't be written, such as a function.
+        TypeError: A value that differs can't be written, such as a lambda.
         ValueError: `new` lacks a key of `original`, which a config can't express.
     """
-    if _imports_its_bases(base):
-        return _commented(comment) + new.pretty_text
-    if '::' not in str(base) and not Path(base).is_absolute():
-        base = Path(os.path.relpath(base, Path(out).parent)).as_posix()
-    return config_text(str(base), original, new, comment)
+    if '::' not in str(base) and Config._is_lazy_import(str(base)):
+        return _commented(comment) + _assignments(new.to_dict())
+    return config_text(reference(base, out), original, new, comment)
+
+
+def reference(base: str | Path, out: str | Path | None) -> str:
+    """How a config at `out` names its base: relative to its own folder, where that is safe.
+
+    MMEngine takes '..' out of paths as text. Behind a symbolic link, on another drive of Windows,
+    or for a place that is not known, the path is absolute.
+    """
+    if '::' in str(base) or Path(base).is_absolute():
+        return str(base)
+    absolute = os.path.abspath(base)
+    if out is not None:
+        folders = Path(absolute).parent, Path(os.path.abspath(out)).parent
+        if all(os.path.realpath(folder) == str(folder) for folder in folders):
+            with suppress(ValueError):
+                return Path(os.path.relpath(absolute, folders[1])).as_posix()
+    return Path(absolute).as_posix()
 
 
 def config_text(base: str | list[str], original: Config, new: Config, comment: str) -> str:
     """The text of a config with this `_base_`, which is `original`, that is `new`."""
     differences = difference(original.to_dict(), new.to_dict())
-    lines = [f'{key} = {literal(value, 0, len(key) + 3)}\n' for key, value in differences.items()]
-    return f'{_commented(comment)}_base_ = {literal(base, 0, 8)}\n' + ''.join(lines)
+    return _commented(comment) + _assignments({'_base_': base, **differences})
+
+
+def _assignments(values: dict[str, Any]) -> str:
+    return ''.join(f'{key} = {literal(value, 0, len(key) + 3)}\n' for key, value in values.items())
 
 
 def _commented(text: str) -> str:
     lines = (wrap(line, LINE_LENGTH - 2, subsequent_indent='  ') for line in text.splitlines())
     return ''.join(f'# {line}\n' for line in chain(*lines))
-
-
-def _imports_its_bases(base: str | Path) -> bool:
-    return '::' not in str(base) and Config._is_lazy_import(str(base))
 
 
 def difference(base: dict, new: dict) -> dict:
@@ -71,8 +88,17 @@ def difference(base: dict, new: dict) -> dict:
     return {
         key: _difference_of(value, base[key]) if key in base else value
         for key, value in new.items()
-        if key not in base or type(base[key]) is not type(value) or base[key] != value
+        if key not in base or not _is_same(base[key], value)
     }
+
+
+def _is_same(base: Any, new: Any) -> bool:
+    """Whether two values are equal; of those that don't compare as a bool, whether they are one."""
+    if base is new:
+        return True
+    with suppress(ValueError):
+        return type(base) is type(new) and bool(base == new)
+    return False
 
 
 def _difference_of(new: Any, base: Any) -> Any:
@@ -89,7 +115,7 @@ def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
     """A value in the style of MMDetection's configs, `prefix` characters into an indented line.
 
     Raises:
-        TypeError: It is not made of dicts, lists, tuples, strings, numbers, True, False, None.
+        TypeError: It holds an object that Python can't read back from text.
     """
     line = _one_line(value)
     if indent + prefix + len(line) < LINE_LENGTH or not isinstance(value, (dict, list, tuple)):
@@ -107,11 +133,20 @@ def _one_line(value: Any) -> str:
         text = ', '.join(f'{name}{_one_line(item)}' for name, item in items)
         comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
         return f'{opening}{text}{comma}{closing}'
-    if isinstance(value, float) and value in (float('inf'), -float('inf')):
+    if isinstance(value, float) and not math.isfinite(value):
         return f"float('{value}')"
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return repr(value)
-    raise TypeError(f'a config can not hold {value!r} as text')
+    with suppress(ValueError, SyntaxError):
+        if _is_same(ast.literal_eval(repr(value)), value):
+            return repr(value)
+    return _import_of(value)
+
+
+def _import_of(value: Any) -> str:
+    """An expression that imports a class or a function; a statement would mark a lazy config."""
+    module, name = getattr(value, '__module__', None), getattr(value, '__qualname__', '')
+    if module is None or not all(part.isidentifier() for part in name.split('.')):
+        raise TypeError(f'a config can not hold {value!r} as text')
+    return f'__import__({module!r}, fromlist=[{name!r}]).{name}'
 
 
 def _parts(value: dict | list | tuple) -> tuple[str, str, list[tuple[str, Any]]]:
@@ -119,6 +154,6 @@ def _parts(value: dict | list | tuple) -> tuple[str, str, list[tuple[str, Any]]]
     if not isinstance(value, dict):
         opening, closing = '[]' if isinstance(value, list) else '()'
         return opening, closing, [('', item) for item in value]
-    if all(isinstance(key, str) and key.isidentifier() for key in value):
+    if all(isinstance(key, str) and key.isidentifier() and not iskeyword(key) for key in value):
         return 'dict(', ')', [(f'{key}=', item) for key, item in value.items()]
     return '{', '}', [(f'{key!r}: ', item) for key, item in value.items()]

@@ -1,0 +1,232 @@
+"""A config that `harmonize` writes loads, builds and equals the one in memory: forms, places."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from ghm_mmdet import harmonize
+from ghm_mmdet.cli import main
+from ghm_mmdet.swap import harmonized_text
+from ghm_mmdet.swap.writer import literal
+
+from .processes import ROOT
+
+BASE = "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
+TYPES = """model = dict(bbox_head=dict(
+    type={head}, loss_cls=dict(type={focal}), loss_bbox=dict(type={l1})))
+"""
+LAZY = """from mmengine.optim import OptimWrapper
+from mmdet.models.dense_heads import RetinaHead
+from mmdet.models.losses import FocalLoss, L1Loss
+from torch.optim import SGD
+model = dict(bbox_head=dict(
+    type=RetinaHead, num_classes=3, in_channels=8,
+    loss_cls=dict(type=FocalLoss, use_sigmoid=True, loss_weight=1.0),
+    loss_bbox=dict(type=L1Loss, loss_weight=1.0)))
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=float('inf')))
+"""
+#: Each way in which MMEngine reads a config.
+FORMS = {
+    'plain': BASE,
+    'scoped': BASE + TYPES.format(
+        head="'mmdet.RetinaHead'", focal="'mmdet.FocalLoss'", l1="'mmdet.L1Loss'"
+    ),
+    'dotted': BASE + TYPES.format(
+        head="'mmdet.models.dense_heads.RetinaHead'",
+        focal="'mmdet.models.losses.FocalLoss'",
+        l1="'mmdet.models.losses.L1Loss'",
+    ),
+    'classes': BASE + "models = __import__('mmdet.models', fromlist=['RetinaHead'])\n"
+    + TYPES.format(head='models.RetinaHead', focal='models.FocalLoss', l1='models.L1Loss')
+    + 'del models\n',
+    'values': BASE + "custom_hooks = [dict(type='EMAHook', priority=float('inf'), "
+    "begin=-float('inf'), nan=float('nan'), make=len, act=__import__('torch').nn.ReLU, "
+    "names={'a', 'b'}, raw=b'x', keys={'class': 1, 'two words': 2, 3: 4}, text='μ\\n\\'\"')]\n"
+    'optim_wrapper = dict(clip_grad=None)\n',
+    'lazy': LAZY,
+    'lazy with bases': 'from mmengine.config import read_base\n'
+    'with read_base():\n    from .lazy_base import *\n'
+    'from torch.nn import ReLU\n'
+    "custom_hooks = [dict(type='EMAHook', begin=float('inf'), nan=float('nan'), act=ReLU)]\n",
+}  # fmt: skip
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    dict(preset='small-data'),
+    dict(reg=False),
+    dict(cls=False, head='Retina*'),
+    dict(bins=20, momentum=0.5, formula='paper'),
+    dict(batch_density=True),
+    dict(warmup=0.5),
+    dict(warmup=300, preset='small-data', batch_density=True),
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, float) and math.isnan(a):
+        return isinstance(b, float) and math.isnan(b)
+    return type(a) is type(b) and bool(a == b)
+
+
+def write_base(path: Path, form: str = 'plain') -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(FORMS[form], encoding='utf-8')
+    if 'bases' in form:
+        (path.parent / 'lazy_base.py').write_text(LAZY)
+    return path
+
+
+def assert_is_harmonized(path: Path, base: Path, **options: Any) -> None:
+    """The file loads, is what `harmonize` makes in memory, and its head builds."""
+    written = Config.fromfile(path)
+    expected = harmonize(Config.fromfile(base), **options)
+    assert same(written.to_dict(), expected.to_dict())
+    head = MODELS.build(written.model.bbox_head)
+    losses = (type(head.loss_cls).__name__, type(head.loss_bbox).__name__)
+    kept = ('FocalLoss', 'L1Loss')
+    changed = (options.get('cls', True), options.get('reg', True))
+    wanted = tuple(
+        ghm if is_changed else old for ghm, old, is_changed in zip(('GHMC', 'GHMR'), kept, changed)
+    )
+    assert losses == wanted
+
+
+@pytest.mark.parametrize('options', OPTIONS, ids=str)
+@pytest.mark.parametrize('form', FORMS)
+def test_every_form_with_every_option(form: str, options: dict, tmp_path: Path) -> None:
+    base, out = tmp_path / 'base.py', tmp_path / 'out.py'
+    write_base(base, form)
+    out.write_text(harmonized_text(base, out, **options)[1], encoding='utf-8')
+    assert_is_harmonized(out, base, **options)
+
+
+def linked(folder: Path, name: str) -> None:
+    """A folder on another disk, at a depth of its own."""
+    there = folder / f'disk/a/b/{name}'
+    there.mkdir(parents=True)
+    (folder / name).symlink_to(there, target_is_directory=True)
+
+
+#: Where the base lies and where the config is written to, in a project with links.
+PLACES = [
+    ('base.py', 'ghm.py'),
+    ('base.py', 'new/deep/ghm.py'),
+    ('configs/base.py', 'ghm.py'),
+    ('configs/base.py', 'other/ghm.py'),
+    ('base.py', 'work_dirs/ghm.py'),
+    ('base.py', 'work_dirs/deep/ghm.py'),
+    ('linked/base.py', 'ghm.py'),
+    ('linked/base.py', 'linked/ghm.py'),
+    ('linked/base.py', 'work_dirs/ghm.py'),
+]
+
+
+@pytest.mark.parametrize('form', ['plain', 'values', 'lazy with bases'])
+@pytest.mark.parametrize('absolute', [False, True])
+@pytest.mark.parametrize(('base', 'out'), PLACES)
+def test_every_place(
+    base: str, out: str, absolute: bool, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a relative or an absolute path; loaded from another folder, and through the link's end."""
+    for name in ('work_dirs', 'linked'):
+        linked(tmp_path, name)
+    monkeypatch.chdir(tmp_path)
+    where = os.path.normpath(base)
+    write_base(Path(where), form)
+    written = tmp_path / out if absolute else Path(out)
+    main(['harmonize', str(tmp_path / where) if absolute else base, '--out', str(written)])
+    monkeypatch.chdir('/')
+    for path in (tmp_path / out, (tmp_path / out).resolve()):
+        assert_is_harmonized(path, tmp_path / where)
+
+
+def test_relative_where_that_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a project can move."""
+    monkeypatch.chdir(Path(os.path.realpath(tmp_path)))
+    Path('configs').mkdir()
+    Path('configs/base.py').write_text(BASE)
+    main(['harmonize', 'configs/base.py', '--out', 'configs/ghm.py'])
+    assert "_base_ = 'base.py'" in Path('configs/ghm.py').read_text()
+
+
+def test_absolute_on_another_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Windows, where no relative path leads there."""
+
+    def no_path(*args: object) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.chdir(tmp_path)
+    write_base(Path('base.py'))
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, 'relpath', no_path)
+        main(['harmonize', 'base.py', '--out', 'new/ghm.py'])
+    assert_is_harmonized(tmp_path / 'new/ghm.py', tmp_path / 'base.py')
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'ascii', 'latin-1'])
+def test_standard_output_in_another_folder(encoding: str, tmp_path: Path) -> None:
+    """Whatever the locale: the file is UTF-8, as MMEngine reads it."""
+    write_base(tmp_path / 'configs/mine.py', 'values')
+    command = [sys.executable, '-m', 'ghm_mmdet', 'harmonize', 'configs/mine.py', '--warmup', '9']
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': encoding}
+    with open(tmp_path / 'configs/ghm.py', 'wb') as out:
+        subprocess.run(command, check=True, cwd=tmp_path, env=environment, stdout=out)
+    assert_is_harmonized(tmp_path / 'configs/ghm.py', tmp_path / 'configs/mine.py', warmup=9)
+
+
+@pytest.mark.parametrize('name', ['ghm.yaml', 'ghm.json', 'ghm', 'ghm.PY'])
+def test_what_mmengine_would_not_read_is_not_written(name: str, tmp_path: Path) -> None:
+    for command in (['harmonize', str(write_base(tmp_path / 'base.py'))], ['config', SHIPPED]):
+        with pytest.raises(SystemExit, match=r'--out must end with \.py'):
+            main([*command, '--out', str(tmp_path / name)])
+    assert not (tmp_path / name).exists()
+
+
+SHIPPED = 'retinanet_r50_fpn_ghmc_8xb2-14e_coco'
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, out = write_base(tmp_path / 'base.py'), tmp_path / 'ghm.py'
+    out.write_text('mine')
+
+    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+        with open(self, 'w') as file:
+            file.write('half')
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_text', full)
+        with pytest.raises(SystemExit, match=r'can not be written: .*No space left'):
+            main(['harmonize', str(base), '--out', str(out), '--force'])
+    assert out.read_text() == 'mine'
+    assert {path.name for path in tmp_path.iterdir()} == {'base.py', 'ghm.py'}
+    main(['harmonize', str(base), '--out', str(out), '--force'])
+    assert_is_harmonized(out, base)
+
+
+def test_values_that_python_reads_back() -> None:
+    values = [
+        float('inf'), -float('inf'), {1, 2}, b'x', 1 + 2j, (1,), (), {}, torch.nn.ReLU, len, None,
+        Path.read_text, {'lambda': 1}, {(1, 2): [3]}, 1e-300, 'a\\"\'\n', True, range,
+    ]  # fmt: skip
+    for value in values:
+        assert same(eval(literal(value)), value), value
+    assert math.isnan(eval(literal(float('nan'))))
+    for value in (lambda: 1, Path('x'), torch.zeros(2), object()):
+        with pytest.raises(TypeError, match='a config can not hold'):
+            literal(dict(a=value))
