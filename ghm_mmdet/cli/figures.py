@@ -15,6 +15,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..visualization import FORMATS, ONE_STAGE, Observed
+from .write import one_line
 
 RECORD = 'gradient_density.npz'
 
@@ -59,10 +60,13 @@ def run(args: Namespace) -> None:
     *config, source = args.paths
     if len(config) > 1 or bool(config) == source.endswith('.npz'):
         sys.exit(f'PATH must be a config and a checkpoint, or a record (.npz), got {args.paths}')
-    if config:
-        record(args, config[0], source, args.out / RECORD)
-        source = args.out / RECORD
-    draw(args, source)
+    try:
+        if config:
+            record(args, config[0], source, args.out / RECORD)
+            source = args.out / RECORD
+        draw(args, source)
+    except Exception as error:  # of a file that is missing, broken, or of another kind
+        sys.exit(one_line(source, error))
 
 
 def record(args: Namespace, config: str, checkpoint: str, out: str | Path) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..formulas import FORMULAS
 from ..presets import PRESETS, Options
-from .write import add_out, print_config, write
+from .write import add_out, one_line, print_config, write
 
 if TYPE_CHECKING:
     from ..swap import Plan
@@ -63,8 +63,8 @@ def run(args: Namespace) -> None:
     options = {field.name: getattr(args, field.name) for field in fields(Options)}
     try:
         plan, text = harmonized_text(args.config, args.out, **options)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        sys.exit(f'{args.config}: {error}')
+    except Exception as error:  # of a config, which is code: whatever it raises
+        sys.exit(one_line(args.config, error))
     written = args.out is not None and not args.dry_run
     if written:
         write(args.out, text, args.force)

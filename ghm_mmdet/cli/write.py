@@ -40,3 +40,11 @@ def print_config(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding='utf-8')
     print(text)
+
+
+def one_line(what: object, error: Exception) -> str:
+    """What failed, and why."""
+    message = str(error).strip()
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError)) and message:
+        return f'{what}: {message}'
+    return f'{what}: {type(error).__name__}: {message.partition(chr(10))[0]}'

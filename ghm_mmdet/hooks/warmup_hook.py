@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -70,6 +72,7 @@ class GHMWarmupHook(Hook):
                     f'are {", ".join(losses)}'
                 )
         self._end = self._iterations_of(runner)
+        self._warn(runner)
         if runner.iter >= self._end:
             return
         for name, loss in losses.items():
@@ -80,7 +83,8 @@ class GHMWarmupHook(Hook):
                     f'GHMWarmupHook: {type(warmup_loss).__name__} can not be the warm-up loss of '
                     f'{name}: one is of a sigmoid, the other of a softmax'
                 )
-            _answer_with(warmup_loss, loss)
+            # A copy or a pickle of the model takes its own loss along, which a closure would not.
+            loss.forward = partial(_forward, loss, warmup_loss)
             self._warming_up.append(loss)
         runner.logger.info(f'GHM warm-up: with other losses until iteration {self._end}')
 
@@ -93,6 +97,20 @@ class GHMWarmupHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         self._switch_to_ghm()
+
+    def _warn(self, runner: Runner) -> None:
+        """Of a training that is not what it seems to be."""
+        if self._end >= runner.max_iters:
+            runner.logger.warning(
+                f'GHMWarmupHook: GHM is never computed: the warm-up takes {self._end} iterations, '
+                f'the training has {runner.max_iters}'
+            )
+        if isinstance(self.iters, float) and runner.iter > 0:
+            runner.logger.warning(
+                f'GHMWarmupHook: resumed at iteration {runner.iter}; iters={self.iters} is now '
+                f'{self._end} of {runner.max_iters} iterations. If the training was made longer, '
+                'give iters as a number, or GHM is replaced once more'
+            )
 
     def _iterations_of(self, runner: Runner) -> int:
         if isinstance(self.iters, float):
@@ -121,24 +139,21 @@ def _ends_with(name: str, suffix: str) -> bool:
     return f'.{name}'.endswith(f'.{suffix}')
 
 
-def _answer_with(warmup_loss: nn.Module, loss: GHMC | GHMR) -> None:
-    """Let `loss` return the value of `warmup_loss`, and still count its statistics."""
-    count = loss.forward
-
-    def forward(
-        pred: Tensor,
-        target: Tensor,
-        label_weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-        weight: Tensor | None = None,
-        **kwargs: object,
-    ) -> Tensor:
-        weight = label_weight if weight is None else weight
-        with torch.no_grad():
-            count(pred, target, weight)
-        return warmup_loss(
-            pred, target, weight, avg_factor=avg_factor, reduction_override=reduction_override
-        )
-
-    loss.forward = forward
+def _forward(
+    loss: GHMC | GHMR,
+    warmup_loss: nn.Module,
+    pred: Tensor,
+    target: Tensor,
+    label_weight: Tensor | None = None,
+    avg_factor: float | None = None,
+    reduction_override: str | None = None,
+    weight: Tensor | None = None,
+    **kwargs: object,
+) -> Tensor:
+    """The value of `warmup_loss`, while `loss` still counts its statistics."""
+    weight = label_weight if weight is None else weight
+    with torch.no_grad():
+        type(loss).forward(loss, pred, target, weight)
+    return warmup_loss(
+        pred, target, weight, avg_factor=avg_factor, reduction_override=reduction_override
+    )

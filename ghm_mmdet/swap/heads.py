@@ -65,6 +65,17 @@ class Head:
         names = [self.name] if self.name in rules.HEADS else _ancestors(self.config)
         return next((rules.HEADS[name] for name in names if name in rules.HEADS), None)
 
+    def share_of_positives(self, default: float) -> float:
+        """That of its sampler; `default` is MMDetection's, 1 where no samples are drawn."""
+        if default == 1:
+            return default
+        part = self.train_cfg.get('rpn' if self.name in rules.RPN_HEADS else 'rcnn')
+        if isinstance(part, (list, tuple)):  # of each stage
+            stage = next((key for key in self.path if isinstance(key, int)), 0)
+            part = part[stage]
+        sampler = (part or self.train_cfg).get('sampler') or {}
+        return sampler.get('pos_fraction', default)
+
     def matches(self, pattern: str | None) -> bool:
         """Whether its type or its place match a pattern of `fnmatch`; None matches all."""
         names = (self.name, self.where, dotted(self.path[1:]))

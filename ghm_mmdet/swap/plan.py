@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..checks import check_real
 from ..presets import PRESETS, Options
 from . import rules
 from .heads import Head, Path, dotted, find_heads, name_of
@@ -16,7 +17,7 @@ from .rules import Call
 CLIP_GRAD = dict(max_norm=35, norm_type=2)
 
 GHM_LOSSES = ('GHMC', 'GHMR')
-_ANCHORS = ('anchor_generator', 'approx_anchor_generator')
+_ANCHORS = ('anchor_generator', 'approx_anchor_generator', 'prior_generator')
 DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
 #: What the losses of `SSDHead` are called, for its config does not name them.
 _SSD_NAMES = dict(loss_cls='softmax cross entropy', loss_bbox='smooth L1')
@@ -103,6 +104,7 @@ def make_plan(cfg: Config, options: Options) -> Plan:
         _plan_head(plan, options, head)
     if plan.replaced:
         _plan_clipping(plan, cfg)
+        _note_classes(plan, cfg, heads)
         if options.warmup is not None:
             _plan_warmup(plan, cfg, options.warmup)
     elif options.warmup is not None:
@@ -182,6 +184,8 @@ def _why_not_ghm_c(head: Head, loss: dict) -> str | None:
             return 'this head reads its scores through softmax, the loss through sigmoid'
         if loss.get('class_weight') is not None:
             return 'class_weight has no place in the sigmoid form of GHM-C'
+    if name_of(loss) == 'QualityFocalLoss' and head.name in rules.QUALITY_HEADS:
+        return rules.TESTS_FOR_QUALITY
     if loss.get('activated', False):
         return 'activated=True: it takes probabilities, GHM-C takes logits'
     return None
@@ -204,15 +208,18 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     ghm = dict(preset.ghm_c if call.ghm == 'GHMC' else preset.ghm_r)
     ghm.update({name: value for name, value in chosen.items() if value is not None})
     notes = []
-    ghm['loss_weight'] *= loss.get('loss_weight', 1.0)
+    weight = loss.get('loss_weight', 1.0)
+    check_real(f'loss_weight of {head.where} ({name_of(loss)})', weight)
+    ghm['loss_weight'] *= weight
     levels = _levels(head.config) if _is_mean_of_levels(options, head, call) else 1
     if levels > 1:
         ghm['loss_weight'] /= levels
         notes.append(f'its weight is divided by the {levels} levels it is called for')
     if call.ghm == 'GHMR':
-        ghm['loss_weight'] *= call.positives
-        if call.positives < 1:
-            share = f'the share of positives among the samples, {call.positives}'
+        positives = head.share_of_positives(call.positives)
+        ghm['loss_weight'] *= positives
+        if positives < 1:
+            share = f'the share of positives among the samples, {positives}'
             notes.append(f'its weight is multiplied by {share}')
         scale = _offset_scale(head.config)
         if scale != 1:
@@ -242,12 +249,14 @@ def _is_mean_of_levels(options: Options, head: Head, call: Call) -> bool:
 def _offset_scale(head: dict) -> float:
     """What the box coder divides the offsets by, on average; the paper's μ is for 1."""
     stds = (head.get('bbox_coder') or {}).get('target_stds') or (1.0,)
+    stds = stds if isinstance(stds, (list, tuple)) else (stds,)
     return round(sum(stds) / len(stds), 6)
 
 
 def _levels(head: dict) -> int:
-    strides = (head[name]['strides'] for name in _ANCHORS if 'strides' in head.get(name, {}))
-    return len(next(strides, DEFAULT_STRIDES))
+    generators = [head[name] for name in _ANCHORS if 'strides' in (head.get(name) or {})]
+    own = [head[name] for name in ('point_strides', 'strides') if head.get(name)]
+    return len(next((g['strides'] for g in generators), next(iter(own), DEFAULT_STRIDES)))
 
 
 def _plan_batch_density(plan: Plan, head: Head) -> None:
@@ -271,6 +280,23 @@ def _plan_clipping(plan: Plan, cfg: Config) -> None:
     else:
         plan.changes[('optim_wrapper', 'clip_grad')] = dict(CLIP_GRAD)
         plan.notes.append(f'gradient clipping: set to {CLIP_GRAD}')
+
+
+def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
+    """Of another number of classes than the data set's: GHM-C takes other labels for background."""
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    while 'metainfo' not in dataset and isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if not isinstance(classes, (list, tuple)):
+        return
+    for head in heads:
+        number = head.config.get('num_classes')
+        if number is not None and number != len(classes) and head.name not in rules.RPN_HEADS:
+            plan.notes.append(
+                f'{head.where}: num_classes={number}, but the data set has {len(classes)} classes; '
+                'GHM-C takes labels from num_classes on for background, and does not fail'
+            )
 
 
 def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:

@@ -83,13 +83,16 @@ _BOX_HEADS = (
 )
 SOFTMAX_HEADS = (*_BOX_HEADS.split(), 'SABLHead', 'GVBBoxHead')
 
+#: Heads of one class, whatever the data set has.
+RPN_HEADS = ('RPNHead', 'GARPNHead', 'StageCascadeRPNHead', 'OrientedRPNHead')
+
 #: Each head to its calls.
 HEADS: dict[str, Calls] = {
     **_each('GHMRetinaHead FoveaHead GHMSSDHead', LOGITS, OFFSETS),
     **_each(
         'AnchorHead RetinaHead RetinaSepBNHead GARetinaHead', LOGITS_OF_LEVELS, OFFSETS_OF_LEVELS
     ),
-    **_each('RPNHead GARPNHead StageCascadeRPNHead', LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
+    **_each(' '.join(RPN_HEADS), LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
     **_each(_BOX_HEADS, LOGITS, OFFSETS_OF_ROIS),
     **_each('SABLHead', LOGITS, loss_bbox_reg=OFFSETS),
     **_each('SABLRetinaHead', LOGITS_OF_LEVELS, loss_bbox_reg=OFFSETS_OF_AVERAGED_LEVELS),
@@ -160,7 +163,6 @@ HEADS: dict[str, Calls] = {
         LOGITS_OF_LEVELS,
         OFFSETS_OF_LEVELS,
     ),
-    **_each('OrientedRPNHead', LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
     **_each('RotatedFCOSHead H2RBoxHead H2RBoxV2Head', LOGITS, _DECODED),
     **_each('RotatedATSSHead', LOGITS_OF_LEVELS, _DECODED),
     **_each('RotatedRTMDetHead RotatedRTMDetSepBNHead', LOGITS_DIVIDED_LATER, _DECODED),
@@ -174,6 +176,13 @@ HEADS: dict[str, Calls] = {
         loss_ratio=_NOT_CALLED,
     ),
 }
+
+#: Heads that hand IoU targets to a loss only if it is a QualityFocalLoss.
+QUALITY_HEADS = (
+    'DETRHead', 'ConditionalDETRHead', 'DABDETRHead', 'DeformableDETRHead', 'DINOHead',
+    'DDQDETRHead', 'GroundingDINOHead',
+)  # fmt: skip
+TESTS_FOR_QUALITY = 'this head gives IoU targets to a QualityFocalLoss alone: GHM-C would lose them'
 
 #: The head that takes its losses from the config, for one that computes them by itself.
 HEADS_WITH_LOSSES = dict(SSDHead='ghm_mmdet.GHMSSDHead')
