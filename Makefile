@@ -26,7 +26,7 @@ MIM := $(PY) -m mim
 DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures compatibility docs docs-serve doctor test test-functional test-slow triton gpu-check lint clean
+.PHONY: help env demo figures compatibility docs docs-serve doctor test test-functional test-slow triton gpu-check lint release-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -95,5 +95,13 @@ lint: $(VENV)/.tests-ready  ## ruff: style and imports; mypy: types
 	$(PY) -m ruff format --check --exclude "*.md" .
 	$(PY) -m mypy
 
+release-check: $(VENV)/.tests-ready  ## build and check what a release publishes, in dist/
+	rm -rf dist build
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements/release.txt
+	$(PY) -m build >dist.log 2>&1 || { cat dist.log; exit 1; }
+	rm dist.log
+	$(PY) -m twine check --strict dist/*
+	$(PYTEST) tests/test_release.py tests/test_package.py
+
 clean:  ## remove the environments, the site, and what the demo wrote
-	rm -rf .venv .venv-openmmlab .venv-functional .venv-docs .triton site work_dirs/demo
+	rm -rf .venv .venv-openmmlab .venv-functional .venv-docs .triton site dist build work_dirs/demo

@@ -116,7 +116,11 @@ def wheel_python(make_once: Callable[..., Path]) -> Path:
 
 def install_wheel(folder: Path) -> None:
     pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
-    run(*pip, 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', folder, ROOT)
+    # From the source distribution, as an installer that finds no wheel builds it.
+    backend = 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])'
+    run(sys.executable, '-W', 'ignore', '-c', backend, folder, cwd=ROOT)
+    [sdist] = folder.glob('*.tar.gz')
+    run(*pip, 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', folder, sdist)
     venv.create(folder / 'env', symlinks=True)
     python = folder / 'env/bin/python'
     purelib = Path(
@@ -131,6 +135,8 @@ def install_wheel(folder: Path) -> None:
 def run_wheel(python: Path, *arguments: str | Path, cwd: Path, **environment: str) -> str:
     """Outside of the repository, of which nothing may be on the path."""
     env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    # The training is forked from a process that has computed a loss: without OpenMP's threads.
+    env['OMP_NUM_THREADS'] = '1'
     return run(python, *arguments, cwd=cwd, env={**env, **environment})
 
 

@@ -15,6 +15,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from . import config, doctor, figures, harmonize, reproduce
 
@@ -55,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build_parser() -> ArgumentParser:
     """The parser of `ghm-mmdet`, with one for each command."""
     missing = None if find_spec('mmengine') else f'MMEngine is not installed: {SET_UP}'
-    layout = dict(formatter_class=RawDescriptionHelpFormatter, epilog=missing)
+    layout: dict[str, Any] = dict(formatter_class=RawDescriptionHelpFormatter, epilog=missing)
     parser = ArgumentParser('ghm-mmdet', description=__doc__, **layout)
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, module in COMMANDS.items():
-        summary = module.__doc__.partition('\n')[0]
+        summary = (module.__doc__ or '').partition('\n')[0]
         command = commands.add_parser(name, help=summary, description=module.__doc__, **layout)
         command.set_defaults(run=module.run)
         module.add_options(command)

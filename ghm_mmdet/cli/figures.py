@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from ..visualization import FORMATS, ONE_STAGE, Observed
 from .write import one_line
@@ -44,7 +45,7 @@ def add_recording_options(parser: ArgumentParser) -> None:
             type=lambda path: None if path == 'none' else path,
             help='its path in the detector, or none; default: %(default)s',
         )
-    options = dict(nargs='+', default=[], metavar='KEY=VALUE')
+    options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
     add('--cfg-options', help='settings of the config', **options)
 
 

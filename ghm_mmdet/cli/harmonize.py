@@ -44,7 +44,7 @@ def add_options(parser: ArgumentParser) -> None:
     )
     for option in fields(Options):
         name, what = option.name.replace('_', '-'), option.metadata['help']
-        settings = dict(dest=option.name, default=option.default)
+        settings: dict[str, Any] = dict(dest=option.name, default=option.default)
         if isinstance(option.default, bool):
             parser.add_argument(f'--{name}', action='store_true', help=what, **settings)
             off = 'keep them' if option.default else argparse.SUPPRESS

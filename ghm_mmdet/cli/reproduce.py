@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from ..reproduce.tables import GPUS, tables
 
@@ -36,7 +37,7 @@ def add_options(parser: ArgumentParser) -> None:
         add('--work-dir', type=Path, default='work_dirs', help='of all runs; default: %(default)s')
         add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
         add('--gpus', type=int, default=GPUS, help='number; 0: the CPU; default: %(default)s')
-        options = dict(nargs='+', default=[], metavar='KEY=VALUE')
+        options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
         add('--cfg-options', help='settings of every config', **options)
 
 

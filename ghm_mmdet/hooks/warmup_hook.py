@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Callable
 
 import torch
 from mmengine.hooks import Hook
@@ -84,7 +85,7 @@ class GHMWarmupHook(Hook):
                     f'{name}: one is of a sigmoid, the other of a softmax'
                 )
             # A copy or a pickle of the model takes its own loss along, which a closure would not.
-            loss.forward = partial(_forward, loss, warmup_loss)
+            vars(loss)['forward'] = partial(_forward, loss, warmup_loss)
             self._warming_up.append(loss)
         runner.logger.info(f'GHM warm-up: with other losses until iteration {self._end}')
 
@@ -130,7 +131,7 @@ class GHMWarmupHook(Hook):
 
     def _switch_to_ghm(self) -> None:
         for loss in self._warming_up:
-            del loss.forward
+            del vars(loss)['forward']
         self._warming_up.clear()
 
 
@@ -153,7 +154,8 @@ def _forward(
     """The value of `warmup_loss`, while `loss` still counts its statistics."""
     weight = label_weight if weight is None else weight
     with torch.no_grad():
-        type(loss).forward(loss, pred, target, weight)
+        count: Callable[..., Tensor] = type(loss).forward
+        count(loss, pred, target, weight)
     return warmup_loss(
         pred, target, weight, avg_factor=avg_factor, reduction_override=reduction_override
     )

@@ -124,8 +124,8 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
         plan.changes[(*head.path, 'type')] = other_head
         for key, loss in found.items():
             plan.changes[(*head.path, key)] = loss.ghm or loss.original
-            why = filter(None, [loss.why, f'the head becomes {name_of(other_head)}'])
-            found[key] = replace(loss, why='; '.join(why))
+            reasons = [loss.why, f'the head becomes {name_of(other_head)}']
+            found[key] = replace(loss, why='; '.join(filter(None, reasons)))
     else:
         changes = {(*head.path, key): loss.ghm for key, loss in found.items() if loss.ghm}
         plan.changes.update(changes)
@@ -142,10 +142,11 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
 
 def _loss_found(options: Options, head: Head, key: str, loss: dict) -> LossFound:
     ghm, why = None, _why_kept(options, head, key, loss)
-    if why is None:
-        ghm, why = _ghm_loss(options, head, loss, head.calls[key])
+    call = (head.calls or {}).get(key)
+    if why is None and isinstance(call, Call):
+        ghm, why = _ghm_loss(options, head, loss, call)
     name = _SSD_NAMES[key] if head.computes_its_losses else name_of(loss)
-    return LossFound(f'{head.where}.{key}', head.name, name, ghm, why, loss)
+    return LossFound(f'{head.where}.{key}', head.name, name, ghm, why or '', loss)
 
 
 def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
@@ -304,7 +305,7 @@ def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:
 
     Those with weights of classes are left to the hook: DETR's head writes them to its loss.
     """
-    hook = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
+    hook: dict[str, Any] = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
     for found in plan.replaced:
         loss = found.original
         if loss.get('class_weight') is None:

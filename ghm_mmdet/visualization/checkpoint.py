@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from mmdet.apis import init_detector
+from mmdet.models import BaseDetector
 from mmengine.config import Config
 from mmengine.runner import Runner, set_random_seed
-from torch import nn
 
 from ..checks import check_count
 from . import ONE_STAGE, Observed
@@ -54,7 +54,7 @@ def record_checkpoint(
     return record
 
 
-def call_losses(model: nn.Module, config: Config, batches: int, seed: int = 0) -> int:
+def call_losses(model: BaseDetector, config: Config, batches: int, seed: int = 0) -> int:
     """Let a detector compute its losses on the first training batches of its config.
 
     Its mode is left as it is; `seed` is of the order of the images and their augmentation.

@@ -35,9 +35,9 @@ SHOWN_REGIONS = 30
 
 def gradient_norm(loss: Callable[..., Tensor], x: np.ndarray, **settings: float) -> np.ndarray:
     """The gradient norm of an elementwise `loss(x, target)` at target 0, float64 as `x`."""
-    x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    value = loss(x, torch.zeros_like(x), reduction='none', **settings)
-    return torch.autograd.grad(value.sum(), x)[0].abs().numpy()
+    leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    value = loss(leaf, torch.zeros_like(leaf), reduction='none', **settings)
+    return torch.autograd.grad(value.sum(), leaf)[0].abs().numpy()
 
 
 def cross_entropy_gradient(g: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -83,7 +84,7 @@ class GradientNormObserver:
     """
 
     def __init__(self, model: nn.Module, observed: Observed = ONE_STAGE) -> None:
-        detector = model.module if is_model_wrapper(model) else model
+        detector: Any = model.module if is_model_wrapper(model) else model
         losses = [
             None if path is None else _submodule(detector, name, path)
             for name, path in vars(observed).items()
@@ -97,7 +98,7 @@ class GradientNormObserver:
         self.mu = getattr(losses[1], 'mu', observed.mu)
         device = next(detector.parameters()).device
         self.sums = torch.zeros(2, 2, observed.bins, dtype=torch.float64, device=device)
-        examples = (classification_examples, partial(regression_examples, mu=self.mu))
+        examples: Any = (classification_examples, partial(regression_examples, mu=self.mu))
         self._observed = [
             (loss, partial(self._count, sums, of_kind))
             for loss, sums, of_kind in zip(losses, self.sums, examples)
@@ -135,7 +136,7 @@ class GradientNormObserver:
         examples: Callable[..., tuple[Tensor, Tensor]],
         loss: nn.Module,
         args: tuple,
-        kwargs: dict[str, object],
+        kwargs: dict[str, Any],
     ) -> None:
         g, valid = examples(*_pred_target_weight(*args, **kwargs))
         bins = sums.shape[-1]

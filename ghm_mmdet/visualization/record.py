@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -73,7 +74,7 @@ class GradientDensityRecord:
         """Write the file, or replace it in one step."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {
+        arrays: dict[str, Any] = {
             f'{kind}_{name}': self.sums[:, i, j].astype(np.int64 if name == 'counts' else float)
             for i, kind in enumerate(KINDS)
             for j, name in enumerate(SUMS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,9 +12,9 @@ from matplotlib.figure import Figure
 #: Of Okabe and Ito's palette, safe for the colour-blind.
 BLUE, ORANGE, GREEN = '#0072b2', '#d55e00', '#009e73'
 #: The line of each loss: the baseline, the rival, GHM.
-BASELINE = dict(color=BLUE, linestyle='--')
-RIVAL = dict(color=GREEN, linestyle='-.')
-GHM = dict(color=ORANGE, linestyle='-')
+BASELINE: dict[str, Any] = dict(color=BLUE, linestyle='--')
+RIVAL: dict[str, Any] = dict(color=GREEN, linestyle='-.')
+GHM: dict[str, Any] = dict(color=ORANGE, linestyle='-')
 DPI = 120
 STYLE = {'font.size': 9, 'lines.linewidth': 1.6, 'legend.fontsize': 8, 'svg.hashsalt': 'ghm'}
 
