@@ -134,7 +134,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize('form', ['plain', 'values', 'lazy with bases'])
+@pytest.mark.parametrize('form', ['plain', 'lazy with bases'])
 @pytest.mark.parametrize('absolute', [False, True])
 @pytest.mark.parametrize(('base', 'out'), PLACES)
 def test_every_place(

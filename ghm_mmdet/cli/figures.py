@@ -66,6 +66,8 @@ def run(args: Namespace) -> None:
             record(args, config[0], source, args.out / RECORD)
             source = args.out / RECORD
         draw(args, source)
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # of a file that is missing, broken, or of another kind
         sys.exit(one_line(source, error))
 
