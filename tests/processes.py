@@ -14,7 +14,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 ROOT = Path(__file__).parent.parent
+#: Seconds that processes may take.
+TIMEOUT = 200.0
 _CONTEXT = get_context('forkserver')
 
 
@@ -28,8 +32,18 @@ def start_all(function: Callable[..., object], number: int, *arguments: object) 
     """`function(rank, *arguments)` in so many processes, of which none may fail."""
     processes = [start(function, rank, *arguments) for rank in range(number)]
     for process in processes:
-        process.join()
+        process.join(TIMEOUT)
+        process.kill()
     assert [process.exitcode for process in processes] == [0] * number
+
+
+def leave_group() -> None:
+    """End this process of a group as it is.
+
+    DDP and its group, when they are freed, may wait for one another forever (PyTorch 2.1).
+    """
+    dist.barrier()
+    os._exit(0)
 
 
 def execute(code: str, *arguments: str, cwd: Path = ROOT) -> tuple[int, str, str]:

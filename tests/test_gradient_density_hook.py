@@ -29,7 +29,7 @@ from ghm_mmdet.visualization.checkpoint import record_checkpoint
 from ghm_mmdet.visualization.observer import GradientNormObserver
 from ghm_mmdet.visualization.record import GradientDensityRecord
 
-from .processes import start_all
+from .processes import leave_group, start_all
 from .training import ROOT, demo_config, train
 
 Call = Tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -319,7 +319,7 @@ def worker(rank: int, folder: str) -> None:
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=WORLD_SIZE
     )
     train_distributed(rank, Path(folder, str(rank)))
-    dist.destroy_process_group()
+    leave_group()
 
 
 def train_distributed(rank: int, folder: Path) -> None:

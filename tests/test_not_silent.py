@@ -27,7 +27,7 @@ from ghm_mmdet import GHMC, GHMR, GHMSSDHead, GHMWarmupHook, OHEMLoss, harmonize
 from ghm_mmdet.cli import main
 from ghm_mmdet.functional import ghm_c_loss
 
-from .processes import ROOT, start_all
+from .processes import ROOT, leave_group, start_all
 
 # A class by every name.
 
@@ -156,7 +156,7 @@ def positives(rank: int, folder: str) -> None:
         mean = GHMC(10, sync=sync)(pred[mine], labels[mine])
         found[sync] = (value.detach(), mean, x.grad)
     torch.save(found, f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
+    leave_group()
 
 
 def positives_batch() -> tuple[Tensor, Tensor]:

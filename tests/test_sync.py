@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ghm_mmdet import GHMC, GHMR
 
-from .processes import start, start_all
+from .processes import leave_group, start, start_all
 
 TIMEOUT = 5.0
 CALLS = 3
@@ -108,7 +108,7 @@ def worker(rank: int, folder: str, world_size: int) -> None:
     join(rank, folder, world_size)
     results = [train(*loss, SPLITS[world_size][split], rank) for loss, split in CASES]
     torch.save((results, bad_batch(rank)), f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
+    leave_group()
 
 
 @pytest.fixture(scope='module', params=SPLITS, ids='{}-processes'.format)
