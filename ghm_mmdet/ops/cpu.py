@@ -27,10 +27,9 @@ def count(
     """The first pass: `counts`, `finite` and `index` of a `CountedLogits`."""
     logits, p_star = pred.reshape(-1), _dense(pred, target)
     index = torch.empty(logits.shape, dtype=torch.uint8)
-    g_buffer, *buffers = torch.empty(
-        3, _block_size(logits), dtype=torch.promote_types(pred.dtype, torch.float32)
-    )
-    buffers.append(torch.empty(len(g_buffer), dtype=torch.int32))
+    dtype, size = torch.promote_types(pred.dtype, torch.float32), _block_size(logits)
+    g_buffer, j, edge = torch.empty(3, size, dtype=dtype)
+    buffers = [j, edge, torch.empty(size, dtype=torch.int32)]
     finite = True
     for part in _blocks(logits):
         x = logits[part].to(g_buffer.dtype)
