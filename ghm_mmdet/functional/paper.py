@@ -199,10 +199,6 @@ def moving_average(
 
     Returns:
         The new S, shape (M,).
-
-    Examples:
-        >>> moving_average(torch.tensor([4.0, 8.0]), torch.tensor([0, 4]), momentum=0.75)
-        tensor([4., 7.])
     """
     updated = momentum * average + ((1 - momentum) * counts.double()).to(average.dtype)
     decays = FORMULAS[formula].empty_regions_decay

@@ -8,6 +8,8 @@ gradient norms or of weights. `cpu` and `triton_kernels` are the two implementat
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -96,11 +98,18 @@ def _is_compiling() -> bool:
     return is_compiling is not None and is_compiling()
 
 
+def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function; before PyTorch 2.2, which can't be asked whether it compiles, not compiled."""
+    dynamo: Any = sys.modules.get('torch._dynamo')
+    is_asked = dynamo is None or hasattr(torch.compiler, 'is_compiling')
+    return function if is_asked else dynamo.disable(function)
+
+
 def count_cross_entropy(
     kernels: ModuleType, pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
 ) -> CountedLogits:
     """The first pass: how many logits lie in each of `bins` unit regions of g (Eq. 3)."""
-    counts, finite, regions = kernels.count(pred.detach(), target, weight, bins)
+    counts, finite, regions = _untraced(kernels.count)(pred.detach(), target, weight, bins)
     return CountedLogits(counts, finite, pred, target, weight, regions, kernels)
 
 
@@ -122,7 +131,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         # Logits in no region weigh nothing.
         weights = torch.nn.functional.pad(weights, (0, 1))
-        total, gradient = logits.kernels.weigh(
+        total, gradient = _untraced(logits.kernels.weigh)(
             pred, logits.target, logits.weight, logits.regions, weights, with_gradient
         )
         ctx.dtype = pred.dtype
