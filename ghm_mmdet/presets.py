@@ -17,8 +17,7 @@ class Preset:
     Attributes:
         ghm_c, ghm_r: The configs of the losses.
         mean_of_levels: Whether the weight is divided by the number of FPN levels where a head
-            calls the loss for each and adds up: one mean over the mini-batch, as in Eqs. 8 and
-            19, in the place of a sum of as many means as there are levels.
+            calls the loss for each and adds up: the mean of the levels in the place of their sum.
     """
 
     ghm_c: dict[str, Any]

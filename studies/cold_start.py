@@ -8,13 +8,16 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 
 from .command_line import perform, schedule, study_parser
 from .experiment import Experiment, Settings, ap_cells
+from .real_images import harmonized_options
 
+RESULTS = Path('studies/results/cold_start.jsonl')
 FOCAL = 'configs/demo/retinanet_r18_fpn_fl-sl1_demo.py'
 GHM = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
 
@@ -61,7 +64,9 @@ MITIGATIONS = (
         _warmup(400) + NO_AVERAGE,
     ),
 )
+SMALL_DATA = tuple(harmonized_options(config_path(FOCAL), preset='small-data'))
 VARIANTS = (
+    Variant('small-data', "preset 'small-data', no warm-up", SMALL_DATA, FOCAL),
     Variant('focal', 'focal loss + smooth L1', config=FOCAL),
     *(Variant(*mitigation) for mitigation in MITIGATIONS),
 )
@@ -85,5 +90,7 @@ def table(settings: Settings, seeds: int) -> str:
 
 
 if __name__ == '__main__':
-    args = study_parser(__doc__, 'work_dirs/cold_start').parse_args()
+    parser = study_parser(__doc__, 'work_dirs/cold_start')
+    parser.set_defaults(results=RESULTS)
+    args = parser.parse_args()
     perform(args, VARIANTS, experiment, table)

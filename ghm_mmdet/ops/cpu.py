@@ -1,10 +1,8 @@
 """The two passes over CPU tensors, in blocks that stay in the cache.
 
-The first pass writes the region of each logit, one byte; the indices are counted, and the second
-pass looks the weights up. Every step works in place on buffers of a block.
-
-Integer labels are not expanded: the passes take every logit for a negative, and the few
-positive ones, one a row at most, are computed apart.
+The first pass writes the region of each logit, one byte, and the second looks the weights up. Every
+step works in place on buffers of a block. Integer labels are not expanded: the passes take every
+logit for a negative, and the few positive ones, one a row at most, are computed apart.
 """
 
 from __future__ import annotations
