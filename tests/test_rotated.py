@@ -68,7 +68,7 @@ def test_warmup_has_the_losses_of_the_original() -> None:
     second.load_state_dict(first.state_dict(), strict=False)
     hook = GHMWarmupHook(**{k: v for k, v in harmonized.custom_hooks[-1].items() if k != 'type'})
     logger = MMLogger.get_current_instance()
-    hook.before_train(SimpleNamespace(model=second, iter=0, logger=logger))
+    hook.before_train(SimpleNamespace(model=second, iter=0, max_iters=99, logger=logger))
     expected, parts = (losses_of(model, original) for model in (first, second))
     assert parts == pytest.approx(expected, rel=1e-5)
 

@@ -114,12 +114,12 @@ def _count_kernel(
     BLOCK: tl.constexpr, HISTOGRAM: tl.constexpr,
 ) -> None:  # fmt: skip
     """Adds the block to `sums`: R, and the number of blocks that are not finite."""
-    _, inside, x, p_star, _, _, region = _logits(
+    _, _, x, p_star, _, _, region = _logits(
         pred, target, weight, size,
         BINS, SCALE, WIDTH, LABELS, WEIGHT, WIDE, WHOLE, GROUP, BLOCK,
     )  # fmt: skip
     # 0 times what is not finite is NaN.
-    not_finite = tl.where(tl.sum(tl.where(inside, (x - p_star) * 0.0, 0.0)) == 0.0, 0, 1)
+    not_finite = tl.where(tl.sum((x if LABELS else x - p_star) * 0.0) == 0.0, 0, 1)
     j = tl.arange(0, HISTOGRAM)
     found = tl.histogram(tl.ravel(region), HISTOGRAM)
     found = tl.where(j == BINS, not_finite, found).to(tl.int64)
