@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from ghm_mmdet.functional.passes import Counted
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
+from ghm_mmdet.functional.paper import Statistics
 from ghm_mmdet.losses import GHMC, GHMR
 
 from .experiment import Settings
@@ -28,10 +28,9 @@ def on_statistics(loss: nn.Module, keep: Callable[[Tensor, Tensor, Tensor], None
     """Let each call of a GHM loss hand R, S and N to `keep`; only here is it known how."""
     summed, seen = loss.summed, []
 
-    def summed_and_seen(counted: Counted) -> Counted:
-        counted = summed(counted)
-        seen.append(counted.statistics)
-        return counted
+    def summed_and_seen(statistics: Statistics) -> Statistics:
+        seen.append(summed(statistics))
+        return seen[-1]
 
     def keep_statistics(module: nn.Module, args: tuple, value: Tensor) -> None:
         counts, _, num_examples, *_ = seen.pop()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
+from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.reproduce.configs import load_config
 from ghm_mmdet.reproduce.markdown import markdown_table
 from studies import bccd, cold_start, mini_batch
@@ -139,3 +142,21 @@ def test_studies_plan_and_report(
     assert len(reported) == 2 + len(study.VARIANTS)
     with pytest.raises(SystemExit, match='--only x names none of'):
         perform(parser.parse_args(['run', '--only', 'x']), *parts)
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'studies').glob('*.py')))
+def test_every_study_imports(name: str) -> None:
+    import_module(f'studies.{name}')
+
+
+@pytest.mark.parametrize('loss', [GHMC(10, 0.75), GHMR(momentum=0.7), GHMC(10)])
+def test_a_study_sees_the_statistics_of_each_call(loss: torch.nn.Module) -> None:
+    from studies.mini_batch_training import on_statistics
+
+    kept = []
+    on_statistics(loss, lambda *statistics: kept.append(statistics))
+    pred, target = torch.randn(30, 4), torch.zeros(30, 4)
+    loss(pred, target)
+    [(counts, average, number)] = kept
+    assert counts.sum() == number == 120
+    torch.testing.assert_close(average.double(), counts * (1 - loss.momentum), check_dtype=False)
