@@ -64,9 +64,9 @@ MITIGATIONS = (
         _warmup(400) + NO_AVERAGE,
     ),
 )
-SMALL_DATA = tuple(harmonized_options(config_path(FOCAL), preset='small-data'))
+SMALL_DATA = tuple(harmonized_options(config_path(FOCAL), preset='tempered'))
 VARIANTS = (
-    Variant('small-data', "preset 'small-data', no warm-up", SMALL_DATA, FOCAL),
+    Variant('tempered', "preset 'small-data', no warm-up", SMALL_DATA, FOCAL),
     Variant('focal', 'focal loss + smooth L1', config=FOCAL),
     *(Variant(*mitigation) for mitigation in MITIGATIONS),
 )

@@ -33,7 +33,7 @@ DETECTORS = {
     'yolox': 'YOLOX',
     'ssd': 'SSD',
 }
-ORIGINAL, PRESET = LOSSES = ('original', 'small-data')
+ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
 #: A detector and its losses.
 VARIANTS = tuple(product(DETECTORS, LOSSES))
 

@@ -1,7 +1,8 @@
-"""GHM where people train: RetinaNet from ImageNet weights on six sets of real photographs.
+"""GHM where people train: RetinaNet from ImageNet weights on nine sets of real photographs.
 
 Examples:
     python -m studies.real_images run --data-root data --seeds 3 --jobs 2 --only '*-1x'
+    python -m studies.real_images run --data-root data --seeds 1 --jobs 2 --only '*-sgd0.0025-*'
     python -m studies.real_images report --seeds 3
     python -m studies.real_images figure --seeds 3
 --data-root holds a folder of each set in COCO's format: images/, train.json (or trainval.json),
@@ -37,13 +38,21 @@ from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_
 from .experiment import Experiment, Settings
 from .spoil_labels import write_spoilt
 
-CONFIG = 'studies/configs/real_images.py'
+CONFIG = 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
+#: With neck and head in bfloat16, for a CPU that computes with it: AdamW on these sets.
+BFLOAT16 = 'studies/configs/real_images.py'
+BFLOAT16_SETS = ('chess', 'bccd', 'pears', 'deeppcb', 'cherries', 'cards')
 RESULTS = Path('studies/results/real_images.jsonl')
 FIGURE = Path('docs/images/real_images.png')
-#: The settings were chosen on the first three, and confirmed on the others.
-SELECTION, CONFIRMATION = ('chess', 'bccd', 'pears'), ('deeppcb', 'cherries', 'cards')
-SETS = (*SELECTION, *CONFIRMATION)
-ITERATIONS = {'1x': 200, '3x': 600}
+#: The settings were chosen on the first four, and confirmed on the others.
+SELECTION = ('chess', 'bccd', 'pears', 'deeppcb')
+CONFIRMATION = ('cards', 'fruit', 'aquarium', 'ships')
+LEARNT = (*SELECTION, *CONFIRMATION)
+#: At 320 pixels neither loss learns cherries: they are in no mean.
+SETS = (*LEARNT, 'cherries')
+ITERATIONS = {'1x': 200, '2x': 400, '3x': 600}
+#: The learning rates of SGD, which trains for 2x; 0.0025 is MMDetection's 0.01 for 16 images.
+RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 #: The percentages of spoilt boxes, and the sets that are spoilt.
 SPOILT, SPOILT_SETS = (20, 40), ('chess', 'bccd')
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
@@ -61,7 +70,7 @@ class Losses:
     options: tuple[str, ...] = ()  # `key=value`
 
 
-SMALL = dict(preset='small-data')
+RELEASED_SETTINGS, TEMPERED = dict(preset='released'), dict(preset='tempered')
 CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
 LR = 'optim_wrapper.optimizer.lr'
 LOSSES = {
@@ -70,8 +79,8 @@ LOSSES = {
         'cross entropy + smooth L1',
         options=(f'{CLS}._delete_=True', f'{CLS}.type=CrossEntropyLoss', f'{CLS}.use_sigmoid=True'),
     ),
-    RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
-    PRESET: Losses("GHM-C + GHM-R, preset 'small-data'", SMALL),
+    RELEASED: Losses('GHM-C + GHM-R, released settings', RELEASED_SETTINGS),
+    PRESET: Losses("GHM-C + GHM-R, preset 'tempered'", TEMPERED),
     # Focal loss tuned as well.
     'focal-lr2': Losses(
         'focal loss + smooth L1, twice the learning rate', options=(f'{LR}=0.001',)
@@ -79,32 +88,24 @@ LOSSES = {
     'focal-w2': Losses('focal loss of weight 2 + smooth L1', options=(f'{CLS}.loss_weight=2.0',)),
     'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
     'focal-box2': Losses('focal loss + smooth L1 of weight 2', options=(f'{REG}.loss_weight=2.0',)),
-    'preset-lr2': Losses('the preset, twice the learning rate', SMALL, (f'{LR}=0.001',)),
-    'preset-w2': Losses(
-        'the preset, GHM-C of twice the weight', SMALL, (f'{CLS}.loss_weight=0.4',)
-    ),
     # What each part of the preset does.
-    'ghmc': Losses('the preset, GHM-C + smooth L1', SMALL | dict(reg=False)),
-    'ghmr': Losses('the preset, focal loss + GHM-R', SMALL | dict(cls=False)),
+    'ghmc': Losses('the preset, GHM-C + smooth L1', TEMPERED | dict(reg=False)),
+    'ghmr': Losses('the preset, focal loss + GHM-R', TEMPERED | dict(cls=False)),
     'ghmc-floored': Losses(
-        "the preset, GHM-C with formula='floored'", SMALL, (f'{CLS}.formula=floored',)
+        "the preset, GHM-C with formula='floored'", TEMPERED, (f'{CLS}.formula=floored',)
     ),
     'ghmc-official': Losses(
-        "the preset, GHM-C with formula='official'", SMALL, (f'{CLS}.formula=official',)
+        "the preset, GHM-C with formula='official'", TEMPERED, (f'{CLS}.formula=official',)
     ),
-    'ghmr-tempered': Losses(
-        "the preset, GHM-R with formula='tempered'", SMALL, (f'{REG}.formula=tempered',)
+    'cls5': Losses(
+        'the preset, GHM-C of 5 times the weight', TEMPERED, (f'{CLS}.loss_weight=5.0',)
     ),
-    'sum': Losses(
-        'the preset, the sum of levels in the place of their mean',
-        SMALL,
-        (f'{CLS}.loss_weight=1.0', f'{REG}.loss_weight=10.0'),
-    ),
-    'fixed': Losses('the preset, μ = 0.02', SMALL, (f'{REG}.mu_momentum=None',)),
-    'batch': Losses('the preset, one density for all levels', SMALL | dict(batch_density=True)),
-    'no-average': Losses('the preset, α = 0 in GHM-C', SMALL, (f'{CLS}.momentum=0',)),
+    'fixed': Losses('the preset, μ = 0.02', TEMPERED, (f'{REG}.mu_momentum=None',)),
 }
 COMPARED, ABLATIONS = tuple(LOSSES)[1:4], tuple(LOSSES)[4:]
+#: Those of AdamW in bfloat16 have both weights divided by 5, a factor that AdamW ignores.
+DIVIDED = (f'{CLS}.loss_weight=0.2', f'{REG}.loss_weight=2.0')
+ABLATED = SELECTION[:3]
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,34 @@ class Variant:
     losses: str
     length: str = '1x'
     spoilt: int = 0
+    sgd: float | None = None  # the learning rate of SGD; None: AdamW
 
     @property
     def name(self) -> str:
         spoilt = f'-spoilt{self.spoilt}' if self.spoilt else ''
-        return f'{self.set}-{self.losses}{spoilt}-{self.length}'
+        sgd = f'-sgd{self.sgd}' if self.sgd else ''
+        return f'{self.set}-{self.losses}{spoilt}{sgd}-{self.length}'
+
+    @property
+    def bfloat16(self) -> bool:
+        return self.sgd is None and self.set in BFLOAT16_SETS
+
+    @property
+    def config(self) -> str:
+        return BFLOAT16 if self.bfloat16 else CONFIG
 
 
 VARIANTS = (
     *(
         Variant(name, losses, length)
-        for length, name, losses in product(ITERATIONS, SETS, (FOCAL, PRESET, RELEASED))
+        for length, name, losses in product(('1x', '3x'), SETS, (FOCAL, PRESET, RELEASED))
+    ),
+    *(
+        Variant(name, losses, '2x', sgd=rate)
+        for rate, name, losses in product(RATES, LEARNT, (FOCAL, PRESET, RELEASED, 'cls5'))
     ),
     *(Variant(name, 'ce') for name in SETS),
-    *(Variant(name, losses) for name, losses in product(SELECTION, ABLATIONS)),
+    *(Variant(name, losses) for name, losses in product(ABLATED, ABLATIONS)),
     *(
         Variant(name, losses, spoilt=share)
         for name, share, losses in product(SPOILT_SETS, SPOILT, (FOCAL, PRESET))
@@ -164,9 +179,10 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Training:
     options = (
         *of_set(original),
         *iterations(ITERATIONS[variant.length]),
-        *of_losses(variant.losses),
+        *of_losses(variant.losses, divided=variant.bfloat16),
+        *of_sgd(variant.sgd),
     )
-    config = config_path(CONFIG)
+    config = config_path(variant.config)
     return Training(
         variant.name, config, settings, options, seed, variant=variant, original=original
     )
@@ -186,12 +202,29 @@ def of_set(data: Path) -> tuple[str, ...]:
 
 
 @cache
-def of_losses(name: str) -> tuple[str, ...]:
+def of_losses(name: str, divided: bool) -> tuple[str, ...]:
     """The options that `harmonize` comes to, and those of the losses' own."""
     losses = LOSSES[name]
     if losses.harmonized is None:
         return losses.options
-    return (*harmonized_options(config_path(CONFIG), **losses.harmonized), *losses.options)
+    options = harmonized_options(config_path(CONFIG), **losses.harmonized)
+    if divided and losses.harmonized is not RELEASED_SETTINGS:
+        weights = dict(option.split('=') for option in DIVIDED)
+        options = tuple(f'{key}={weights.get(key, value)}' for key, value in map(split, options))
+    return (*options, *losses.options)
+
+
+def split(option: str) -> list[str]:
+    return option.split('=', 1)
+
+
+def of_sgd(rate: float | None) -> tuple[str, ...]:
+    """SGD as MMDetection's schedules have it."""
+    if rate is None:
+        return ()
+    optimizer = 'optim_wrapper.optimizer'
+    settings = dict(_delete_=True, type='SGD', lr=rate, momentum=0.9, weight_decay=0.0001)
+    return tuple(f'{optimizer}.{key}={value}' for key, value in settings.items())
 
 
 def harmonized_options(config: Path, **arguments: Any) -> tuple[str, ...]:

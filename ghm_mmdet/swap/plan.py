@@ -212,7 +212,7 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     weight = loss.get('loss_weight', 1.0)
     check_real(f'loss_weight of {head.where} ({name_of(loss)})', weight)
     ghm['loss_weight'] *= weight
-    levels = _levels(head.config) if _is_mean_of_levels(options, head, call) else 1
+    levels = _levels(head.config) if call.averaged_levels else 1
     if levels > 1:
         ghm['loss_weight'] /= levels
         notes.append(f'its weight is divided by the {levels} levels it is called for')
@@ -237,14 +237,6 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     if ghm.get('formula') == 'official':
         del ghm['formula']  # the default
     return ghm, '; '.join(notes)
-
-
-def _is_mean_of_levels(options: Options, head: Head, call: Call) -> bool:
-    """Whether the weight is divided by the number of levels."""
-    if options.batch_density and head.name in rules.BATCH_DENSITY_HEADS:
-        return False
-    added = call.levels == 'added' and PRESETS[options.preset].mean_of_levels
-    return added or call.levels == 'averaged'
 
 
 def _offset_scale(head: dict) -> float:

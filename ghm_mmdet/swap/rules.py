@@ -18,11 +18,9 @@ class Call:
         ghm: 'GHMC' for logits with labels or targets in [0, 1], 'GHMR' for encoded offsets.
         reduction: Of the GHM loss. 'mean' where the head takes the loss as it is,
             'positives' or 'sum' where it divides by the number of positives afterwards.
-        levels: How the losses of the FPN levels make one loss. 'once': the head calls it for
-            all of them. 'averaged': it calls it for each level and its own average runs over
-            the mini-batch; the weight is divided by the number of levels, so that the sum of
-            GHM's means is a mean too. 'added': it calls it for each level and adds up, as the
-            released code does with GHM's means; a preset may divide the weight all the same.
+        averaged_levels: Whether it calls the loss for each FPN level, and its own average runs
+            over all of them. GHM's mean is that of the level: its weight is divided by the
+            number of levels.
         positives: The share of positives, by MMDetection's samplers, of the samples that the
             head averages a regression loss over. GHM-R averages over the positives alone: its
             weight is multiplied by the share.
@@ -30,19 +28,17 @@ class Call:
 
     ghm: str
     reduction: str = 'mean'
-    levels: str = 'once'
+    averaged_levels: bool = False
     positives: float = 1.0
 
 
 LOGITS = Call('GHMC')
-LOGITS_OF_LEVELS = Call('GHMC', levels='added')
-LOGITS_OF_SAMPLES = Call('GHMC', levels='averaged')
+LOGITS_OF_SAMPLES = Call('GHMC', averaged_levels=True)
 LOGITS_DIVIDED_LATER = Call('GHMC', 'positives')
 OFFSETS = Call('GHMR')
 OFFSETS_OF_ROIS = Call('GHMR', positives=0.25)
-OFFSETS_OF_LEVELS = Call('GHMR', levels='added')
-OFFSETS_OF_AVERAGED_LEVELS = Call('GHMR', levels='averaged')
-OFFSETS_OF_SAMPLES = Call('GHMR', levels='averaged', positives=0.5)
+OFFSETS_OF_AVERAGED_LEVELS = Call('GHMR', averaged_levels=True)
+OFFSETS_OF_SAMPLES = Call('GHMR', averaged_levels=True, positives=0.5)
 OFFSETS_DIVIDED_LATER = Call('GHMR', 'sum')
 
 _DECODED = 'calls it on decoded boxes; GHM-R needs encoded offsets, which μ is in units of'
@@ -90,24 +86,24 @@ RPN_HEADS = ('RPNHead', 'GARPNHead', 'StageCascadeRPNHead', 'OrientedRPNHead')
 HEADS: dict[str, Calls] = {
     **_each('GHMRetinaHead FoveaHead GHMSSDHead', LOGITS, OFFSETS),
     **_each(
-        'AnchorHead RetinaHead RetinaSepBNHead GARetinaHead', LOGITS_OF_LEVELS, OFFSETS_OF_LEVELS
+        'AnchorHead RetinaHead RetinaSepBNHead GARetinaHead', LOGITS, OFFSETS
     ),
     **_each(' '.join(RPN_HEADS), LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
     **_each(_BOX_HEADS, LOGITS, OFFSETS_OF_ROIS),
     **_each('SABLHead', LOGITS, loss_bbox_reg=OFFSETS),
-    **_each('SABLRetinaHead', LOGITS_OF_LEVELS, loss_bbox_reg=OFFSETS_OF_AVERAGED_LEVELS),
+    **_each('SABLRetinaHead', LOGITS, loss_bbox_reg=OFFSETS_OF_AVERAGED_LEVELS),
     **_each(
         'FCOSHead NASFCOSHead CondInstBboxHead BoxInstBboxHead YOLOFHead',
         LOGITS,
         _DECODED,
     ),
-    **_each('ATSSHead ATSSVLFusionHead DDODHead GFLHead LDHead', LOGITS_OF_LEVELS, _DECODED),
+    **_each('ATSSHead ATSSVLFusionHead DDODHead GFLHead LDHead', LOGITS, _DECODED),
     **_each('VFNetHead', LOGITS, _DECODED, loss_bbox_refine=_DECODED),
     **_each(
         'RepPointsHead',
-        LOGITS_OF_LEVELS,
-        loss_bbox_init=OFFSETS_OF_LEVELS,
-        loss_bbox_refine=OFFSETS_OF_LEVELS,
+        LOGITS,
+        loss_bbox_init=OFFSETS,
+        loss_bbox_refine=OFFSETS,
     ),
     **_each(
         'SOLOHead DecoupledSOLOHead DecoupledSOLOLightHead SOLOV2Head MaskFormerHead '
@@ -160,13 +156,13 @@ HEADS: dict[str, Calls] = {
     # MMRotate's, but for RotatedShared2FCBBoxHead, which is above.
     **_each(
         'RotatedRetinaHead AngleBranchRetinaHead R3Head R3RefineHead S2AHead S2ARefineHead',
-        LOGITS_OF_LEVELS,
-        OFFSETS_OF_LEVELS,
+        LOGITS,
+        OFFSETS,
     ),
     **_each('RotatedFCOSHead H2RBoxHead H2RBoxV2Head', LOGITS, _DECODED),
-    **_each('RotatedATSSHead', LOGITS_OF_LEVELS, _DECODED),
+    **_each('RotatedATSSHead', LOGITS, _DECODED),
     **_each('RotatedRTMDetHead RotatedRTMDetSepBNHead', LOGITS_DIVIDED_LATER, _DECODED),
-    **_each('RotatedRepPointsHead SAMRepPointsHead', LOGITS_OF_LEVELS),
+    **_each('RotatedRepPointsHead SAMRepPointsHead', LOGITS),
     **_each('CFAHead OrientedRepPointsHead', _RANKS),
     **_each(
         'GVBBoxHead',
