@@ -1,0 +1,120 @@
+"""GHM from random weights: generated images, BCCD, and six detectors; without a warm-up.
+
+Examples:
+    python -m studies.demo_data --out work_dirs/demo/data
+    python tools/convert_bccd.py ...
+    python -m studies.random_weights run --seeds 2 --jobs 2
+    python -m studies.random_weights report --seeds 3
+Without the data, report reads the results kept in the repository.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from ghm_mmdet.reproduce.configs import config_path
+from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.reproduce.runs import last_metrics
+
+from .command_line import perform, schedule, study_parser
+from .experiment import Experiment, Settings, ap_cells
+from .real_images import harmonized_options
+
+RESULTS = Path('studies/results/random_weights.jsonl')
+LOSSES = {
+    'original': 'its own losses',
+    'tempered': "preset 'tempered'",
+    'released': 'released settings',
+}
+HALF_WIDTH = (
+    'model.backbone.stem_channels=32',
+    'model.backbone.base_channels=32',
+    'model.neck.in_channels=[32,64,128,256]',
+)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector with the losses of MMDetection, and how long it trains."""
+
+    name: str
+    what: str
+    config: str
+    epochs: int
+    options: tuple[str, ...] = ()
+    #: Options to evaluate checkpoints of its own losses with, where MMDetection can't.
+    inference: tuple[str, ...] = ()
+
+
+_DETECTORS = 'configs/demo/detectors'
+DETECTORS = (
+    Detector('generated', 'RetinaNet', 'configs/demo/retinanet_r18_fpn_fl-sl1_demo.py', 8),
+    Detector(
+        'bccd', 'RetinaNet, BCCD', 'configs/bccd/retinanet_r18_fpn_fl-sl1_bccd.py', 12, HALF_WIDTH
+    ),
+    Detector('faster-rcnn', 'Faster R-CNN', f'{_DETECTORS}/faster-rcnn_r18_fpn_demo.py', 6),
+    Detector('cascade-rcnn', 'Cascade R-CNN', f'{_DETECTORS}/cascade-rcnn_r18_fpn_demo.py', 3),
+    Detector('atss', 'ATSS', f'{_DETECTORS}/atss_r18_fpn_demo.py', 3),
+    Detector('fcos', 'FCOS', f'{_DETECTORS}/fcos_r18_fpn_demo.py', 6),
+    Detector('yolox', 'YOLOX', f'{_DETECTORS}/yolox_demo.py', 4),
+    # Inference reads `loss_cls` of a head, and SSDHead has none.
+    Detector(
+        'ssd', 'SSD', f'{_DETECTORS}/ssd_r18_demo.py', 6,
+        inference=('model.bbox_head.type=ghm_mmdet.GHMSSDHead',),
+    ),
+)  # fmt: skip
+NO_VALIDATION = ('val_dataloader=None', 'val_cfg=None', 'val_evaluator=None')
+#: A detector and its losses.
+VARIANTS = tuple(product(DETECTORS, LOSSES))
+
+
+@dataclass(frozen=True)
+class Training(Experiment):
+    """A training, and where it has no validation a test of the last checkpoint."""
+
+    detector: Detector = DETECTORS[0]
+
+    def commands(self) -> list[list[str]]:
+        if not set(NO_VALIDATION) <= set(self.options):
+            return super().commands()
+        checkpoint = self.folder / f'epoch_{self.detector.epochs}.pth'
+        test = self.command(
+            'test', '--checkpoint', str(checkpoint), '--work-dir', str(self.folder / 'test'),
+            options=(*self.detector.inference, *self.settings.cfg_options),
+        )  # fmt: skip
+        return [self.train_command(), test]
+
+    def measured(self) -> dict[str, float] | None:
+        return super().measured() or last_metrics(self.folder / 'test')
+
+
+def experiment(variant: tuple[Detector, str], settings: Settings, seed: int) -> Training:
+    detector, losses = variant
+    config = config_path(detector.config)
+    options = (*schedule(detector.epochs), *detector.options)
+    if losses != 'original':
+        options += harmonized_options(config, preset=losses)
+    elif detector.inference:
+        options += NO_VALIDATION
+    name = f'{detector.name}-{losses}'
+    return Training(name, config, settings, options, seed, detector=detector)
+
+
+def table(settings: Settings, seeds: int) -> str:
+    """AP of each seed in percent, and its mean."""
+    rows = []
+    for detector, losses in VARIANTS:
+        runs = [experiment((detector, losses), settings, seed) for seed in range(seeds)]
+        cells = ap_cells(runs)
+        if any(cells):
+            rows.append([detector.what, LOSSES[losses], *cells])
+    heads = ['detector', 'losses', *(f'seed {s}' for s in range(seeds)), 'mean']
+    return markdown_table(heads, rows)
+
+
+if __name__ == '__main__':
+    parser = study_parser(__doc__, 'work_dirs/random_weights')
+    parser.set_defaults(results=RESULTS)
+    perform(parser.parse_args(), VARIANTS, experiment, table)
