@@ -20,7 +20,6 @@ _HOME_OF = {
     'CocoIoUMetric': 'evaluation',
     'GHMRetinaHead': 'heads',
     'GHMSSDHead': 'heads',
-    'GHMWarmupHook': 'hooks',
     'GradientDensityHook': 'hooks',
     'harmonize': 'swap',
     'losses_found': 'swap',

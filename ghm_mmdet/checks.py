@@ -32,16 +32,6 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be >= 1, got {value!r}')
 
 
-def check_iterations(name: str, value: Any) -> None:
-    """A number of iterations, or their share in a training, whose length is not known yet."""
-    if isinstance(value, bool) or not isinstance(value, (Integral, float)):
-        raise TypeError(f'{name} must be an int >= 1 or a float in (0, 1), got {value!r}')
-    if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError(f'{name} as a share must be in (0, 1), got {value!r}')
-    if not isinstance(value, float):
-        check_count(name, value)
-
-
 def check_real(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f'{name} must be a number, got {value!r}')

@@ -16,9 +16,10 @@ class Formula:
 
     Attributes:
         divisor: 'all', M as in Eqs. 10 and 13; 'filled', the number n of the regions that are
-            not empty in the call, as in the released code; or 'mean', what makes the mean of β
-            over the examples of the call 1.
-        power: τ of β ∝ S^-τ: 1 is GHM, 0 would be cross entropy.
+            not empty in the call, as in the released code; or 'none', 1.
+        power: τ of β = (N/S)^τ: 1 is GHM, 0 would be cross entropy.
+        takes_avg_factor: Whether N of GHM-C is the head's `avg_factor`, by which MMDetection's
+            losses divide: in a dense head the number of positives of the mini-batch.
         empty_regions_decay: Whether Eq. 12 applies to a region that is empty in the call;
             otherwise it keeps its S.
         weights_are_counts: Whether N of GHM-R is the sum of the weights, as in the released
@@ -30,6 +31,7 @@ class Formula:
 
     divisor: str = 'filled'
     power: float = 1.0
+    takes_avg_factor: bool = False
     empty_regions_decay: bool = False
     weights_are_counts: bool = True
     min_count: int = 0
@@ -42,11 +44,11 @@ FORMULAS = {
     # `β = N / (S·M)`: Eqs. 9-13 to the letter.
     'paper': Formula('all', empty_regions_decay=True, weights_are_counts=False),
     # `β = N / (max(S, 30)·n)`: a few examples alone in their region do not weigh as much as all
-    # the others of another; for small data sets.
+    # the others of another; for GHM-R on data of one's own.
     'floored': Formula(min_count=30),
-    # `β = N S^-½ / Σ S^-½`, the sum over the examples: halfway from cross entropy to GHM, with
-    # the same total weight of 1; for small data sets.
-    'tempered': Formula('mean', power=0.5, weights_are_counts=False),
+    # `β = (N/S)^½` with N the head's `avg_factor`: halfway from cross entropy to GHM, and scaled
+    # as the losses it replaces; for data of one's own.
+    'tempered': Formula('none', 0.5, takes_avg_factor=True, weights_are_counts=False),
 }
 
 

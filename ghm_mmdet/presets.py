@@ -1,32 +1,36 @@
-"""What `harmonize` can be told: its options, and the settings that go together by name."""
+"""What `harmonize` can be told: its options, and the settings that go together by name.
+
+The shipped configs read the settings from here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from .checks import check_choice, check_count, check_iterations, check_momentum
+from .checks import check_choice, check_count, check_momentum
 from .formulas import FORMULAS
-from .released import GHM_C, GHM_R
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What `harmonize` puts in the place of a loss whose weight is 1: the configs of the losses."""
+class Preset(NamedTuple):
+    """What `harmonize` puts in the place of losses whose weight is 1: the configs of both."""
 
     ghm_c: dict[str, Any]
     ghm_r: dict[str, Any]
 
 
-PRESETS = {
-    # The released code's, which were made for COCO.
-    'released': Preset(GHM_C, GHM_R),
-    # For data sets of one's own; measured in docs/recipe.md.
-    'tempered': Preset(
-        {**GHM_C, 'formula': 'tempered'},
-        {**GHM_R, 'momentum': 0, 'formula': 'floored', 'mu_momentum': 0.9},
-    ),
-}
+#: M = 30, α = 0.75 and μ = 0.02 are the paper's; GHM-R's M = 10, α = 0.7 and weight 10 are the
+#: released code's. MMDetection's heads read `use_sigmoid` from the config: never leave it out.
+RELEASED = Preset(
+    dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True, loss_weight=1.0),
+    dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0),
+)
+#: For data of one's own.
+TEMPERED = Preset(
+    {**RELEASED.ghm_c, 'formula': 'tempered'},
+    {**RELEASED.ghm_r, 'momentum': 0, 'formula': 'floored', 'mu_momentum': 0.9},
+)
+PRESETS = {'released': RELEASED, 'tempered': TEMPERED}
 
 
 def _option(default: Any, what: str) -> Any:
@@ -52,9 +56,6 @@ class Options:
     momentum: float | None = _option(None, "α; default: the preset's, 0.75 for GHM-C")
     formula: str | None = _option(None, "of the harmonizing parameter; default: the preset's")
     batch_density: bool = _option(False, 'density over all FPN levels (RetinaHead)')
-    warmup: int | float | None = _option(
-        None, 'train with the losses replaced at first: iterations as 500, or their share as 0.5'
-    )
 
     def __post_init__(self) -> None:
         for name in ('cls', 'reg', 'batch_density'):
@@ -66,8 +67,6 @@ class Options:
             raise TypeError(f'head must be a pattern (str) or None, got {self.head!r}')
         if self.bins is not None:
             check_count('bins', self.bins)
-        if self.warmup is not None:
-            check_iterations('warmup', self.warmup)
         if self.momentum is not None:
             check_momentum('momentum', self.momentum)
         if self.formula is not None:

@@ -45,7 +45,7 @@ from .command_line import IN_THE_CLONE, iterations
 from .experiment import Experiment, Settings, run_missing
 
 #: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
-RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-small-data'}
+RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-tempered'}
 GHM = 'GHM-C + GHM-R'
 COLOURS = dict(zip(RUNS, (BLUE, ORANGE), strict=True))
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')

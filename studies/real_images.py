@@ -23,6 +23,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from scipy import stats
@@ -36,12 +37,8 @@ from ghm_mmdet.visualization.style import BLUE, ORANGE, new_figure
 
 from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
 from .experiment import Experiment, Settings
-from .spoil_labels import write_spoilt
 
 CONFIG = 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
-#: With neck and head in bfloat16, for a CPU that computes with it: AdamW on these sets.
-BFLOAT16 = 'studies/configs/real_images.py'
-BFLOAT16_SETS = ('chess', 'bccd', 'pears', 'deeppcb', 'cherries', 'cards')
 RESULTS = Path('studies/results/real_images.jsonl')
 FIGURE = Path('docs/images/real_images.png')
 #: The settings were chosen on the first four, and confirmed on the others.
@@ -53,11 +50,9 @@ SETS = (*LEARNT, 'cherries')
 ITERATIONS = {'1x': 200, '2x': 400, '3x': 600}
 #: The learning rates of SGD, which trains for 2x; 0.0025 is MMDetection's 0.01 for 16 images.
 RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
-#: The percentages of spoilt boxes, and the sets that are spoilt.
-SPOILT, SPOILT_SETS = (20, 40), ('chess', 'bccd')
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
 #: Those whose differences are shown.
-PAIRED = ('AP', 'AP75')
+PAIRED = ('AP', 'AP50', 'AP75')
 FOCAL, RELEASED, PRESET = 'focal', 'released', 'preset'
 
 
@@ -70,99 +65,50 @@ class Losses:
     options: tuple[str, ...] = ()  # `key=value`
 
 
-RELEASED_SETTINGS, TEMPERED = dict(preset='released'), dict(preset='tempered')
+TEMPERED = dict(preset='tempered')
 CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
-LR = 'optim_wrapper.optimizer.lr'
 LOSSES = {
     FOCAL: Losses('focal loss + smooth L1'),
-    'ce': Losses(
-        'cross entropy + smooth L1',
-        options=(f'{CLS}._delete_=True', f'{CLS}.type=CrossEntropyLoss', f'{CLS}.use_sigmoid=True'),
-    ),
-    RELEASED: Losses('GHM-C + GHM-R, released settings', RELEASED_SETTINGS),
     PRESET: Losses("GHM-C + GHM-R, preset 'tempered'", TEMPERED),
-    # Focal loss tuned as well.
-    'focal-lr2': Losses(
-        'focal loss + smooth L1, twice the learning rate', options=(f'{LR}=0.001',)
-    ),
-    'focal-w2': Losses('focal loss of weight 2 + smooth L1', options=(f'{CLS}.loss_weight=2.0',)),
+    RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
+    # Focal loss tuned as well, and the parts of the preset.
     'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
-    'focal-box2': Losses('focal loss + smooth L1 of weight 2', options=(f'{REG}.loss_weight=2.0',)),
-    # What each part of the preset does.
     'ghmc': Losses('the preset, GHM-C + smooth L1', TEMPERED | dict(reg=False)),
     'ghmr': Losses('the preset, focal loss + GHM-R', TEMPERED | dict(cls=False)),
-    'ghmc-floored': Losses(
-        "the preset, GHM-C with formula='floored'", TEMPERED, (f'{CLS}.formula=floored',)
+    'ghmr-official': Losses(
+        "the preset, GHM-R with formula='official'", TEMPERED, (f'{REG}.formula=official',)
     ),
-    'ghmc-official': Losses(
-        "the preset, GHM-C with formula='official'", TEMPERED, (f'{CLS}.formula=official',)
-    ),
-    'cls5': Losses(
-        'the preset, GHM-C of 5 times the weight', TEMPERED, (f'{CLS}.loss_weight=5.0',)
-    ),
-    'fixed': Losses('the preset, μ = 0.02', TEMPERED, (f'{REG}.mu_momentum=None',)),
 }
-COMPARED, ABLATIONS = tuple(LOSSES)[1:4], tuple(LOSSES)[4:]
-#: Those of AdamW in bfloat16 have both weights divided by 5, a factor that AdamW ignores.
-DIVIDED = (f'{CLS}.loss_weight=0.2', f'{REG}.loss_weight=2.0')
-ABLATED = SELECTION[:3]
+COMPARED, PARTS = (PRESET, RELEASED), tuple(LOSSES)[3:]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A set, its losses, the length of the training, and the percentage of spoilt boxes."""
+    """A set, its losses, the length of the training, and its optimizer."""
 
     set: str
     losses: str
     length: str = '1x'
-    spoilt: int = 0
     sgd: float | None = None  # the learning rate of SGD; None: AdamW
 
     @property
     def name(self) -> str:
-        spoilt = f'-spoilt{self.spoilt}' if self.spoilt else ''
         sgd = f'-sgd{self.sgd}' if self.sgd else ''
-        return f'{self.set}-{self.losses}{spoilt}{sgd}-{self.length}'
-
-    @property
-    def bfloat16(self) -> bool:
-        return self.sgd is None and self.set in BFLOAT16_SETS
-
-    @property
-    def config(self) -> str:
-        return BFLOAT16 if self.bfloat16 else CONFIG
+        return f'{self.set}-{self.losses}{sgd}-{self.length}'
 
 
+#: Length and optimizer of a training.
+REGIMES = (('1x', None), ('3x', None), *(('2x', rate) for rate in RATES))
 VARIANTS = (
     *(
-        Variant(name, losses, length)
-        for length, name, losses in product(('1x', '3x'), SETS, (FOCAL, PRESET, RELEASED))
+        Variant(name, losses, *regime)
+        for regime, name, losses in product(REGIMES, SETS, (FOCAL, *COMPARED))
     ),
     *(
-        Variant(name, losses, '2x', sgd=rate)
-        for rate, name, losses in product(RATES, LEARNT, (FOCAL, PRESET, RELEASED, 'cls5'))
-    ),
-    *(Variant(name, 'ce') for name in SETS),
-    *(Variant(name, losses) for name, losses in product(ABLATED, ABLATIONS)),
-    *(
-        Variant(name, losses, spoilt=share)
-        for name, share, losses in product(SPOILT_SETS, SPOILT, (FOCAL, PRESET))
+        Variant(name, losses, *regime)
+        for regime, name, losses in product((REGIMES[0], REGIMES[2]), SELECTION, PARTS)
     ),
 )
-
-
-@dataclass(frozen=True)
-class Training(Experiment):
-    """A training on a set, whose labels it spoils first where the variant says so."""
-
-    variant: Variant = Variant('chess', FOCAL)
-    original: Path = Path()  # the folder of the set
-
-    def check(self) -> None:
-        if self.variant.spoilt and self.result() is None:
-            out = Path(self.settings.data_root or '')
-            write_spoilt(self.original, train_file(self.original), self.variant.spoilt / 100, out)
-        super().check()
 
 
 def train_file(data: Path) -> str:
@@ -170,22 +116,16 @@ def train_file(data: Path) -> str:
     return next(name for name in ('trainval.json', 'train.json') if (data / name).exists())
 
 
-def experiment(variant: Variant, settings: Settings, seed: int) -> Training:
-    original = Path(settings.data_root or 'data', variant.set)
-    folder = original
-    if variant.spoilt:
-        folder = settings.work_dir / 'data' / f'{variant.set}-spoilt{variant.spoilt}'
-    settings = replace(settings, data_root=str(folder))
+def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
+    data = Path(settings.data_root or 'data', variant.set)
+    settings = replace(settings, data_root=str(data))
     options = (
-        *of_set(original),
+        *of_set(data),
         *iterations(ITERATIONS[variant.length]),
-        *of_losses(variant.losses, divided=variant.bfloat16),
+        *of_losses(variant.losses),
         *of_sgd(variant.sgd),
     )
-    config = config_path(variant.config)
-    return Training(
-        variant.name, config, settings, options, seed, variant=variant, original=original
-    )
+    return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
 
 
 def of_set(data: Path) -> tuple[str, ...]:
@@ -202,20 +142,12 @@ def of_set(data: Path) -> tuple[str, ...]:
 
 
 @cache
-def of_losses(name: str, divided: bool) -> tuple[str, ...]:
+def of_losses(name: str) -> tuple[str, ...]:
     """The options that `harmonize` comes to, and those of the losses' own."""
     losses = LOSSES[name]
     if losses.harmonized is None:
         return losses.options
-    options = harmonized_options(config_path(CONFIG), **losses.harmonized)
-    if divided and losses.harmonized is not RELEASED_SETTINGS:
-        weights = dict(option.split('=') for option in DIVIDED)
-        options = tuple(f'{key}={weights.get(key, value)}' for key, value in map(split, options))
-    return (*options, *losses.options)
-
-
-def split(option: str) -> list[str]:
-    return option.split('=', 1)
+    return (*harmonized_options(config_path(CONFIG), **losses.harmonized), *losses.options)
 
 
 def of_sgd(rate: float | None) -> tuple[str, ...]:
@@ -310,14 +242,19 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def table_of_sets(found: Results) -> str:
-    """A row for each set, length and losses."""
+    """A row for each set, regime and losses."""
     rows = []
-    for name, length, losses in product(SETS, ITERATIONS, (FOCAL, *COMPARED)):
-        runs = found[Variant(name, losses, length)]
+    for name, regime, losses in product(SETS, REGIMES, (FOCAL, *COMPARED)):
+        runs = found[Variant(name, losses, *regime)]
         if runs:
-            base = found[Variant(name, FOCAL, length)]
-            rows.append([name, length, LOSSES[losses].what, *_cells(runs, base)])
-    return markdown_table(['set', 'length', 'losses', *_HEADS], rows)
+            base = found[Variant(name, FOCAL, *regime)]
+            rows.append([name, *_named(regime), LOSSES[losses].what, *_cells(runs, base)])
+    return markdown_table(['set', 'optimizer', 'iterations', 'losses', *_HEADS], rows)
+
+
+def _named(regime: tuple[str, float | None]) -> tuple[str, int]:
+    length, sgd = regime
+    return 'AdamW' if sgd is None else f'SGD, {sgd}', ITERATIONS[length]
 
 
 _HEADS = ['seeds', *COLUMNS, *(f'{column}, paired difference' for column in PAIRED)]
@@ -335,18 +272,19 @@ def table_over_sets(found: Results) -> str:
     "Of the seeds alone" is for these sets, the other intervals are for sets as these.
     """
     rows = []
-    groups = {'all': SETS, 'chosen on': SELECTION, 'confirmed on': CONFIRMATION}
-    for losses, length, group in product(COMPARED, ITERATIONS, groups):
-        paired = of_sets(found, losses, length, groups[group])
+    groups = {'all': LEARNT, 'chosen on': SELECTION, 'confirmed on': CONFIRMATION}
+    for losses, regime, group in product(COMPARED, REGIMES, groups):
+        paired = of_sets(found, losses, regime, groups[group])
         if paired['AP']:
             means = {c: [*map(statistics.mean, paired[c])] for c in PAIRED}
             intervals = map(mean_with_interval, means.values())
             sets = f'{group}, {len(paired["AP"])}'
             ahead = ahead_of(means['AP']), ahead_of([*chain(*paired['AP'])])
             of_seeds = interval_of_seeds(paired['AP'])
-            rows.append([LOSSES[losses].what, length, sets, *intervals, of_seeds, *ahead])
+            row = [LOSSES[losses].what, *_named(regime), sets, *intervals, of_seeds, *ahead]
+            rows.append(row)
     heads = ['AP, of the seeds alone', 'sets ahead in AP', 'runs ahead']
-    return markdown_table(['losses', 'length', 'sets', *PAIRED, *heads], rows)
+    return markdown_table(['losses', 'optimizer', 'iterations', 'sets', *PAIRED, *heads], rows)
 
 
 def ahead_of(values: Sequence[float]) -> str:
@@ -354,59 +292,50 @@ def ahead_of(values: Sequence[float]) -> str:
 
 
 def of_sets(
-    found: Results, losses: str, length: str, sets: Sequence[str]
+    found: Results, losses: str, regime: tuple[str, float | None], sets: Sequence[str]
 ) -> dict[str, list[list[float]]]:
     """By column, the paired differences of each set that has any."""
-    runs = [(found[Variant(s, losses, length)], found[Variant(s, FOCAL, length)]) for s in sets]
+    runs = [(found[Variant(s, losses, *regime)], found[Variant(s, FOCAL, *regime)]) for s in sets]
     return {c: [d for pair in runs if (d := differences(*pair, c))] for c in PAIRED}
 
 
 def table_of_parts(found: Results) -> str:
     """The difference from focal loss on each set of the selection, and its mean over the sets."""
     rows = []
-    for losses in (PRESET, *ABLATIONS):
-        paired = of_sets(found, losses, '1x', SELECTION)
+    for regime, losses in product((REGIMES[0], REGIMES[2]), (PRESET, *PARTS)):
+        paired = of_sets(found, losses, regime, SELECTION)
         if len(paired['AP']) == len(SELECTION):
             means = {c: [*map(statistics.mean, paired[c])] for c in PAIRED}
             seeds = min(map(len, paired['AP']))
             over_sets = [statistics.mean(means[c]) for c in PAIRED]
             cells = [f'{value:+.1f}' for value in (*means['AP'], *over_sets)]
-            rows.append([LOSSES[losses].what, seeds, *cells])
+            rows.append([LOSSES[losses].what, _named(regime)[0], seeds, *cells])
     heads = [f'AP, {name}' for name in SELECTION]
-    return markdown_table(['losses', 'seeds', *heads, *(f'{c}, mean' for c in PAIRED)], rows)
-
-
-def table_of_spoilt_labels(found: Results) -> str:
-    """AP on clean labels after a training on spoilt ones."""
-    rows = []
-    sets = [s for s in SPOILT_SETS if any(found[Variant(s, FOCAL, spoilt=x)] for x in SPOILT)]
-    for name, share, losses in product(sets, (0, *SPOILT), (FOCAL, PRESET)):
-        runs = found[Variant(name, losses, spoilt=share)]
-        if runs:
-            base = found[Variant(name, FOCAL, spoilt=share)]
-            rows.append([name, f'{share} %', LOSSES[losses].what, *_cells(runs, base)])
-    return markdown_table(['set', 'spoilt', 'losses', *_HEADS], rows)
+    heads = ['losses', 'optimizer', 'seeds', *heads, *(f'{c}, mean' for c in PAIRED)]
+    return markdown_table(heads, rows)
 
 
 def table(settings: Settings, seeds: int) -> str:
     found = results(settings, seeds)
-    made = (table_over_sets, table_of_parts, table_of_sets, table_of_spoilt_labels)
+    made = (table_over_sets, table_of_parts, table_of_sets)
     return '\n\n'.join(make(found) for make in made)
 
 
 def draw_differences(found: Results) -> Figure:
-    """A dot for the paired difference of each seed, by set and length; a bar for the mean."""
-    figure, panels = new_figure(9, 3.2, columns=len(ITERATIONS))
-    panels[1].sharex(panels[0])
-    for axes, length in zip(panels, ITERATIONS, strict=True):
+    """A dot for the paired difference of each seed, by set and regime; a bar for the mean."""
+    regimes = [r for r in REGIMES if any(of_sets(found, PRESET, r, SETS)['AP'])]
+    figure, panels = new_figure(4.5 * len(regimes), 3.2, columns=len(regimes))
+    for axes, regime in zip(np.atleast_1d(panels), regimes):
         for row, name in enumerate(reversed(SETS)):
-            for values in of_sets(found, PRESET, length, [name])['AP']:
+            for values in of_sets(found, PRESET, regime, [name])['AP']:
                 axes.scatter(values, [row] * len(values), color=BLUE, alpha=0.6)
                 axes.scatter(statistics.mean(values), row, c=ORANGE, marker='|', s=250, lw=3)
         axes.axvline(0, color='gray', linewidth=1)
         axes.set_yticks(range(len(SETS)), reversed(SETS))
         axes.set_ylim(-0.5, len(SETS) - 0.5)
-        axes.set(title=f'{ITERATIONS[length]} iterations', xlabel='AP, the preset minus focal loss')
+        optimizer, number = _named(regime)
+        title, x = f'{optimizer}, {number} iterations', 'AP, the preset minus focal loss'
+        axes.set(title=title, xlabel=x)
     return figure
 
 

@@ -25,8 +25,8 @@ if find_spec('mmdet') is None:
 elif sys.version_info < (3, 10):
     # Studies, benchmarks and docs need the default stack.
     others = (
-        'bccd', 'compatibility', 'compiled_kernels', 'detectors', 'docs', 'experiment', 'kernels',
-        'loss_benchmark', 'mini_batch', 'real_images', 'rotated', 'setup', 'spoil_labels',
+        'bccd', 'compatibility', 'compiled_kernels', 'docs', 'experiment', 'kernels',
+        'loss_benchmark', 'real_images', 'rotated', 'setup',
     )  # fmt: skip
     collect_ignore = [f'test_{name}.py' for name in others]
 

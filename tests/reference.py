@@ -111,9 +111,7 @@ def softmax_cross_entropy(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return loss
 
 
-def tempered_loss(loss: np.ndarray, density: np.ndarray, power: float = 0.5) -> float:
-    """`(1/N) Σ β_i L_i` with `β_i = N GD(g_i)^-τ / Σ_k GD(g_k)^-τ`."""
-    weight = density**-power
-    beta = loss.size * weight / weight.sum()
-    assert np.isclose(beta.mean(), 1)
-    return float((beta * loss).mean())
+def tempered_loss(loss: np.ndarray, s: np.ndarray, avg_factor: float | None = None) -> float:
+    """`(1/N) Σ β_i L_i` with `β_i = (N/S_i)^½`; N is the head's `avg_factor`."""
+    n = loss.size if avg_factor is None else avg_factor
+    return float(((n / s) ** 0.5 * loss).sum() / n)

@@ -91,14 +91,6 @@ def test_harmonize_colours_a_terminal(
     assert ('\033' in printed.getvalue()) == coloured
 
 
-@pytest.mark.parametrize(('text', 'iters'), [('500', 500), ('0.5', 0.5), ('.25', 0.25)])
-def test_warmup_is_iterations_or_a_share(text: str, iters: int | float, tmp_path: Path) -> None:
-    out = tmp_path / 'ghm.py'
-    main(['harmonize', RETINANET, '--warmup', text, '--out', str(out)])
-    written = Config.fromfile(out).custom_hooks[-1].iters
-    assert (written, type(written)) == (iters, type(iters))
-
-
 def test_harmonize_starts_without_torch() -> None:
     """Whose import takes seconds; a config with heads of its own needs it."""
     code = (

@@ -173,12 +173,11 @@ INTERVAL, ITERS = 3, 2
 
 @pytest.fixture(scope='module')
 def runs(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Six iterations, of which four are a warm-up, with the hook and without."""
+    """Six iterations, with the hook and without."""
     folder = tmp_path_factory.mktemp('density')
-    warm_up = dict(type='ghm_mmdet.GHMWarmupHook', iters=4)
     density = dict(type='ghm_mmdet.GradientDensityHook', interval=INTERVAL, iters=ITERS)
-    without = train(demo_config(demo_data, folder / 'without', 6, custom_hooks=[warm_up]))
-    config = demo_config(demo_data, folder / 'with', 6, custom_hooks=[warm_up, density])
+    without = train(demo_config(demo_data, folder / 'without', 6, custom_hooks=[]))
+    config = demo_config(demo_data, folder / 'with', 6, custom_hooks=[density])
     config.visualizer.name = 'density'  # MMEngine keeps one visualizer of each name
     calls = Calls()
     runner = Runner.from_cfg(config)

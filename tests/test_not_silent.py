@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +17,11 @@ import torch.distributed as dist
 from mmdet.models.dense_heads import RetinaHead
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 import ghm_mmdet
-from ghm_mmdet import GHMC, GHMR, GHMSSDHead, GHMWarmupHook, OHEMLoss, harmonize, losses_found
+from ghm_mmdet import GHMC, GHMR, GHMSSDHead, OHEMLoss, harmonize, losses_found
 from ghm_mmdet.cli import main
 from ghm_mmdet.functional import ghm_c_loss
 
@@ -84,33 +82,6 @@ def test_ssd_head_builds_with_mmdetections_losses_outside_of_a_runner() -> None:
 
 
 # A training that is not the one asked for.
-
-
-class Log(list):
-    def warning(self, line: str) -> None:
-        self.append(line)
-
-    def info(self, line: str) -> None:
-        pass
-
-
-def warned(iters: float, max_iters: int, iteration: int = 0) -> list[str]:
-    model = nn.ModuleDict(dict(loss_cls=GHMC(30, 0.75), loss_bbox=GHMR()))
-    runner = SimpleNamespace(model=model, max_iters=max_iters, iter=iteration, logger=Log())
-    GHMWarmupHook(iters).before_train(runner)
-    return runner.logger
-
-
-def test_a_warm_up_that_never_ends_warns() -> None:
-    [line] = warned(500, 156)
-    assert 'GHM is never computed' in line and '500' in line and '156' in line
-    assert warned(155, 156) == [] == warned(0.5, 156)
-
-
-def test_a_longer_training_warns_of_the_second_warm_up() -> None:
-    [line] = warned(0.5, 300, iteration=150)
-    assert 'resumed at iteration 150' in line and '150 of 300' in line
-    assert warned(100, 300, iteration=150) == []
 
 
 def config(**changes: Any) -> Config:
@@ -188,32 +159,6 @@ def test_positives_are_at_least_one() -> None:
     found = GHMC(10, reduction='positives')(pred, torch.full((20,), 3))
     torch.testing.assert_close(found, GHMC(10)(pred, torch.full((20,), 3)))
     assert found > 0
-
-
-def in_warm_up() -> nn.ModuleDict:
-    model = nn.ModuleDict(dict(loss_cls=GHMC(10, 0.75), loss_bbox=GHMR(momentum=0.7)))
-    logger = MMLogger.get_instance('warm-up')
-    GHMWarmupHook(5).before_train(SimpleNamespace(model=model, max_iters=9, iter=0, logger=logger))
-    return model
-
-
-@pytest.mark.parametrize('how', ['copy', 'pickle', 'save'])
-def test_a_copy_made_in_the_warm_up_is_whole(how: str, tmp_path: Path) -> None:
-    """It counts into its own average, and computes the loss of the warm-up."""
-    model = in_warm_up()
-    if how == 'copy':
-        other = copy.deepcopy(model)
-    elif how == 'pickle':
-        other = pickle.loads(pickle.dumps(model))
-    else:
-        torch.save(model, tmp_path / 'model.pth')
-        settings = {} if torch.__version__ < '1.13' else dict(weights_only=False)
-        other = torch.load(tmp_path / 'model.pth', **settings)
-    pred, labels = torch.randn(30, 3), torch.randint(0, 4, (30,))
-    value = other['loss_cls'](pred, labels, torch.ones(30), avg_factor=7)
-    assert not model['loss_cls'].acc_sum.any() and other['loss_cls'].acc_sum.any()
-    assert value == model['loss_cls'](pred, labels, torch.ones(30), avg_factor=7)
-    assert value != GHMC(10, 0.75)(pred, labels)
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
@@ -319,16 +264,11 @@ def test_the_share_of_positives_is_that_of_the_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize('number', [3, 4, 6])
 def test_levels_are_those_of_the_config(number: int) -> None:
     strides = [8 * 2**i for i in range(number)]
-    losses = dict(loss_cls=dict(type='FocalLoss', use_sigmoid=True))
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
     generator = dict(type='AnchorGenerator', strides=strides)
-    for head in (
-        dict(type='RetinaHead', anchor_generator=generator),
-        dict(type='ATSSHead', anchor_generator=generator),
-        dict(type='RepPointsHead', point_strides=strides),
-    ):
-        cfg = Config(dict(model=dict(bbox_head={**head, **losses})))
-        found = weight_of(cfg, 'model.bbox_head.loss_cls', preset='small-data')
-        assert found == pytest.approx(1 / number), head
+    for kind, key in (('RPNHead', 'anchor_generator'), ('GARPNHead', 'approx_anchor_generator')):
+        cfg = Config(dict(model=dict(rpn_head={'type': kind, key: generator, 'loss_cls': loss})))
+        assert weight_of(cfg, 'model.rpn_head.loss_cls') == pytest.approx(1 / number), kind
 
 
 # One line, not a traceback.

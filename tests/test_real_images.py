@@ -24,7 +24,7 @@ from .training import ROOT
 CHOSEN = (
     Variant('chess', 'focal'),
     Variant('chess', 'preset'),
-    Variant('chess', 'preset', spoilt=40),
+    Variant('chess', 'preset', '2x', sgd=0.0025),
 )
 CHESS = Path(__file__).parent.parent / 'data/chess'
 
@@ -92,7 +92,7 @@ def tiny_set(folder: Path, classes: tuple[str, ...]) -> None:
 def test_study_trains_keeps_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Two iterations of three runs, one of them on spoilt labels; then nothing is left to run."""
+    """Two iterations of three runs, one of them with SGD; then nothing is left to run."""
     monkeypatch.chdir(ROOT)
     tiny_set(tmp_path / 'data/chess', ('pawn', 'king'))
     results, figure = tmp_path / 'results.jsonl', tmp_path / 'figure.png'
@@ -115,7 +115,7 @@ def test_study_trains_keeps_and_reports(
         assert [line['run'] for line in lines] == [f'{v.name}-seed0' for v in CHOSEN]
     shown = capsys.readouterr().out
     assert 'its result is there' in shown
-    assert "| chess | 1x | GHM-C + GHM-R, preset 'small-data' | 1 |" in shown
+    assert "| chess | AdamW | 200 | GHM-C + GHM-R, preset 'tempered' | 1 |" in shown
     assert run_study('figure', *arguments) == 0
     assert Image.open(figure).size > (100, 100)
 
@@ -162,8 +162,11 @@ def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) ->
     # Of the seeds: (1, 3) of variance 2 and (0, 0), with two degrees of freedom.
     half = 4.303 * np.sqrt(2 / 2 + 0) / 2
     of_seeds = f'[{1 - half:+.1f}, {1 + half:+.1f}]'
-    losses = "| GHM-C + GHM-R, preset 'small-data' | 1x | all, 2"
-    assert f'{losses} | {expected} | {expected} | {of_seeds} | 1 of 2 | 2 of 4 |' in over_sets
+    losses = "| GHM-C + GHM-R, preset 'tempered' | AdamW | 200 | all, 2"
+    assert (
+        f'{losses} | {expected} | {expected} | {expected} | {of_seeds} | 1 of 2 | 2 of 4 |'
+        in over_sets
+    )
     rows = real_images.table_of_sets(found).splitlines()
     assert any('focal loss' in row and '| 3 | 50.0 ± 10.0 |' in row for row in rows)
     half = 12.706 * np.std([1, 3], ddof=1) / np.sqrt(2)
@@ -172,26 +175,29 @@ def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) ->
 
 def test_parts_are_averaged_over_the_sets_of_the_choice(tmp_path: Path) -> None:
     aps = {f'{name}-focal-1x': [50] for name in real_images.SELECTION}
-    for name, ap in zip(real_images.SELECTION, (51, 53, 50.5)):
+    for name, ap in zip(real_images.SELECTION, (51, 53, 50.5, 49.5)):
         aps[f'{name}-preset-1x'] = [ap]
     aps['chess-ghmr-1x'] = [60]  # not on the other sets: no mean, no row
     settings = write_results(tmp_path / 'results.jsonl', aps)
     shown = real_images.table_of_parts(real_images.results(settings, 1)).splitlines()
     assert [row.split(' | ', 1)[1] for row in shown[2:]] == [
-        '1 | +1.0 | +3.0 | +0.5 | +1.5 | +1.5 |'
+        'AdamW | 1 | +1.0 | +3.0 | +0.5 | -0.5 | +1.0 | +1.0 | +1.0 |'
     ]
 
 
-def test_preset_of_the_study_is_that_of_harmonize() -> None:
+@pytest.mark.parametrize('sgd', [None, 0.0025])
+def test_preset_of_the_study_is_that_of_harmonize(sgd: float | None) -> None:
     """The options of a run build the config that `harmonize` makes."""
-    run = real_images.experiment(Variant('chess', 'preset'), Settings(), 0)
-    head = run.wanted.model.bbox_head
-    config = Path(__file__).parent.parent / 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
-    expected = harmonize(config, preset='small-data').model.bbox_head
-    assert (head.loss_cls, head.loss_bbox) == (expected.loss_cls, expected.loss_bbox)
+    run = real_images.experiment(Variant('chess', 'preset', sgd=sgd), Settings(), 0)
+    original = ROOT / 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
+    expected = harmonize(original, preset='tempered')
+    assert run.wanted.model.bbox_head == expected.model.bbox_head
+    if sgd is not None:
+        optimizer = dict(type='SGD', lr=sgd, momentum=0.9, weight_decay=0.0001)
+        assert run.wanted.optim_wrapper.optimizer == optimizer
 
 
 @pytest.mark.parametrize('detector', DETECTORS)
 def test_options_of_a_detector_build_what_harmonize_does(detector: str) -> None:
-    run = experiment((detector, 'small-data'), Settings(), 0)
-    assert run.wanted.model.to_dict() == harmonize(run.config, preset='small-data').model.to_dict()
+    run = experiment((detector, 'tempered'), Settings(), 0)
+    assert run.wanted.model.to_dict() == harmonize(run.config, preset='tempered').model.to_dict()

@@ -31,11 +31,11 @@ class KillHook(Hook):
 
 
 def run(data: Path, work_dir: Path, cut: bool, resume: bool = False) -> None:
-    """Epochs of 4 iterations in shuffled order; focal loss leads for the first 2 iterations.
+    """Epochs of 4 iterations in shuffled order.
 
     Without random flips: MMEngine does not keep the state of the random generators.
     """
-    config = demo_config(data, work_dir, 0, resume=resume, **{'custom_hooks.0.iters': 2})
+    config = demo_config(data, work_dir, 0, resume=resume)
     config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=EPOCHS)
     config.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
     config.train_dataloader.batch_size = 4

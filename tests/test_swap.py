@@ -15,11 +15,12 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from ghm_mmdet import harmonize, losses_found
-from ghm_mmdet.released import GHM_C, GHM_R
+from ghm_mmdet.presets import PRESETS, RELEASED
 from ghm_mmdet.swap import harmonized_text, load
 from ghm_mmdet.swap.writer import difference, literal
 
 ROOT = Path(__file__).parent.parent
+GHM_C, GHM_R = RELEASED
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
@@ -93,16 +94,18 @@ def test_what_is_read_is_the_original_but_for_losses_and_clipping(
 
 @pytest.mark.parametrize('name', SAMPLE, ids=lambda name: Path(name).stem)
 def test_harmonizing_twice_changes_nothing(name: str, tmp_path: Path) -> None:
-    once = written(CONFIGS / name, tmp_path / 'once.py', warmup=10)
-    assert leaves(harmonize(once, warmup=10)) == leaves(once)
-    text = harmonized_text(tmp_path / 'once.py', tmp_path / 'twice.py', warmup=10)[1]
+    once = written(CONFIGS / name, tmp_path / 'once.py')
+    assert leaves(harmonize(once)) == leaves(once)
+    text = harmonized_text(tmp_path / 'once.py', tmp_path / 'twice.py')[1]
     lines = [line for line in text.splitlines() if not line.startswith('#')]
     assert len(lines) == 1 and lines[0].startswith('_base_ = ')
 
 
 def test_settings_are_those_of_the_shipped_configs() -> None:
     shipped = Config.fromfile(ROOT / 'configs/_base_/ghm_losses.py')
-    for name, settings in (('ghm_c', GHM_C), ('ghm_r', GHM_R)):
+    of_preset = dict(ghm_c=GHM_C, ghm_r=GHM_R)
+    of_preset.update(zip(('tempered_ghm_c', 'tempered_ghm_r'), PRESETS['tempered']))
+    for name, settings in of_preset.items():
         assert {k: v for k, v in shipped[name].items() if k != '_delete_'} == settings
     head = harmonize(RETINANET).model.bbox_head
     assert (head.loss_cls, head.loss_bbox) == (GHM_C, GHM_R)
@@ -175,15 +178,13 @@ def local(folder: Path, text: str, base: str = RETINANET) -> Path:
         'custom_hooks = [dict(type="NumClassCheckHook")]\n',
     ],
 )
-@pytest.mark.parametrize('warmup', [None, 5, 0.5])
-def test_local_configs(text: str, warmup: int | float | None, tmp_path: Path) -> None:
+def test_local_configs(text: str, tmp_path: Path) -> None:
     path = local(tmp_path, text)
     (tmp_path / 'deeper').mkdir()
-    read = written(path, tmp_path / 'deeper/ghm.py', warmup=warmup)
-    assert leaves(read) == leaves(harmonize(path, warmup=warmup))
+    read = written(path, tmp_path / 'deeper/ghm.py')
+    assert leaves(read) == leaves(harmonize(path))
     assert '_delete_' not in str(read._cfg_dict)
-    if warmup is None:
-        assert_only_losses_and_clipping_differ(Config.fromfile(path), read)
+    assert_only_losses_and_clipping_differ(Config.fromfile(path), read)
     max_norm = 10 if 'max_norm' in text else 35
     assert read.optim_wrapper.clip_grad.max_norm == max_norm
 
@@ -242,17 +243,15 @@ def test_options() -> None:
         assert (loss.bins, loss.momentum, loss.formula) == (7, 0.5, 'paper')
 
 
-def test_small_data_preset() -> None:
-    """One mean over the mini-batch: the weight is divided where a head adds up its levels."""
+def test_tempered_preset() -> None:
+    """GHM-C is scaled as the loss that it replaces, GHM-R as released."""
     following = dict(formula='floored', bins=10, momentum=0, mu_momentum=0.9)
-    head = harmonize(RETINANET, preset='small-data').model.bbox_head
-    assert head.loss_cls == {**GHM_C, 'formula': 'tempered', 'loss_weight': 0.2}
-    assert head.loss_bbox == {**GHM_R, **following, 'loss_weight': 2.0}
-    head = harmonize(RETINANET, preset='small-data', batch_density=True).model.bbox_head
-    assert (head.loss_cls.loss_weight, head.loss_bbox.loss_weight) == (1, 10)
-    fcos = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
-    assert harmonize(fcos, preset='small-data').model.bbox_head.loss_cls.loss_weight == 1
-    head = harmonize(RETINANET, preset='small-data', formula='paper', momentum=0.5).model.bbox_head
+    head = harmonize(RETINANET, preset='tempered').model.bbox_head
+    assert head.loss_cls == {**GHM_C, 'formula': 'tempered', 'loss_weight': 0.25}, 'α of focal loss'
+    assert head.loss_bbox == {**GHM_R, **following, 'loss_weight': 10}
+    rpn = harmonize(FASTER, preset='tempered').model.rpn_head
+    assert (rpn.loss_cls.loss_weight, rpn.loss_bbox.loss_weight) == (1, 10 / 5 * 0.5)
+    head = harmonize(RETINANET, preset='tempered', formula='paper', momentum=0.5).model.bbox_head
     for loss in (head.loss_cls, head.loss_bbox):
         assert (loss.formula, loss.momentum) == ('paper', 0.5)
     assert leaves(harmonize(RETINANET, preset='released')) == leaves(harmonize(RETINANET))
@@ -266,17 +265,6 @@ def test_batch_density() -> None:
     assert any('ATSSHead' in note and 'not available' in note for note in plan.notes)
 
 
-def test_warmup_is_led_by_the_losses_replaced() -> None:
-    original = load('mmdet::gfl/gfl_r50_fpn_1x_coco.py')
-    (hook,) = harmonize(original, warmup=7).custom_hooks
-    loss = original.model.bbox_head.loss_cls
-    assert hook == dict(
-        type='ghm_mmdet.GHMWarmupHook',
-        iters=7,
-        losses={'bbox_head.loss_cls': {**loss, 'type': 'mmdet.QualityFocalLoss'}},
-    )
-
-
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
@@ -287,13 +275,10 @@ def test_warmup_is_led_by_the_losses_replaced() -> None:
             ValueError,
             "formula must be one of 'official', 'paper', 'floored', 'tempered'",
         ),
-        (dict(preset='mine'), ValueError, "preset must be one of 'released', 'small-data', got"),
+        (dict(preset='mine'), ValueError, "preset must be one of 'released', 'tempered', got"),
         (dict(head='SSD*'), ValueError, r"head='SSD\*' matches none of the heads: model.bbox_head"),
         (dict(cls=False, reg=False), ValueError, 'cls and reg are both False'),
         (dict(cls='yes'), TypeError, "cls must be a bool, got 'yes'"),
-        (dict(warmup=0), ValueError, 'warmup must be >= 1, got 0'),
-        (dict(warmup=1.5), ValueError, r'warmup as a share must be in \(0, 1\), got 1.5'),
-        (dict(warmup='1'), TypeError, r"an int >= 1 or a float in \(0, 1\), got '1'"),
     ],
 )
 def test_wrong_options(options: dict, error: type[Exception], message: str) -> None:

@@ -1,4 +1,4 @@
-"""`formula='tempered'`: β falls with the root of the density, and is 1 in the mean."""
+"""`formula='tempered'`: β = (N/S)^½ with N the head's `avg_factor`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def gradient_norms(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('momentum', [0.0, 0.75])
 @pytest.mark.parametrize('loss_class', [GHMC, GHMR])
-def test_three_calls(loss_class: type, momentum: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize('avg_factor', [None, 7.0])
+def test_three_calls(
+    avg_factor: float | None, loss_class: type, momentum: float, dtype: torch.dtype
+) -> None:
     rng, average = np.random.default_rng(0), np.zeros(BINS)
     loss = loss_class(bins=BINS, momentum=momentum, formula='tempered').to(dtype)
     for _ in range(3):
@@ -41,10 +44,13 @@ def test_three_calls(loss_class: type, momentum: float, dtype: torch.dtype) -> N
             each, g = reference.asl1(d, MU), np.abs(reference.asl1_gradient(d, MU))
         counts = reference.region_counts(g, BINS, g >= 0)
         average = np.where(counts > 0, momentum * average + (1 - momentum) * counts, average)
-        density = np.vectorize(lambda value: average[reference.region_of(value, BINS)])(g)  # noqa: B023
-        expected = reference.tempered_loss(each, density)
+        s = np.vectorize(lambda value: average[reference.region_of(value, BINS)])(g)  # noqa: B023
+        # GHM-R divides by its own N.
+        n = avg_factor if loss_class is GHMC else None
+        expected = reference.tempered_loss(each, s, n)
         tolerance = 1e-9 if dtype == torch.float64 else 2e-5
-        np.testing.assert_allclose(loss(pred, target), expected, rtol=tolerance)
+        found = loss(pred, target, avg_factor=avg_factor)
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
         if momentum:
             np.testing.assert_allclose(loss.acc_sum, average, rtol=1e-6)
 
@@ -52,27 +58,59 @@ def test_three_calls(loss_class: type, momentum: float, dtype: torch.dtype) -> N
 def test_exact_density() -> None:
     x, labels = logits_and_labels(np.random.default_rng(0))
     g = gradient_norms(x, labels)
-    density = reference.exact_density(g, 1 / BINS, g >= 0)
-    expected = reference.tempered_loss(
-        reference.cross_entropy(x, reference.one_hot(labels, 3)), density
-    )
-    found = ghm_c_loss(
-        torch.tensor(x), torch.tensor(labels), bins=BINS, density='exact', formula='tempered'
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    s = reference.exact_density(g, 1 / BINS, g >= 0) / BINS
+    each = reference.cross_entropy(x, reference.one_hot(labels, 3))
+    for avg_factor in (None, torch.tensor(12)):
+        found = ghm_c_loss(
+            torch.tensor(x), torch.tensor(labels),
+            bins=BINS, density='exact', formula='tempered', avg_factor=avg_factor,
+        )  # fmt: skip
+        expected = reference.tempered_loss(each, s, avg_factor and 12)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize('momentum', [0, 0.75])
 def test_it_lies_between_cross_entropy_and_ghm(momentum: float) -> None:
-    """999 easy examples and one hard one: β is 500 with 'official', 1 with cross entropy."""
+    """999 easy examples and one hard one, the only positive, by which the head divides.
+
+    The easy ones weigh 1/999 each with GHM, 1 with cross entropy.
+    """
     pred = torch.tensor([-3.0] * 999 + [3.0])[:, None]
     target = torch.zeros_like(pred)
     loss = GHMC(BINS, momentum, formula='tempered')
-    beta = loss(pred, target, reduction_override='none') / torch.nn.functional.softplus(pred)
-    # N S^-½ / (999 · 999^-½ + 1)
-    assert beta[-1].item() == pytest.approx(1000 / (np.sqrt(999) + 1), rel=1e-5)
-    assert beta[0].item() == pytest.approx(1000 / (999 + np.sqrt(999)), rel=1e-5)
-    assert beta.mean().item() == pytest.approx(1, rel=1e-5)
+    for _ in range(200):  # until the average is that of these examples
+        each = loss(pred, target, reduction_override='none', avg_factor=1)
+    beta = each / torch.nn.functional.softplus(pred)
+    assert beta[-1].item() == pytest.approx(1, rel=1e-5)
+    assert beta[0].item() == pytest.approx(999**-0.5, rel=1e-5)
+
+
+def test_levels_add_up_to_the_mini_batch() -> None:
+    """A head that calls it for each level and one that calls it once divide by the same N."""
+    torch.manual_seed(0)
+    pred, labels = torch.randn(400, 3) - 4, torch.randint(0, 40, (400,))
+    loss = GHMC(1, formula='tempered')  # one region: β is the root of N over the count
+    parts = [loss(x, y, avg_factor=30) for x, y in zip(pred.split(100), labels.split(100))]
+    whole = loss(pred, labels, avg_factor=30)
+    torch.testing.assert_close(sum(parts) * (100 / 400) ** 0.5, whole)
+
+
+def test_other_formulas_ignore_the_heads_divisor() -> None:
+    pred, labels = torch.randn(20, 3), torch.randint(0, 4, (20,))
+    for formula in ('official', 'paper', 'floored'):
+        loss = GHMC(BINS, formula=formula)
+        assert loss(pred, labels, avg_factor=2) == loss(pred, labels)
+
+
+def test_a_head_that_divides_later_divides_by_the_positives() -> None:
+    """'positives' gives `Σ β_i L_i` with N the number of positives."""
+    pred, labels = torch.randn(200, 3) - 3, torch.randint(0, 30, (200,))
+    positives = int((labels < 3).sum())
+    divided_later = GHMC(BINS, formula='tempered', reduction='positives')
+    itself = GHMC(BINS, formula='tempered')
+    torch.testing.assert_close(
+        divided_later(pred, labels) / positives, itself(pred, labels, avg_factor=positives)
+    )
 
 
 def test_weights_that_are_not_one_do_not_count_twice() -> None:

@@ -61,13 +61,12 @@ FORMS = {
 }  # fmt: skip
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
-    dict(preset='small-data'),
+    dict(preset='tempered'),
     dict(reg=False),
     dict(cls=False, head='Retina*'),
     dict(bins=20, momentum=0.5, formula='paper'),
     dict(batch_density=True),
-    dict(warmup=0.5),
-    dict(warmup=300, preset='small-data', batch_density=True),
+    dict(preset='tempered', batch_density=True),
 )
 
 
@@ -180,11 +179,11 @@ def test_absolute_on_another_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_standard_output_in_another_folder(encoding: str, tmp_path: Path) -> None:
     """Whatever the locale: the file is UTF-8, as MMEngine reads it."""
     write_base(tmp_path / 'configs/mine.py', 'values')
-    command = [sys.executable, '-m', 'ghm_mmdet', 'harmonize', 'configs/mine.py', '--warmup', '9']
+    command = [sys.executable, '-m', 'ghm_mmdet', 'harmonize', 'configs/mine.py', '--bins', '9']
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': encoding}
     with open(tmp_path / 'configs/ghm.py', 'wb') as out:
         subprocess.run(command, check=True, cwd=tmp_path, env=environment, stdout=out)
-    assert_is_harmonized(tmp_path / 'configs/ghm.py', tmp_path / 'configs/mine.py', warmup=9)
+    assert_is_harmonized(tmp_path / 'configs/ghm.py', tmp_path / 'configs/mine.py', bins=9)
 
 
 @pytest.mark.parametrize('name', ['ghm.yaml', 'ghm.json', 'ghm', 'ghm.PY'])

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from mmdet.datasets import CocoDataset
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+
+from ghm_mmdet.presets import RELEASED
 
 ROOT = Path(__file__).parent.parent
 GHM_CONFIG = ROOT / 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
@@ -33,8 +35,14 @@ class LossRecorder(Hook):
 def demo_config(
     data: Path, work_dir: Path, iters: int, path: Path = GHM_CONFIG, **options: object
 ) -> Config:
-    """A config of the demo for a few iterations of two images."""
+    """A config of the demo for a few iterations of two images.
+
+    That with GHM has the released settings, in which MMDetection's classes are equal.
+    """
     config = Config.fromfile(path)
+    if path == GHM_CONFIG:
+        head = config.model.bbox_head
+        head.loss_cls, head.loss_bbox = map(ConfigDict, RELEASED)
     config.work_dir = str(work_dir)
     config.experiment_name = work_dir.name
     config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=10**6)

@@ -1,7 +1,6 @@
-# The demo with GHM-C and GHM-R; focal loss and smooth L1 for the first half of it.
+# The demo with GHM-C and GHM-R.
 _base_ = ['./retinanet_r18_fpn_fl-sl1_demo.py', '../_base_/ghm_losses.py']
-model = dict(bbox_head=dict(loss_cls={{_base_.ghm_c}}, loss_bbox={{_base_.ghm_r}}))
-custom_hooks = [
-    dict(type='ghm_mmdet.GHMWarmupHook', iters=500),
-    dict(type='ghm_mmdet.GradientDensityHook', interval=100, iters=10),
-]
+model = dict(
+    bbox_head=dict(loss_cls={{_base_.tempered_ghm_c}}, loss_bbox={{_base_.tempered_ghm_r}})
+)
+custom_hooks = [dict(type='ghm_mmdet.GradientDensityHook', interval=100, iters=10)]

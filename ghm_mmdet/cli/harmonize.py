@@ -6,8 +6,7 @@ replaced or kept, and why.
 Examples:
     ghm-mmdet harmonize mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --dry-run
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py
-    ghm-mmdet harmonize configs/mine.py --out configs/small.py --preset small-data
-    ghm-mmdet harmonize configs/mine.py --out configs/warm.py --formula floored --warmup 0.5
+    ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --preset tempered
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
 """
 
@@ -40,7 +39,6 @@ def add_options(parser: ArgumentParser) -> None:
         bins=dict(type=int),
         momentum=dict(type=float),
         formula=dict(choices=FORMULAS),
-        warmup=dict(type=iterations, metavar='ITERS'),
     )
     for option in fields(Options):
         name, what = option.name.replace('_', '-'), option.metadata['help']
@@ -51,10 +49,6 @@ def add_options(parser: ArgumentParser) -> None:
             parser.add_argument(f'--no-{name}', action='store_false', help=off, **settings)
         else:
             parser.add_argument(f'--{name}', help=what, **settings, **read_as.get(name, {}))
-
-
-def iterations(text: str) -> int | float:
-    return float(text) if '.' in text else int(text)
 
 
 def run(args: Namespace) -> None:

@@ -27,6 +27,7 @@ from .paper import (
     Statistics,
     authentic_smooth_l1,
     classification_gradient_norm,
+    divided_by,
     of_examples,
     regression_gradient_norm,
     softmax_gradient_norm,
@@ -45,9 +46,9 @@ class Counted(NamedTuple):
     logits: ops.CountedLogits | None = None  # what `ops` has counted
 
 
-def weigh(counted: Counted, settings: Settings) -> Tensor:
+def weigh(counted: Counted, settings: Settings, avg_factor: float | Tensor | None = None) -> Tensor:
     """The second pass: `(1/N) Σ β_i L_i`, or each `β_i L_i` for 'none'."""
-    weights = weights_of(counted.statistics, settings)
+    weights = weights_of(divided_by(avg_factor, counted.statistics, settings), settings)
     if counted.logits is not None:
         return ops.weighted_cross_entropy(counted.logits, weights)
     assert counted.loss is not None
@@ -136,6 +137,7 @@ def ghm_c_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
+    avg_factor: float | Tensor | None = None,
 ) -> Tensor:
     """GHM-C: `(1/N) Σ β_i L_CE(p_i, p_i*)` (Eqs. 8 and 11).
 
@@ -153,6 +155,8 @@ def ghm_c_loss(
             released code's `β = N / (S·n)` with n regions that are not empty.
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss. Default: 1.0.
+        avg_factor: N of `formula='tempered'`; the other formulas ignore it. Default: None, the
+            number of valid examples.
 
     Returns:
         A scalar, or the shape of `pred` for 'none'; float64 for float64 logits, else float32.
@@ -168,7 +172,7 @@ def ghm_c_loss(
         tensor(0.0801)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    return weigh(count_sigmoid(pred, target, weight, settings), settings)
+    return weigh(count_sigmoid(pred, target, weight, settings), settings, avg_factor)
 
 
 def softmax_ghm_c_loss(
@@ -183,6 +187,7 @@ def softmax_ghm_c_loss(
     formula: str = 'official',
     reduction: str = 'mean',
     loss_weight: float = 1.0,
+    avg_factor: float | Tensor | None = None,
 ) -> Tensor:
     """GHM-C of a softmax: `(1/N) Σ β_i w_y L_i` with `L = -log p_y` (Eqs. 8 and 11).
 
@@ -197,7 +202,7 @@ def softmax_ghm_c_loss(
         weight: Shape (N,); a row is valid where it is > 0. Default: None, all are valid.
         class_weight: w, shape (C,). Default: None, all are 1.
         ignore_index: A row with this label is not valid. Default: -100.
-        bins, density, formula, reduction, loss_weight: As for `ghm_c_loss`.
+        bins, density, formula, reduction, loss_weight, avg_factor: As for `ghm_c_loss`.
 
     Returns:
         A scalar, or shape (N,) for 'none'; float64 for float64 logits, else float32.
@@ -209,7 +214,7 @@ def softmax_ghm_c_loss(
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
     counted = count_softmax(pred, target, weight, class_weight, ignore_index, settings)
-    return weigh(counted, settings)
+    return weigh(counted, settings, avg_factor)
 
 
 def ghm_r_loss(

@@ -243,15 +243,14 @@ def harmonizing(statistics: Statistics, settings: Settings) -> Tensor:
     s = counts if average is None else average
     if formula.min_count:
         s = s.clamp(min=formula.min_count)
-    if formula.power != 1:
-        s = s.pow(formula.power)
     # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
     # average: the same rounding here makes training runs equal bit for bit.
     beta = n / s if average is None else n * s.reciprocal()
+    if formula.power != 1:
+        beta = beta.pow(formula.power)
     beta = torch.where(filled, beta.to(n.dtype), 0)
-    if formula.divisor == 'mean':
-        mean = (counts * beta).sum() / n
-        return beta / torch.where(mean > 0, mean, 1)
+    if formula.divisor == 'none':
+        return beta
     if formula.divisor == 'all' or settings.density == 'exact':
         return beta / settings.bins
     return beta / filled.sum().clamp(min=1)
@@ -307,6 +306,20 @@ def region_harmonizing_parameter(
 
 
 # The loss.
+
+
+def divided_by(
+    avg_factor: float | Tensor | None, statistics: Statistics, settings: Settings
+) -> Statistics:
+    """With N as the head gives it, for a formula that takes it; None leaves the count.
+
+    MMDetection's `avg_factor` is the mean over the processes, N the sum.
+    """
+    if avg_factor is None or not FORMULAS[settings.formula].takes_avg_factor:
+        return statistics
+    n = statistics.num_examples
+    given = avg_factor.to(n) if isinstance(avg_factor, Tensor) else torch.full_like(n, avg_factor)
+    return statistics._replace(num_examples=given * statistics.num_processes)
 
 
 def weights_of(statistics: Statistics, settings: Settings) -> Tensor:

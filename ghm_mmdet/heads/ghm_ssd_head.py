@@ -5,11 +5,11 @@ from __future__ import annotations
 from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS as MMDET_MODELS
 
+from ..presets import RELEASED
 from ..registry import MODELS
-from ..released import GHM_C, GHM_R
 from .whole_batch import Examples, Part, WholeBatchLosses
 
-SOFTMAX_GHM_C = {**GHM_C, 'use_sigmoid': False}
+SOFTMAX_GHM_C = {**RELEASED.ghm_c, 'use_sigmoid': False}
 
 
 @MODELS.register_module()
@@ -40,7 +40,7 @@ class GHMSSDHead(WholeBatchLosses, SSDHead):
         self,
         *args: object,
         loss_cls: dict = SOFTMAX_GHM_C,
-        loss_bbox: dict = GHM_R,
+        loss_bbox: dict = RELEASED.ghm_r,
         **kwargs: object,
     ) -> None:
         super().__init__(*args, **kwargs)

@@ -1,6 +1,5 @@
-"""The hooks that configs name: `type='ghm_mmdet.GHMWarmupHook'`."""
+"""The hooks that configs name: `type='ghm_mmdet.GradientDensityHook'`."""
 
 from .gradient_density_hook import GradientDensityHook
-from .warmup_hook import GHMWarmupHook
 
-__all__ = ['GHMWarmupHook', 'GradientDensityHook']
+__all__ = ['GradientDensityHook']

@@ -28,7 +28,7 @@ class GradientDensityHook(Hook):
 
     In the last `iters` iterations of every `interval` the calls of the detector's two losses
     are observed: what they are called with counts, not what they are, so that GHM, focal loss
-    or cross entropy, smooth L1 or ASL1 can be compared, also in the warm-up of `GHMWarmupHook`.
+    or cross entropy, smooth L1 or ASL1 can be compared.
     The levels of the pyramid, the iterations and the processes are summed up. Training is not
     changed; outside the recorded iterations nothing is attached to the losses.
 

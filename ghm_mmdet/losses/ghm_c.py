@@ -106,6 +106,7 @@ class GHMC(GradientHarmonizingLoss):
         reduction_override: str | None = None,
         *,
         weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
         """The harmonized loss, as MMDetection's heads call it.
@@ -120,8 +121,9 @@ class GHMC(GradientHarmonizingLoss):
                 Default: None, all are valid. Where `use_sigmoid=False`, shape (N,).
             reduction_override: Overrides `reduction`. Default: None.
             weight: Another name of `label_weight`, which some heads use.
-            **kwargs: `avg_factor` and the like are accepted and ignored: GHM divides by its
-                own N.
+            avg_factor: N of `formula='tempered'`, as for `ghm_c_loss`; the other formulas divide
+                by their own.
+            **kwargs: Accepted and ignored.
 
         Returns:
             A scalar, or for 'none' shape (N, C), (N,) where `use_sigmoid=False`; float32, or
@@ -134,13 +136,13 @@ class GHMC(GradientHarmonizingLoss):
             ignore_index = -100 if self.ignore_index is None else self.ignore_index
             labels: Any = target
             rows = count_softmax(pred, labels, weight, self.class_factor, ignore_index, settings)
-            return self.harmonized(rows, settings)
+            return self.harmonized(rows, settings, avg_factor)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)
         if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
             weight = weight.squeeze(-1)
-        loss = self.harmonized(count_sigmoid(pred, target, weight, settings), settings)
-        if times_positives:
-            positives = mean_over_processes(sum_of_targets(pred, target, weight))
-            loss = loss * positives.clamp(min=1)
-        return loss
+        counted = count_sigmoid(pred, target, weight, settings)
+        if not times_positives:
+            return self.harmonized(counted, settings, avg_factor)
+        positives = mean_over_processes(sum_of_targets(pred, target, weight)).clamp(min=1)
+        return positives * self.harmonized(counted, settings, positives)

@@ -71,10 +71,12 @@ class GradientHarmonizingLoss(nn.Module):
         reduction = reduction_override or self.reduction
         return Settings(self.bins, self.density, self.formula, reduction, self.loss_weight)
 
-    def harmonized(self, counted: Counted, settings: Settings) -> Tensor:
+    def harmonized(
+        self, counted: Counted, settings: Settings, avg_factor: float | Tensor | None = None
+    ) -> Tensor:
         """The loss of what was counted: over the processes, with the moving average."""
         statistics = self.remembered(self.summed(counted.statistics))
-        return weigh(counted._replace(statistics=statistics), settings)
+        return weigh(counted._replace(statistics=statistics), settings, avg_factor)
 
     def summed(self, statistics: Statistics) -> Statistics:
         """The statistics over all processes if `sync`."""

@@ -32,7 +32,9 @@ def harmonize(
     GHM-R. Where a head averages over its levels together but calls the loss for each (RPN), it
     is divided by their number. Where it averages a regression loss over sampled negatives too
     (RPN, R-CNN), it is multiplied by the share of positives among the samples, for GHM-R
-    averages over the positives alone. μ is the paper's 0.02 for offsets that are not scaled; it
+    averages over the positives alone. With `formula='tempered'` GHM-C divides by the head's
+    `avg_factor` as the loss replaced does: its weight is that of the loss, times α of a focal
+    loss, whatever the levels. μ is the paper's 0.02 for offsets that are not scaled; it
     is divided by the mean of the box coder's `target_stds`, as the offsets are.
 
     Args:
@@ -41,20 +43,16 @@ def harmonize(
         cls: Whether to replace classification losses. Default: True.
         reg: Whether to replace regression losses. Default: True.
         preset: 'released', the released code's settings, for COCO and data sets like it; or
-            'small-data', for some hundreds of images and a pretrained backbone: see
-            docs/small-data.md. Default: 'released'.
+            'tempered', for data of one's own: see docs/recipe.md. Default: 'released'.
         head: Replace only in heads whose type ('RPNHead') or place ('roi_head.*') matches this
             pattern of `fnmatch`. Default: None, all.
         bins: M. Default: None, the preset's: 30 for GHM-C and 10 for GHM-R.
         momentum: α of the moving average. Default: None, the preset's: 0.75 for GHM-C, for GHM-R
-            0.7, with 'small-data' 0.
+            0.7, with 'tempered' 0.
         formula: 'official', 'paper', 'floored' or 'tempered', see `GHMC`. Default: None, the
-            preset's: 'official'; with 'small-data' 'tempered' in GHM-C, 'floored' in GHM-R.
+            preset's: 'official'; with 'tempered' 'tempered' in GHM-C, 'floored' in GHM-R.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
-        warmup: Train with the losses replaced for this many iterations, or for this share of the
-            training, a float in (0, 1), by `GHMWarmupHook`: GHM from random weights has a cold
-            start. Default: None, GHM from the start.
 
     Returns:
         The new config.

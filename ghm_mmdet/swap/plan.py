@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checks import check_real
+from ..formulas import FORMULAS
 from ..presets import PRESETS, Options
 from . import rules
 from .heads import Head, Path, dotted, find_heads, name_of
@@ -105,10 +106,6 @@ def make_plan(cfg: Config, options: Options) -> Plan:
     if plan.replaced:
         _plan_clipping(plan, cfg)
         _note_classes(plan, cfg, heads)
-        if options.warmup is not None:
-            _plan_warmup(plan, cfg, options.warmup)
-    elif options.warmup is not None:
-        plan.notes.append('warm-up: not set, for no loss is replaced')
     return plan
 
 
@@ -212,7 +209,13 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     weight = loss.get('loss_weight', 1.0)
     check_real(f'loss_weight of {head.where} ({name_of(loss)})', weight)
     ghm['loss_weight'] *= weight
-    levels = _levels(head.config) if call.averaged_levels else 1
+    takes_avg_factor = FORMULAS[ghm.get('formula', 'official')].takes_avg_factor
+    is_scaled = call.ghm == 'GHMC' and takes_avg_factor
+    if is_scaled and name_of(loss) == 'FocalLoss':
+        alpha = loss.get('alpha', 0.25)
+        ghm['loss_weight'] *= alpha
+        notes.append(f'its weight is multiplied by α of the focal loss, {alpha}')
+    levels = _levels(head.config) if call.averaged_levels and not is_scaled else 1
     if levels > 1:
         ghm['loss_weight'] /= levels
         notes.append(f'its weight is divided by the {levels} levels it is called for')
@@ -247,9 +250,8 @@ def _offset_scale(head: dict) -> float:
 
 
 def _levels(head: dict) -> int:
-    generators = [head[name] for name in _ANCHORS if 'strides' in (head.get(name) or {})]
-    own = [head[name] for name in ('point_strides', 'strides') if head.get(name)]
-    return len(next((g['strides'] for g in generators), next(iter(own), DEFAULT_STRIDES)))
+    generators = (head.get(name) or {} for name in _ANCHORS)
+    return len(next((g['strides'] for g in generators if 'strides' in g), DEFAULT_STRIDES))
 
 
 def _plan_batch_density(plan: Plan, head: Head) -> None:
@@ -290,21 +292,3 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
                 f'{head.where}: num_classes={number}, but the data set has {len(classes)} classes; '
                 'GHM-C takes labels from num_classes on for background, and does not fail'
             )
-
-
-def _plan_warmup(plan: Plan, cfg: Config, iters: int | float) -> None:
-    """The losses replaced are those of the warm-up.
-
-    Those with weights of classes are left to the hook: DETR's head writes them to its loss.
-    """
-    hook: dict[str, Any] = dict(type='ghm_mmdet.GHMWarmupHook', iters=iters)
-    for found in plan.replaced:
-        loss = found.original
-        if loss.get('class_weight') is None:
-            kind = loss['type']
-            is_bare = isinstance(kind, str) and '.' not in kind
-            config = {**loss, 'type': f'mmdet.{kind}' if is_bare else kind}
-            hook.setdefault('losses', {})[found.where[len('model.') :]] = config
-    plan.changes[('custom_hooks',)] = [*(cfg.get('custom_hooks') or []), hook]
-    first = f'{100 * iters:g} % of the' if isinstance(iters, float) else iters
-    plan.notes.append(f'warm-up: with the losses replaced for the first {first} iterations')

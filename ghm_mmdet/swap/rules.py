@@ -85,9 +85,7 @@ RPN_HEADS = ('RPNHead', 'GARPNHead', 'StageCascadeRPNHead', 'OrientedRPNHead')
 #: Each head to its calls.
 HEADS: dict[str, Calls] = {
     **_each('GHMRetinaHead FoveaHead GHMSSDHead', LOGITS, OFFSETS),
-    **_each(
-        'AnchorHead RetinaHead RetinaSepBNHead GARetinaHead', LOGITS, OFFSETS
-    ),
+    **_each('AnchorHead RetinaHead RetinaSepBNHead GARetinaHead', LOGITS, OFFSETS),
     **_each(' '.join(RPN_HEADS), LOGITS_OF_SAMPLES, OFFSETS_OF_SAMPLES),
     **_each(_BOX_HEADS, LOGITS, OFFSETS_OF_ROIS),
     **_each('SABLHead', LOGITS, loss_bbox_reg=OFFSETS),

@@ -1,7 +1,6 @@
-# model.bbox_head.loss_cls (RetinaHead, FocalLoss): replaced by GHMC: its weight is divided by the 5
-#   levels it is called for
-# model.bbox_head.loss_bbox (RetinaHead, SmoothL1Loss): replaced by GHMR: its weight is divided by
-#   the 5 levels it is called for
+# model.bbox_head.loss_cls (RetinaHead, FocalLoss): replaced by GHMC: its weight is multiplied by α
+#   of the focal loss, 0.25
+# model.bbox_head.loss_bbox (RetinaHead, SmoothL1Loss): replaced by GHMR
 # gradient clipping: kept, {'max_norm': 35, 'norm_type': 2}
 _base_ = 'retinanet_lite0_fpn_fl-sl1_chess.py'
 model = dict(
@@ -12,7 +11,7 @@ model = dict(
             bins=30,
             momentum=0.75,
             use_sigmoid=True,
-            loss_weight=0.2,
+            loss_weight=0.25,
             formula='tempered',
         ),
         loss_bbox=dict(
@@ -21,7 +20,7 @@ model = dict(
             mu=0.02,
             bins=10,
             momentum=0,
-            loss_weight=2.0,
+            loss_weight=10.0,
             formula='floored',
             mu_momentum=0.9,
         ),

@@ -1,3 +1,0 @@
-# GHM-C and GHM-R, a unit region counts as at least 30 examples.
-_base_ = './retinanet_r18_fpn_ghmc-ghmr_bccd.py'
-model = dict(bbox_head=dict(loss_cls=dict(formula='floored'), loss_bbox=dict(formula='floored')))
