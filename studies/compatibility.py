@@ -115,8 +115,6 @@ class Scanned:
     why_not: str = ''
 
 
-#: How the keys of losses begin; a head without such a key computes its losses by itself.
-KEYS = ('loss', 'initial')
 GHM_NAMES = {'ghm_mmdet.GHMC': 'GHM-C', 'ghm_mmdet.GHMR': 'GHM-R'}
 VERDICTS = ('harmonized', 'has GHM', 'refused', 'does not load')
 
@@ -256,7 +254,6 @@ def section(result: dict[str, Any]) -> str:
         mmrotate=result['mmrotate'],
         totals=_totals([result]),
         swaps=_swap_table(configs),
-        kept=_kept_table(configs),
         refused=_refused_table(configs),
         exceptions=_exceptions(configs, [result]),
     )
@@ -270,7 +267,6 @@ def document(results: list[dict[str, Any]]) -> str:
         mmdet=first['mmdet'],
         totals=_totals(results),
         swaps=_swap_table(configs),
-        kept=_kept_table(configs),
         refused=_refused_table(configs),
         exceptions=_exceptions(configs, results),
     )
@@ -299,13 +295,11 @@ the head is finite and not zero. All heads do, but for those under [exceptions](
 
 {swaps}
 
-## Losses that are kept
-
-{kept}
+The other losses are kept; `harmonize --dry-run` says of each why.
 
 ## Configs that are refused
 
-None of their losses can be replaced, for the reasons above.
+None of their losses can be replaced.
 
 {refused}
 
@@ -342,10 +336,6 @@ The training step is the one above. `RotatedIoULoss` needs an operator that mmcv
 the step has `GDLoss_v1` in its place, which is kept as well.
 
 {swaps}
-
-### MMRotate's losses that are kept
-
-{kept}
 
 ### MMRotate's configs that are refused
 
@@ -405,19 +395,6 @@ def _swap_table(configs: list[Scanned]) -> str:
         for names, heads in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     return markdown_table(['GHM-C for', 'GHM-R for', 'heads'], rows)
-
-
-def _kept_table(configs: list[Scanned]) -> str:
-    """The losses and their heads, grouped by the reason."""
-    kept = [(why, key, head, c.config) for c in configs for head, key, _, why in c.kept]
-    keys = _grouped((why, f'`{key}`') for why, key, *_ in kept if key.startswith(KEYS))
-    heads = _grouped((why, f'`{head}`') for why, _, head, _ in kept)
-    uses = _grouped((why, name) for why, *_, name in kept)
-    rows = [
-        [why, ', '.join(keys.get(why, ['its own'])), ', '.join(heads[why]), len(found)]
-        for why, found in sorted(uses.items(), key=lambda item: -len(item[1]))
-    ]
-    return markdown_table(['why', 'losses', 'heads', 'configs'], rows)
 
 
 def _refused_table(configs: list[Scanned]) -> str:

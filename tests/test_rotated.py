@@ -83,4 +83,3 @@ def test_scan_and_section(tmp_path: Path) -> None:
     assert text.startswith('## MMRotate\n')
     assert '| mmdet 3 | 4 | 2 | 0 | 1 | 1 |  | 1 of 1 |' in text
     assert '| `loss_cls` | `loss_bbox` | `RetinaHead` 2 |' in text
-    assert '| compares boxes as Gaussians' in text

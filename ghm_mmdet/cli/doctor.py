@@ -4,14 +4,12 @@ Exit status: 0 if a training can start, else 1.
 
 Examples:
     ghm-mmdet doctor
-    ghm-mmdet doctor --json
 """
 
 from __future__ import annotations
 
 import inspect
 import io
-import json
 import os
 import sys
 import tempfile
@@ -19,7 +17,7 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,22 +45,17 @@ class Finding:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument('--json', action='store_true', help='print the findings as JSON')
+    del parser  # it has none
 
 
-def run(args: Namespace) -> None:
+def run(_: Namespace) -> None:
     # Packages print warnings and remarks while they are imported.
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
         warnings.simplefilter('ignore')
         findings = examine()
-    stops = any(finding.stops for finding in findings)
-    if args.json:
-        found = dict(findings=[asdict(finding) for finding in findings], can_train=not stops)
-        print(json.dumps(found, indent=2))
-    else:
-        print(report(findings))
-    sys.exit(stops)
+    print(report(findings))
+    sys.exit(any(finding.stops for finding in findings))
 
 
 def report(findings: list[Finding]) -> str:

@@ -13,27 +13,20 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..formulas import FORMULAS
 from ..presets import PRESETS, Options
 from .write import add_out, one_line, print_config, write
-
-if TYPE_CHECKING:
-    from ..swap import Plan
 
 
 def add_options(parser: ArgumentParser) -> None:
     parser.add_argument('config', help='path, or name as mmdet::retinanet/...')
     add_out(parser)
     parser.add_argument('--dry-run', action='store_true', help='print, write nothing')
-    parser.add_argument(
-        '--json', action='store_true', help='print what is replaced and kept as JSON'
-    )
     read_as: dict[str, dict[str, Any]] = dict(
         preset=dict(choices=PRESETS),
         bins=dict(type=int),
@@ -62,24 +55,9 @@ def run(args: Namespace) -> None:
     written = args.out is not None and not args.dry_run
     if written:
         write(args.out, text, args.force)
-    if args.json:
-        print(json.dumps(plan.to_dict(), default=str, indent=2))
-    elif written:
-        _print_plan(plan)
-        print(f'written to {args.out}')
-        print(plan.summary)
+    if written:
+        print(plan, f'written to {args.out}', plan.summary, sep='\n')
     else:
         # The config alone goes to standard output, for those who send it to a file.
         print_config(text)
         print(plan.summary, file=sys.stderr)
-
-
-def _print_plan(plan: Plan) -> None:
-    """In colour on a terminal, unless NO_COLOR is set."""
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    for loss in plan.losses:
-        console.print(str(loss), style='yellow' if loss.ghm is None else 'green')
-    for note in plan.notes:
-        console.print(note)

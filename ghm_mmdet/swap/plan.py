@@ -11,7 +11,7 @@ from ..checks import check_real
 from ..formulas import FORMULAS
 from ..presets import PRESETS, Options
 from . import rules
-from .heads import Head, Path, dotted, find_heads, name_of
+from .heads import Head, Path, find_heads, name_of
 from .rules import Call
 
 #: The authors' gradient clipping.
@@ -74,17 +74,6 @@ class Plan:
     @property
     def summary(self) -> str:
         return f'{len(self.replaced)} replaced, {len(self.kept)} kept'
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON may hold it, each change by its place, as `model.bbox_head.type`."""
-        shown = ('where', 'head', 'loss', 'ghm', 'why')
-        return dict(
-            losses=[{name: getattr(loss, name) for name in shown} for loss in self.losses],
-            changes={dotted(path): value for path, value in self.changes.items()},
-            notes=self.notes,
-            replaced=len(self.replaced),
-            kept=len(self.kept),
-        )
 
     def __str__(self) -> str:
         return '\n'.join([*map(str, self.losses), *self.notes]) or 'the config has no loss'
