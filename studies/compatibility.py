@@ -254,8 +254,6 @@ def section(result: dict[str, Any]) -> str:
         mmrotate=result['mmrotate'],
         totals=_totals([result]),
         swaps=_swap_table(configs),
-        refused=_refused_table(configs),
-        exceptions=_exceptions(configs, [result]),
     )
 
 
@@ -336,14 +334,6 @@ The training step is the one above. `RotatedIoULoss` needs an operator that mmcv
 the step has `GDLoss_v1` in its place, which is kept as well.
 
 {swaps}
-
-### MMRotate's configs that are refused
-
-{refused}
-
-### Exceptions of MMRotate
-
-{exceptions}
 
 ### To reproduce with MMRotate
 
