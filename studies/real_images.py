@@ -159,6 +159,7 @@ def of_sgd(rate: float | None) -> tuple[str, ...]:
     return tuple(f'{optimizer}.{key}={value}' for key, value in settings.items())
 
 
+@cache
 def harmonized_options(config: Path, **arguments: Any) -> tuple[str, ...]:
     """What `harmonize` does to a config, as `key=value`."""
     original = Config.fromfile(config)
