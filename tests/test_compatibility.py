@@ -22,6 +22,7 @@ from studies.compatibility import (
 from studies.tiny_step import (
     CONFIGS,
     build,
+    has_masks,
     random_batch,
     small_model,
     training_step,
@@ -111,6 +112,24 @@ def harmonized_mean(x: np.ndarray, p_star: np.ndarray, bins: int) -> float:
     counts = np.bincount(region.ravel(), minlength=bins)
     beta = x.size / (counts[region] * (counts > 0).sum())
     return float((beta * cross_entropy(x, p_star)).mean())
+
+
+@pytest.mark.parametrize(
+    'head', ['RetinaHead', 'FCOSHead', 'YOLOXHead', 'Shared2FCBBoxHead', 'SSDHead']
+)
+def test_tempered_has_the_scale_of_the_loss_replaced(head: str) -> None:
+    """Whatever the head divides by, so that the learning rate of a config stays right."""
+    original = Config.fromfile(CONFIGS / REPRESENTATIVES[head].config)
+    factor, with_mask = REPRESENTATIVES[head].factor, has_masks(original)
+    first = build(small_model(original, factor))
+    first.init_weights()
+    second = build(small_model(harmonize(original, preset='tempered'), factor))
+    second.load_state_dict(first.state_dict(), strict=False)
+    before, after = losses_of(first, with_mask), losses_of(second, with_mask)
+    changed = {name for name in before if 'cls' in name or 'obj' in name}
+    for name in changed:
+        assert before[name] != after[name]
+        assert 1 / 4 < after[name] / before[name] < 4, name
 
 
 def losses_of(model: nn.Module, with_mask: bool) -> dict[str, float]:
