@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..checks import REDUCTIONS, check_choice, check_momentum
-from ..formulas import Settings
+from ..formulas import FORMULAS, Settings
 from ..functional.losses import Counted, weigh
 from ..functional.paper import Statistics, moving_average
 
@@ -75,6 +75,9 @@ class GradientHarmonizingLoss(nn.Module):
         self, counted: Counted, settings: Settings, avg_factor: float | Tensor | None = None
     ) -> Tensor:
         """The loss of what was counted: over the processes, with the moving average."""
+        if self.sync and avg_factor is not None and FORMULAS[self.formula].takes_avg_factor:
+            device = counted.statistics.counts.device
+            avg_factor = mean_over_processes(torch.as_tensor(avg_factor, device=device).double())
         statistics = self.remembered(self.summed(counted.statistics))
         return weigh(counted._replace(statistics=statistics), settings, avg_factor)
 
