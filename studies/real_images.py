@@ -99,6 +99,7 @@ class Variant:
 
 #: Length and optimizer of a training.
 REGIMES = (('1x', None), ('3x', None), *(('2x', rate) for rate in RATES))
+OF_PARTS = (('1x', None), ('2x', RATES[0]))
 VARIANTS = (
     *(
         Variant(name, losses, *regime)
@@ -106,7 +107,7 @@ VARIANTS = (
     ),
     *(
         Variant(name, losses, *regime)
-        for regime, name, losses in product((REGIMES[0], REGIMES[2]), SELECTION, PARTS)
+        for regime, name, losses in product(OF_PARTS, SELECTION, PARTS)
     ),
 )
 
@@ -128,6 +129,7 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
 
 
+@cache
 def of_set(data: Path) -> tuple[str, ...]:
     """The classes of a set, and its annotations; none where the data are not there."""
     if not (data / 'test.json').exists():
@@ -303,7 +305,7 @@ def of_sets(
 def table_of_parts(found: Results) -> str:
     """The difference from focal loss on each set of the selection, and its mean over the sets."""
     rows = []
-    for regime, losses in product((REGIMES[0], REGIMES[2]), (PRESET, *PARTS)):
+    for regime, losses in product(OF_PARTS, (PRESET, *PARTS)):
         paired = of_sets(found, losses, regime, SELECTION)
         if len(paired['AP']) == len(SELECTION):
             means = {c: [*map(statistics.mean, paired[c])] for c in PAIRED}

@@ -44,8 +44,8 @@ class Finding:
     stops: bool = False  # whether no training can start
 
 
-def add_options(parser: ArgumentParser) -> None:
-    del parser  # it has none
+def add_options(_: ArgumentParser) -> None:
+    """None."""
 
 
 def run(_: Namespace) -> None:

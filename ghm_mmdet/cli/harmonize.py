@@ -55,7 +55,6 @@ def run(args: Namespace) -> None:
     written = args.out is not None and not args.dry_run
     if written:
         write(args.out, text, args.force)
-    if written:
         print(plan, f'written to {args.out}', plan.summary, sep='\n')
     else:
         # The config alone goes to standard output, for those who send it to a file.

@@ -27,7 +27,6 @@ from .paper import (
     Statistics,
     authentic_smooth_l1,
     classification_gradient_norm,
-    divided_by,
     of_examples,
     regression_gradient_norm,
     softmax_gradient_norm,
@@ -46,9 +45,18 @@ class Counted(NamedTuple):
     logits: ops.CountedLogits | None = None  # what `ops` has counted
 
 
-def weigh(counted: Counted, settings: Settings, avg_factor: float | Tensor | None = None) -> Tensor:
+def divided_by(avg_factor: float | Tensor | None, counted: Counted, settings: Settings) -> Counted:
+    """With the head's `avg_factor` for N, where it gives one and the formula takes it."""
+    if avg_factor is None or not FORMULAS[settings.formula].takes_avg_factor:
+        return counted
+    n = counted.statistics.num_examples
+    n = avg_factor.to(n) if isinstance(avg_factor, Tensor) else torch.full_like(n, avg_factor)
+    return counted._replace(statistics=counted.statistics._replace(num_examples=n))
+
+
+def weigh(counted: Counted, settings: Settings) -> Tensor:
     """The second pass: `(1/N) Σ β_i L_i`, or each `β_i L_i` for 'none'."""
-    weights = weights_of(divided_by(avg_factor, counted.statistics, settings), settings)
+    weights = weights_of(counted.statistics, settings)
     if counted.logits is not None:
         return ops.weighted_cross_entropy(counted.logits, weights)
     assert counted.loss is not None
@@ -172,7 +180,8 @@ def ghm_c_loss(
         tensor(0.0801)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    return weigh(count_sigmoid(pred, target, weight, settings), settings, avg_factor)
+    counted = count_sigmoid(pred, target, weight, settings)
+    return weigh(divided_by(avg_factor, counted, settings), settings)
 
 
 def softmax_ghm_c_loss(
@@ -214,7 +223,7 @@ def softmax_ghm_c_loss(
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
     counted = count_softmax(pred, target, weight, class_weight, ignore_index, settings)
-    return weigh(counted, settings, avg_factor)
+    return weigh(divided_by(avg_factor, counted, settings), settings)
 
 
 def ghm_r_loss(

@@ -308,20 +308,6 @@ def region_harmonizing_parameter(
 # The loss.
 
 
-def divided_by(
-    avg_factor: float | Tensor | None, statistics: Statistics, settings: Settings
-) -> Statistics:
-    """With N as the head gives it, for a formula that takes it; None leaves the count.
-
-    MMDetection's `avg_factor` is the mean over the processes, N the sum.
-    """
-    if avg_factor is None or not FORMULAS[settings.formula].takes_avg_factor:
-        return statistics
-    n = statistics.num_examples
-    given = avg_factor.to(n) if isinstance(avg_factor, Tensor) else torch.full_like(n, avg_factor)
-    return statistics._replace(num_examples=given * statistics.num_processes)
-
-
 def weights_of(statistics: Statistics, settings: Settings) -> Tensor:
     """What the loss of each example is multiplied by: `loss_weight β / N`, the shape of β.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, check_use_sigmoid_of_config
 from ..formulas import Settings
 from ..functional.inputs import quality_target, sum_of_targets
-from ..functional.losses import count_sigmoid, count_softmax
+from ..functional.losses import count_sigmoid, count_softmax, divided_by
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss, mean_over_processes
 
@@ -136,13 +136,13 @@ class GHMC(GradientHarmonizingLoss):
             ignore_index = -100 if self.ignore_index is None else self.ignore_index
             labels: Any = target
             rows = count_softmax(pred, labels, weight, self.class_factor, ignore_index, settings)
-            return self.harmonized(rows, settings, avg_factor)
+            return self.harmonized(divided_by(avg_factor, rows, settings), settings)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)
         if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
             weight = weight.squeeze(-1)
         counted = count_sigmoid(pred, target, weight, settings)
         if not times_positives:
-            return self.harmonized(counted, settings, avg_factor)
+            return self.harmonized(divided_by(avg_factor, counted, settings), settings)
         positives = mean_over_processes(sum_of_targets(pred, target, weight)).clamp(min=1)
-        return positives * self.harmonized(counted, settings, positives)
+        return positives * self.harmonized(divided_by(positives, counted, settings), settings)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..checks import REDUCTIONS, check_choice, check_momentum
-from ..formulas import FORMULAS, Settings
+from ..formulas import Settings
 from ..functional.losses import Counted, weigh
 from ..functional.paper import Statistics, moving_average
 
@@ -71,15 +71,10 @@ class GradientHarmonizingLoss(nn.Module):
         reduction = reduction_override or self.reduction
         return Settings(self.bins, self.density, self.formula, reduction, self.loss_weight)
 
-    def harmonized(
-        self, counted: Counted, settings: Settings, avg_factor: float | Tensor | None = None
-    ) -> Tensor:
+    def harmonized(self, counted: Counted, settings: Settings) -> Tensor:
         """The loss of what was counted: over the processes, with the moving average."""
-        if self.sync and avg_factor is not None and FORMULAS[self.formula].takes_avg_factor:
-            device = counted.statistics.counts.device
-            avg_factor = mean_over_processes(torch.as_tensor(avg_factor, device=device).double())
         statistics = self.remembered(self.summed(counted.statistics))
-        return weigh(counted._replace(statistics=statistics), settings, avg_factor)
+        return weigh(counted._replace(statistics=statistics), settings)
 
     def summed(self, statistics: Statistics) -> Statistics:
         """The statistics over all processes if `sync`."""
