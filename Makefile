@@ -40,8 +40,7 @@ demo: env  ## train RetinaNet with GHM and with focal loss on photographs, with 
 figures: env  ## train RetinaNet with GHM on generated images, and draw the paper's figures from it
 	$(PY) -m studies.demo_data --out $(DEMO)/data
 	$(MIM) train $(MMDET) configs/demo/$(GHM).py --gpus 0 --work-dir $(DEMO)/$(GHM)
-	$(PY) tools/record_gradient_density.py configs/demo/$(GHM).py $(DEMO)/$(GHM)/epoch_10.pth --batches 100 --out $(DEMO)/gradient_density.npz
-	$(PY) tools/plot_figures.py $(DEMO)/gradient_density.npz --out $(DEMO)/figures
+	$(PY) -m ghm_mmdet figures $(DEMO)/$(GHM)/gradient_density.npz --rows 3 --out $(DEMO)/figures
 
 compatibility: $(VENV)/.tests-ready  ## harmonize every config of MMDetection and MMRotate, and write docs/compatibility.md
 	$(PY) -m studies.compatibility run --json work_dirs/compatibility-$(STACK).json

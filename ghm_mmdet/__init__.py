@@ -16,7 +16,6 @@ _HOME_OF = {
     'GHMR': 'losses',
     'AuthenticSmoothL1Loss': 'losses',
     'OHEMLoss': 'losses',
-    'OHEMRetinaHead': 'heads',
     'CocoIoUMetric': 'evaluation',
     'GHMRetinaHead': 'heads',
     'GHMSSDHead': 'heads',

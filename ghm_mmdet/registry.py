@@ -15,15 +15,7 @@ MODELS = Registry(
     scope='ghm_mmdet',
     locations=['ghm_mmdet.losses', 'ghm_mmdet.heads'],
 )
-HOOKS = Registry(
-    'hook',
-    parent=MMENGINE_HOOKS,
-    scope='ghm_mmdet',
-    locations=['ghm_mmdet.hooks'],
-)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='ghm_mmdet', locations=['ghm_mmdet.hooks'])
 METRICS = Registry(
-    'metric',
-    parent=MMENGINE_METRICS,
-    scope='ghm_mmdet',
-    locations=['ghm_mmdet.evaluation'],
+    'metric', parent=MMENGINE_METRICS, scope='ghm_mmdet', locations=['ghm_mmdet.evaluation']
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import VISUALIZERS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 from mmengine.structures import InstanceData
 
 from ghm_mmdet import GHMC, GHMR
@@ -33,7 +34,6 @@ from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import training_curve
 from ghm_mmdet.reproduce.tables import METRICS
-from ghm_mmdet.visualization.checkpoint import call_losses
 from ghm_mmdet.visualization.observer import (
     classification_examples,
     regression_examples,
@@ -188,7 +188,12 @@ def gradient_norms(
 
     losses = (m for m in model.modules() if isinstance(m, (GHMC, GHMR)))
     hooks = [loss.register_forward_pre_hook(add) for loss in losses]
-    call_losses(model, config, batches)
+    model.train()
+    set_random_seed(0)
+    loader = Runner.build_dataloader(config.train_dataloader, seed=0)
+    for batch in islice(loader, batches):
+        with torch.no_grad():
+            model(**model.data_preprocessor(batch, training=True), mode='loss')
     for hook in hooks:
         hook.remove()
     return sums

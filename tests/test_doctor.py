@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from pathlib import Path
 
@@ -73,14 +72,12 @@ def examine(
 def test_here_a_training_can_start() -> None:
     status, found, advice = examine()
     assert status == 0
-    assert set(advice) <= {'checkpoints'}
+    assert not advice
     assert found['torch'] == torch.__version__
     for module in PACKAGES:
         assert found[module].startswith(STACKS[STACK][module].replace('==', ' '))
-    assert 'with compiled operators' in found['mmcv']
     assert found['stack'] == f'{STACK}; with MIM: mim train {mmdet_distribution()} CONFIG'
     assert found['kernels'].startswith('triton' if torch.cuda.is_available() else 'cpu on the CPU')
-    assert found['scope'] == "type='ghm_mmdet.GHMC' builds"
 
 
 def test_torch_alone() -> None:
@@ -111,7 +108,6 @@ def test_mmcv_without_operators() -> None:
         in (found['mmcv'])
     )
     assert '--no-build-isolation' in advice['mmcv']
-    assert 'scope' not in found  # it would fail for the same reason
 
 
 def test_package_that_fails_on_import(tmp_path: Path) -> None:
@@ -131,15 +127,6 @@ def test_setuptools_without_pkg_resources() -> None:
     status, _, advice = examine('pkg_resources')
     assert status == 1
     assert any('"setuptools<81"' in line for line in advice.values())
-
-
-def test_checkpoints_of_mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(doctor.WEIGHTS_ONLY, raising=False)
-    advice = doctor._checkpoints().advice
-    newer = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6)
-    assert (advice is not None) == (STACK == 'openmmlab' and newer)
-    monkeypatch.setenv(doctor.WEIGHTS_ONLY, '1')
-    assert doctor._checkpoints().advice is None
 
 
 @pytest.mark.parametrize('value', ['cuda', 'triton'])
@@ -174,7 +161,7 @@ def test_mixed_distributions(
 
 
 def test_a_check_that_fails_itself_is_a_finding() -> None:
-    finding = doctor._guarded('scope', lambda: 1 / 0)
+    finding = doctor._guarded('kernels', lambda: 1 / 0)
     assert finding.found == 'ZeroDivisionError: division by zero'
     assert finding.advice
 
@@ -185,9 +172,3 @@ def test_advice_is_what_requirements_say(stack: str) -> None:
         r'^(?!torch)[\w-]+==.+$', (ROOT / f'requirements/{stack}.txt').read_text(), re.M
     )
     assert list(STACKS[stack].values()) == pinned
-
-
-def test_examples_in_its_docstrings() -> None:
-    # Not collected as the others' are: pytest's import of it can't be run as `python -m`.
-    found = doctest.testmod(doctor)
-    assert found.attempted > 0 and found.failed == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ghm_mmdet.cli import main
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
 from ghm_mmdet.visualization.figures import (
     authentic_smooth_l1_gradient,
@@ -151,13 +150,9 @@ def test_only_what_was_recorded_is_drawn(record: GradientDensityRecord) -> None:
     assert list(figures(record)) == ['figure4', 'figure5']
 
 
-def test_command_draws_the_record_of_the_documentation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_draws_the_record_of_the_documentation(tmp_path: Path) -> None:
     """docs/figures.md shows what the command makes of docs/records/demo.npz."""
-    command = [str(ROOT / 'docs/records/demo.npz'), '--out', str(tmp_path)]
-    monkeypatch.setattr(sys, 'argv', ['plot_figures.py', *command])
-    runpy.run_path(str(ROOT / 'tools/plot_figures.py'), run_name='__main__')
+    main(['figures', str(ROOT / 'docs/records/demo.npz'), '--out', str(tmp_path)])
     names = [f'figure{i}.png' for i in range(1, 6)]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     page = (ROOT / 'docs/figures.md').read_text()

@@ -16,7 +16,7 @@ from ghm_mmdet.reproduce.runs import mim_command
 
 ROOT = Path(__file__).parent.parent
 SINGLE = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'
-TWO = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_2xb4_demo.py'
+TWO = 'tests/configs/two_processes.py'
 #: One epoch of 5 iterations, in which nothing but the losses sees more than one image: no focal
 #: loss first, no statistics of BatchNorm; and no random flips.
 OPTIONS = (
@@ -38,7 +38,8 @@ def run(command: list[str], **environment: str) -> str:
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen:
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '-1', **environment}
+    fixed = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', PYTHONPATH=str(ROOT))
+    env = {**os.environ, **fixed, **environment}
     return subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

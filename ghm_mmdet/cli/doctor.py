@@ -12,7 +12,6 @@ import inspect
 import io
 import os
 import sys
-import tempfile
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -31,7 +30,6 @@ BUILD_MMCV = (
     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir'
 )
 PACKAGE_RESOURCES = 'setuptools 81 and later lack pkg_resources: pip install "setuptools<81"'
-WEIGHTS_ONLY = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
 @dataclass
@@ -42,6 +40,10 @@ class Finding:
     found: str
     advice: str | None = None  # None if all is well
     stops: bool = False  # whether no training can start
+
+    def __str__(self) -> str:
+        advice = f'\n{"!!" if self.stops else " !":<4}{self.advice}' if self.advice else ''
+        return f'{self.name:<12}{self.found}{advice}'
 
 
 def add_options(_: ArgumentParser) -> None:
@@ -54,27 +56,10 @@ def run(_: Namespace) -> None:
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
         warnings.simplefilter('ignore')
         findings = examine()
-    print(report(findings))
-    sys.exit(any(finding.stops for finding in findings))
-
-
-def report(findings: list[Finding]) -> str:
-    """The findings as text, a line each, with the advice below what is missing or wrong.
-
-    >>> print(report([Finding('mim', 'missing', 'pip install openmim')]))
-    mim         missing
-     !  pip install openmim
-    <BLANKLINE>
-    A training can start.
-    """
-    lines = []
-    for finding in findings:
-        lines.append(f'{finding.name:<12}{finding.found}')
-        if finding.advice:
-            lines.append(f'{"!!" if finding.stops else " !":<4}{finding.advice}')
     stopping = sum(finding.stops for finding in findings)
     verdict = f'No training can start: {stopping} to mend, marked !!'
-    return '\n'.join([*lines, '', verdict if stopping else 'A training can start.'])
+    print(*findings, '', verdict if stopping else 'A training can start.', sep='\n')
+    sys.exit(stopping > 0)
 
 
 def examine() -> list[Finding]:
@@ -91,8 +76,6 @@ def examine() -> list[Finding]:
     ]
     if torch.advice is None:
         findings.append(_guarded('kernels', _kernels))
-    if not any(finding.stops for finding in findings):
-        findings += [_guarded('scope', _scope), _guarded('checkpoints', _checkpoints)]
     return findings
 
 
@@ -108,9 +91,7 @@ def failure(attempt: Callable[[], object]) -> str | None:
     """The error of an attempt in one line, or None if it succeeds."""
     try:
         attempt()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # even SystemExit, from a package that is imported
+    except (Exception, SystemExit) as error:  # SystemExit: from a package that is imported
         return _line(error)
     return None
 
@@ -135,8 +116,8 @@ def _package(module: str, stack: str) -> Finding:
     """One of mmcv, mmengine, mmdet and mim."""
     requirement, installed = STACKS[stack][module], distributions(module)
     names = ', '.join(f'{name} {installed_version(name)}' for name in installed)
+    uninstall = f'pip uninstall -y {" ".join(installed)}'
     if len(installed) > 1:
-        uninstall = f'pip uninstall -y {" ".join(installed)}'
         advice = f'they overwrite one another: {uninstall} && pip install {requirement}'
         return Finding(module, names, advice, stops=True)
     install = f'pip install {requirement}'
@@ -148,19 +129,15 @@ def _package(module: str, stack: str) -> Finding:
     if finding.advice is not None:
         return finding
     finding.found = names or f'{finding.found}, of no known distribution'
-    if module == 'mmcv' and (error := failure(lambda: import_module('mmcv.ops'))):
-        finding.found += f', without compiled operators ({error})'
-        finding.advice, finding.stops = (
-            f'pip uninstall -y {" ".join(installed)}, then {install}',
-            True,
-        )
-    elif module == 'mmcv':
-        finding.found += ', with compiled operators'
+    if module == 'mmcv':
+        error = failure(lambda: import_module('mmcv.ops'))
+        finding.found += f', without compiled operators ({error})' if error else ''
+        finding.advice = f'{uninstall}, then {install}' if error else None
     elif module == 'mmengine' and find_spec('pkg_resources') is None:
         # Version 0.10.7 imports it at run time, to look packages up.
         source = inspect.getsource(import_module('mmengine.utils.package_utils'))
-        finding.stops = 'pkg_resources' in source
-        finding.advice = PACKAGE_RESOURCES if finding.stops else None
+        finding.advice = PACKAGE_RESOURCES if 'pkg_resources' in source else None
+    finding.stops = finding.advice is not None
     return finding
 
 
@@ -190,37 +167,11 @@ def _kernels() -> Finding:
     pred, labels = torch.zeros(4, 2, device=device), torch.tensor([0, 1, 2, 2], device=device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        error = failure(lambda: ghm_c_loss(pred, labels).item())
-        kernels = None if error else choose_kernels(pred, labels, Settings(30))
-    if error:
-        advice = f'unset {VARIABLE}' if forced else f'{VARIABLE}=torch in the environment'
-        return Finding('kernels', error, f'try {advice}', stops=True)
+        if error := failure(lambda: ghm_c_loss(pred, labels).item()):
+            advice = f'unset {VARIABLE}' if forced else f'{VARIABLE}=torch in the environment'
+            return Finding('kernels', error, f'try {advice}', stops=True)
+        kernels = choose_kernels(pred, labels, Settings(30))
     name = 'plain PyTorch' if kernels is None else kernels.__name__.rpartition('.')[2]
     place = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
     why_plain = str(caught[0].message) if kernels is None and caught else None
     return Finding('kernels', f'{name} on {place}{forced}', why_plain)
-
-
-def _scope() -> Finding:
-    registry = import_module('mmdet.registry')
-    error = failure(lambda: registry.MODELS.build(dict(type='ghm_mmdet.GHMC', use_sigmoid=True)))
-    if error:
-        return Finding('scope', error, 'install ghm_mmdet again: pip install .', stops=True)
-    return Finding('scope', "type='ghm_mmdet.GHMC' builds")
-
-
-def _checkpoints() -> Finding:
-    """Load what MMEngine saves: a checkpoint holds more than tensors."""
-    import torch
-    from mmengine.logging import HistoryBuffer
-    from mmengine.runner.checkpoint import load_from_local
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, 'checkpoint.pth'))
-        torch.save(dict(message_hub=HistoryBuffer()), path)
-        error = failure(lambda: load_from_local(path, 'cpu'))
-    if error:
-        found = 'MMEngine cannot load its own with this torch, neither to resume nor to test'
-        advice = f'torch < 2.6, or {WEIGHTS_ONLY}=1 in the environment, for files that you trust'
-        return Finding('checkpoints', found, advice)
-    return Finding('checkpoints', 'MMEngine loads its own')

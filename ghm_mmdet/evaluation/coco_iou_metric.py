@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -20,29 +18,22 @@ PERCENTS = (60, 70, 80, 90)
 class CocoIoUMetric(CocoMetric):
     """`CocoMetric` that also reports AP at IoU 0.6, 0.7, 0.8 and 0.9.
 
-    They come from a second evaluation, as `bbox_mAP_60` and so on, fractions rounded to three
-    digits as the others; -1 where there is no ground truth.
+    Of boxes; they come from a second evaluation, as `bbox_mAP_60` and so on, fractions rounded
+    to three digits as the others; -1 where there is no ground truth.
 
     Args: as `CocoMetric`.
     """
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         metrics = super().compute_metrics(results)
-        kinds = [kind for kind in self.metrics if kind in ('bbox', 'segm')]
-        if not metrics or not kinds:
-            return metrics  # format_only, or no detection at all
-        with TemporaryDirectory() as folder:
-            files = self.results2json([pred for _, pred in results], f'{folder}/results')
-            for kind in kinds:
-                detections = json.loads(Path(files[kind]).read_text())
-                metrics.update(self._precision_at_thresholds(kind, detections))
+        if metrics and 'bbox' in self.metrics:  # not format_only, and something was detected
+            with TemporaryDirectory() as folder:
+                files = self.results2json([pred for _, pred in results], f'{folder}/results')
+                metrics.update(self._precision_at_thresholds(files['bbox']))
         return metrics
 
-    def _precision_at_thresholds(self, kind: str, detections: list[dict]) -> dict[str, float]:
-        if kind == 'segm':
-            for detection in detections:
-                detection.pop('bbox')  # the area is that of the mask, as in CocoMetric
-        evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), kind)
+    def _precision_at_thresholds(self, detections: str) -> dict[str, float]:
+        evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), 'bbox')
         evaluation.params.catIds, evaluation.params.imgIds = self.cat_ids, self.img_ids
         evaluation.params.maxDets = list(self.proposal_nums)
         evaluation.params.iouThrs = np.array(PERCENTS) / 100
@@ -54,5 +45,5 @@ class CocoIoUMetric(CocoMetric):
         for percent, of_threshold in zip(PERCENTS, precision):
             of_threshold = of_threshold[of_threshold > -1]
             ap = of_threshold.mean() if of_threshold.size else -1.0
-            found[f'{kind}_mAP_{percent}'] = round(float(ap), 3)
+            found[f'bbox_mAP_{percent}'] = round(float(ap), 3)
         return found

@@ -126,5 +126,5 @@ def expanded(of_rows: Tensor, pred: Tensor) -> Tensor:
 
 def sum_of_targets(pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """The sum of p* over the valid examples, a scalar: the number of positives."""
-    p_star = dense_target(at_least_float32(pred.detach()), target)
+    p_star = dense_target(at_least_float32(pred.detach()), target.detach())
     return torch.where(valid_examples(pred, weight), p_star, 0).sum()

@@ -2,6 +2,5 @@
 
 from .ghm_retina_head import GHMRetinaHead
 from .ghm_ssd_head import GHMSSDHead
-from .ohem_retina_head import OHEMRetinaHead
 
-__all__ = ['GHMRetinaHead', 'GHMSSDHead', 'OHEMRetinaHead']
+__all__ = ['GHMRetinaHead', 'GHMSSDHead']

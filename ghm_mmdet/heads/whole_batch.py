@@ -40,8 +40,6 @@ class WholeBatchLosses(AnchorHead):
 
     #: What `loss_cls` and `loss_bbox` are to be called with for one part.
     examples_of_part: Callable[[Part], tuple[Examples, Examples]]
-    #: The dimension of the examples along which the parts are joined.
-    joined_dim = 0
 
     def loss_by_feat(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """The losses of the mini-batch; arguments as those of MMDetection's head.
@@ -52,8 +50,7 @@ class WholeBatchLosses(AnchorHead):
         losses = {}
         for name, parts in super().loss_by_feat(*args, **kwargs).items():
             *examples, avg_factor = zip(*parts)
-            joined = (torch.cat(tensors, self.joined_dim) for tensors in examples)
-            losses[name] = getattr(self, name)(*joined, avg_factor=avg_factor[0])
+            losses[name] = getattr(self, name)(*map(torch.cat, examples), avg_factor=avg_factor[0])
         return losses
 
     def loss_by_feat_single(self, *tensors: Tensor, avg_factor: int) -> tuple[tuple, tuple]:

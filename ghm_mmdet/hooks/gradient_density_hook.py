@@ -12,9 +12,7 @@ from mmengine.runner import Runner
 
 from ..checks import check_count
 from ..registry import HOOKS
-from ..visualization import Observed
-from ..visualization.figures import density_picture
-from ..visualization.observer import GradientNormObserver
+from ..visualization.observer import GradientNormObserver, Observed
 from ..visualization.record import KINDS, GradientDensityRecord
 
 RECORD_FILE = 'gradient_density.npz'
@@ -36,7 +34,7 @@ class GradientDensityHook(Hook):
 
     - adds a row to `gradient_density.npz` in the work folder, see `GradientDensityRecord`.
       A resumed run continues the rows before its iteration;
-    - gives the visualizer a picture `gradient_density` and the scalars
+    - gives the visualizer the scalars
       `gradient_density/{cls,reg}_{easy,hard}`, the share of the examples with a gradient norm
       < 0.1 and >= 0.9, and `gradient_density/{cls,reg}_gradient_{easy,hard}`, their share of
       the sum of the gradient norms.
@@ -62,12 +60,7 @@ class GradientDensityHook(Hook):
             other `bins` or `mu`.
     """
 
-    def __init__(
-        self,
-        interval: int = 500,
-        iters: int = 1,
-        **observed: Any,
-    ) -> None:
+    def __init__(self, interval: int = 500, iters: int = 1, **observed: Any) -> None:
         check_count('interval', interval)
         check_count('iters', iters)
         if iters > interval:
@@ -116,15 +109,12 @@ class GradientDensityHook(Hook):
                 self._show(runner)
 
     def _show(self, runner: Runner) -> None:
-        histograms = {kind: self._record.histogram(kind) for kind in KINDS}
         scalars = {
             f'gradient_density/{kind}_{name}': share
-            for kind, histogram in histograms.items()
-            for name, share in easy_and_hard(*histogram).items()
+            for kind in KINDS
+            for name, share in easy_and_hard(*self._record.histogram(kind)).items()
         }
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
-        picture = density_picture({kind: counts for kind, (counts, _) in histograms.items()})
-        runner.visualizer.add_image('gradient_density', picture, step=runner.iter + 1)
 
 
 def easy_and_hard(counts: np.ndarray, gradient: np.ndarray) -> dict[str, float]:

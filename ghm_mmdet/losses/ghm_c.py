@@ -6,6 +6,7 @@ import sys
 from typing import Any, Sequence
 
 import torch
+from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, check_use_sigmoid_of_config
@@ -13,7 +14,7 @@ from ..formulas import Settings
 from ..functional.inputs import quality_target, sum_of_targets
 from ..functional.losses import count_sigmoid, count_softmax, divided_by
 from ..registry import MODELS
-from .gradient_harmonizing import GradientHarmonizingLoss, mean_over_processes
+from .gradient_harmonizing import GradientHarmonizingLoss
 
 POSITIVES = 'positives'
 
@@ -144,5 +145,5 @@ class GHMC(GradientHarmonizingLoss):
         counted = count_sigmoid(pred, target, weight, settings)
         if not times_positives:
             return self.harmonized(divided_by(avg_factor, counted, settings), settings)
-        positives = mean_over_processes(sum_of_targets(pred, target, weight)).clamp(min=1)
+        positives: Tensor = reduce_mean(sum_of_targets(pred, target, weight)).clamp(min=1)
         return positives * self.harmonized(divided_by(positives, counted, settings), settings)

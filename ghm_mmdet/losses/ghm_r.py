@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from ..checks import check_momentum, check_positive
@@ -10,7 +11,7 @@ from ..formulas import Settings
 from ..functional.inputs import at_least_float32, check_regression, valid_examples
 from ..functional.losses import count_offsets
 from ..registry import MODELS
-from .gradient_harmonizing import GradientHarmonizingLoss, mean_over_processes
+from .gradient_harmonizing import GradientHarmonizingLoss
 
 
 @MODELS.register_module()
@@ -108,7 +109,7 @@ class GHMR(GradientHarmonizingLoss):
         # What is not finite makes the sum so, whether it is valid or not.
         sums = torch.stack([(d.abs() * valid).sum(), valid.sum()]).double()
         if self.sync:
-            sums = mean_over_processes(sums)
+            sums = reduce_mean(sums)
         mean = (sums[0] / sums[1]).to(self.mean_d.dtype)
         before = self.mean_d.where(self.mean_d > 0, mean)
         after = momentum * before + (1 - momentum) * mean

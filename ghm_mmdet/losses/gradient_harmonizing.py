@@ -6,6 +6,7 @@ from typing import Callable
 
 import torch
 import torch.distributed as dist
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..checks import REDUCTIONS, check_choice, check_momentum
@@ -78,7 +79,7 @@ class GradientHarmonizingLoss(nn.Module):
 
     def summed(self, statistics: Statistics) -> Statistics:
         """The statistics over all processes if `sync`."""
-        if not self.sync or num_processes() == 1:
+        if not self.sync or get_world_size() == 1:
             return statistics
         counts, _, num_examples, finite, _ = statistics
         sums = torch.cat(
@@ -86,7 +87,7 @@ class GradientHarmonizingLoss(nn.Module):
         )
         dist.all_reduce(sums)
         return Statistics(
-            sums[:-2], None, sums[-2].to(num_examples.dtype), sums[-1] == 0, num_processes()
+            sums[:-2], None, sums[-2].to(num_examples.dtype), sums[-1] == 0, get_world_size()
         )
 
     @torch.no_grad()
@@ -100,17 +101,3 @@ class GradientHarmonizingLoss(nn.Module):
         average = moving_average(self.acc_sum, statistics.counts, self.momentum, self.formula)
         self.acc_sum.copy_(average.where(statistics.finite, self.acc_sum))
         return statistics._replace(average=average)
-
-
-def num_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-@torch.no_grad()
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over all processes."""
-    if num_processes() == 1:
-        return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / num_processes()

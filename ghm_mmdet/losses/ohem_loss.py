@@ -28,17 +28,15 @@ class OHEMLoss(nn.Module):
     """Cross entropy of the positives and of the hardest negatives, the others left out.
 
     An example is an anchor, its loss the sum of the binary cross entropies of its classes
-    (Eq. 1), or with `use_sigmoid=False` its softmax cross entropy, as in SSD. Of each image all
-    P positives are kept, and of its negatives the `neg_pos_ratio · P` with the highest loss; an
-    image without positives adds nothing.
+    (Eq. 1), or with `use_sigmoid=False` its softmax cross entropy, as in SSD. Of the anchors of
+    a call all P positives are kept, and of the negatives the `neg_pos_ratio · P` with the highest
+    loss; a call without positives adds nothing.
 
-    The figures of the paper's Table 4 are those of Lin et al. (2017), Table 1d, "OHEM 1:3":
-    mini-batches of 128 examples, NMS at 0.5. Here there is neither NMS nor an upper bound, and
-    the loss is divided by the number of positives, as focal loss is.
+    The paper's Table 4 has the figures of Lin et al. (2017), Table 1d, "OHEM 1:3": mini-batches
+    of 128 examples, NMS at 0.5. Here there is neither NMS nor an upper bound.
 
-    In a config, always write `use_sigmoid`, as for `GHMC`. MMDetection's heads call their loss
-    once per level for all images, and so the negatives are mined; with `OHEMRetinaHead` they are
-    mined per image over all levels.
+    In a config, always write `use_sigmoid`, as for `GHMC`. Heads of MMDetection call their loss,
+    which mines, once per level; `GHMRetinaHead` does over all levels.
 
     Args:
         neg_pos_ratio: Negatives kept for each positive, > 0. Default: 3.
@@ -84,18 +82,16 @@ class OHEMLoss(nn.Module):
         """The loss of the mined examples.
 
         Args:
-            pred: Logits, floating point, shape (N, C), mined together, or (B, N, C), mined in
-                each of B images; with `use_sigmoid=False` C + 1 logits.
-            target: int labels, background outside [0, C), of the shape of `pred` without its
-                last dimension.
-            weight: Factor of each anchor, the shape of `target`; an anchor with weight 0 takes
-                no part. Default: None, 1 everywhere.
+            pred: Logits, floating point, shape (N, C); with `use_sigmoid=False` (N, C + 1).
+            target: int labels, background outside [0, C), shape (N,).
+            weight: Factor of each anchor, shape (N,); an anchor with weight 0 takes no part.
+                Default: None, 1 everywhere.
             avg_factor: 'mean' divides the sum by it instead of the number of mined anchors.
             reduction_override: Overrides `reduction`. Default: None.
 
         Returns:
-            A scalar, or for 'none' the shape of `pred`, with `use_sigmoid=False` of `target`; in
-            the dtype of `pred`.
+            A scalar, or for 'none' shape (N, C), with `use_sigmoid=False` (N,); in the dtype
+            of `pred`.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice('reduction_override', reduction, REDUCTIONS)
@@ -121,17 +117,15 @@ class OHEMLoss(nn.Module):
             one_hot = dense_target(pred, target)
             loss = F.binary_cross_entropy_with_logits(pred, one_hot, reduction='none')
             return loss, one_hot.any(-1)
-        loss = F.cross_entropy(pred.flatten(0, -2), target.flatten(), reduction='none')
-        return loss.view_as(target), target != pred.shape[-1] - 1
+        loss = F.cross_entropy(pred, target, reduction='none')
+        return loss, target != pred.shape[1] - 1
 
 
 def mined_examples(loss: Tensor, positive: Tensor, valid: Tensor, neg_pos_ratio: float) -> Tensor:
-    """Which anchors are kept, all of shape (..., N), the leading dimension the images."""
+    """Which anchors are kept, all of shape (N,)."""
     positive = positive & valid
     negative = valid & ~positive
-    wanted = (neg_pos_ratio * positive.sum(-1, keepdim=True)).long()
-    hardest_first = loss.masked_fill(~negative, -1).argsort(dim=-1, descending=True, stable=True)
+    hardest_first = loss.masked_fill(~negative, -1).argsort(descending=True, stable=True)
     rank = torch.empty_like(hardest_first)
-    order = torch.arange(loss.shape[-1], device=loss.device).expand_as(hardest_first)
-    rank.scatter_(-1, hardest_first, order)
-    return positive | (negative & (rank < wanted))
+    rank[hardest_first] = torch.arange(len(loss), device=loss.device)
+    return positive | (negative & (rank < (neg_pos_ratio * positive.sum()).long()))

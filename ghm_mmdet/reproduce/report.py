@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import re
 import statistics
 from collections.abc import Iterable
@@ -122,10 +121,8 @@ def _data(config: Config) -> str:
 
 
 def number_of_images(annotations: Path) -> int:
-    """How many images a COCO JSON has, which may be too large to parse."""
-    with open(annotations, 'rb') as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return sum(1 for _ in re.finditer(rb'"file_name"', content))
+    """How many images a COCO JSON has, which takes long to parse."""
+    return annotations.read_bytes().count(b'"file_name"')
 
 
 def _other_settings(run: MeasuredRun) -> list[str]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.models.losses.smooth_l1_loss import smooth_l1_loss
@@ -29,8 +28,6 @@ from .style import BASELINE, BLUE, GHM, RIVAL, STYLE, new_figure, save_figure
 
 SMALLEST_G = 0.01
 LARGEST_D = 0.25
-#: Regions of the hook's picture, where the bins can be joined to so many.
-SHOWN_REGIONS = 30
 
 
 def gradient_norm(loss: Callable[..., Tensor], x: np.ndarray, **settings: float) -> np.ndarray:
@@ -149,7 +146,7 @@ def figures(
     """Draw the figures that a record has examples for: 1-3 need logits, 4 and 5 offsets.
 
     Args:
-        record: Of `GradientDensityHook` or `record_checkpoint`.
+        record: Of `GradientDensityHook`.
         rows: Number of rows to sum, the last ones. Default: 1.
         bins_cls: M of GHM-C, a divisor of the record's bins. Default: 30, the paper's.
         bins_reg: M of GHM-R, a divisor too. Default: 10, the released code's.
@@ -200,16 +197,3 @@ def write_figures(
         paths[-1].parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, paths[-1])
     return paths
-
-
-def density_picture(counts: dict[str, np.ndarray]) -> np.ndarray:
-    """The densities of g and gr side by side, uint8 of shape (H, W, 3), RGB."""
-    figure, both = new_figure(9, 3.2, columns=2)
-    for axes, kind in zip(both, KINDS):
-        bins = len(counts[kind])
-        if counts[kind].any():
-            shown = in_regions(counts[kind], SHOWN_REGIONS if bins % SHOWN_REGIONS == 0 else bins)
-            draw_density(axes, shown, kind)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from ..checks import check_count, check_positive
 from ..functional import (
     assign_regions,
     classification_gradient_norm,
@@ -22,7 +24,6 @@ from ..functional.inputs import (
     dense_target,
     valid_examples,
 )
-from . import ONE_STAGE, Observed
 from .record import GradientDensityRecord
 
 
@@ -62,6 +63,20 @@ def _pred_target_weight(
     return pred, target, label_weight if weight is None else weight
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What `GradientNormObserver` counts: a one-stage detector's; see `GradientDensityHook`."""
+
+    bins: int = 600
+    mu: float = 0.02
+    loss_cls: str | None = 'bbox_head.loss_cls'
+    loss_bbox: str | None = 'bbox_head.loss_bbox'
+
+    def __post_init__(self) -> None:
+        check_count('bins', self.bins)
+        check_positive('mu', self.mu)
+
+
 class GradientNormObserver:
     """Add up the histograms of g and gr over the calls of a detector's losses.
 
@@ -83,7 +98,7 @@ class GradientNormObserver:
             the classification is a softmax.
     """
 
-    def __init__(self, model: nn.Module, observed: Observed = ONE_STAGE) -> None:
+    def __init__(self, model: nn.Module, observed: Observed) -> None:
         detector: Any = model.module if is_model_wrapper(model) else model
         losses = [
             None if path is None else _submodule(detector, name, path)
