@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ghm_mmdet.reproduce import experiment as base
+from ghm_mmdet.reproduce.tables import METRICS
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ class Experiment(base.Experiment):
         """The metrics, from the file of results or from the folder; None if there are none."""
         kept = self.kept()
         return self.measured() if kept is None else kept.metrics
+
+    def measured(self) -> dict[str, float] | None:
+        """The metrics in the folder: 0 where the finished training detects nothing at all."""
+        metrics = super().measured()
+        if metrics is None and self.is_trained():
+            return dict.fromkeys(METRICS.values(), 0.0)
+        return metrics
 
     def kept(self) -> Result | None:
         """The last line of the file of results."""

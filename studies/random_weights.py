@@ -77,17 +77,20 @@ class Training(Experiment):
     detector: Detector = DETECTORS[0]
 
     def commands(self) -> list[list[str]]:
-        if not set(NO_VALIDATION) <= set(self.options):
+        if self.validates:
             return super().commands()
-        checkpoint = self.folder / f'epoch_{self.detector.epochs}.pth'
         test = self.command(
-            'test', '--checkpoint', str(checkpoint), '--work-dir', str(self.folder / 'test'),
+            'test', '--checkpoint', str(self.checkpoint), '--work-dir', str(self.folder / 'test'),
             options=(*self.detector.inference, *self.settings.cfg_options),
         )  # fmt: skip
         return [self.train_command(), test]
 
     def measured(self) -> dict[str, float] | None:
-        return super().measured() or last_metrics(self.folder / 'test')
+        return super().measured() if self.validates else last_metrics(self.folder / 'test')
+
+    @property
+    def validates(self) -> bool:
+        return not set(NO_VALIDATION) <= set(self.options)
 
 
 def experiment(variant: tuple[Detector, str], settings: Settings, seed: int) -> Training:

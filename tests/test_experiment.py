@@ -71,6 +71,20 @@ def test_goes_on_after_a_failure_and_lists_it(
     assert ap_cells(quick(settings, 'a', 'd')) == ['25.0', None, None]
 
 
+def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: Settings) -> None:
+    """No metric is in its log; its failure is a result, and not left out of the tables."""
+    [run] = quick(settings, 'a')
+    run.folder.mkdir()
+    pointer = run.folder / 'last_checkpoint'
+    pointer.write_text(str(run.checkpoint.with_name('epoch_1.pth')))
+    assert run.result() is None
+    pointer.write_text(str(run.checkpoint))
+    assert run.result()['bbox_mAP'] == run.result()['bbox_mAP_75'] == 0
+    (run.folder / '1').mkdir()
+    (run.folder / '1/1.json').write_text('{"coco/bbox_mAP": 0.25}')
+    assert run.result()['bbox_mAP'] == 0.25
+
+
 def test_waits_for_the_experiment_that_it_starts_from(settings: Settings) -> None:
     [first] = quick(settings, 'first')
 

@@ -80,6 +80,18 @@ class Experiment:
         environment = {**os.environ, **self.settings.environment}
         return load_config(self.config, environment, self.cfg_options)
 
+    @cached_property
+    def checkpoint(self) -> Path:
+        """Where the training ends."""
+        loop = self.wanted.train_cfg
+        end = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
+        return self.folder / f'{end}.pth'
+
+    def is_trained(self) -> bool:
+        """Whether the training reached its end and wrote the last checkpoint whole."""
+        pointer = self.folder / 'last_checkpoint'
+        return pointer.exists() and Path(pointer.read_text().strip()).name == self.checkpoint.name
+
     def command(
         self, verb: str, *args: str, config: Path | None = None, options: tuple | None = None
     ) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from mmengine.config import Config
@@ -24,18 +23,6 @@ class PaperRun(Experiment):
         """The config of the test-dev submission, where there is one."""
         path = self.config.with_name(f'{self.name}_test-dev.py')
         return path if path.exists() else None
-
-    @cached_property
-    def checkpoint(self) -> Path:
-        """Where the training ends."""
-        loop = self.wanted.train_cfg
-        end = f'epoch_{loop.max_epochs}' if 'max_epochs' in loop else f'iter_{loop.max_iters}'
-        return self.folder / f'{end}.pth'
-
-    def is_trained(self) -> bool:
-        """Whether the training reached its end and wrote the last checkpoint whole."""
-        pointer = self.folder / 'last_checkpoint'
-        return pointer.exists() and Path(pointer.read_text().strip()).name == self.checkpoint.name
 
     @property
     def test_folder(self) -> Path:
