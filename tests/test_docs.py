@@ -49,8 +49,8 @@ PROGRAMS = (
 #: Commands that are run as they stand; the others are parsed, and their options checked.
 #: tests/test_figures.py draws what the page on figures shows.
 CHEAP = {
-    'python tools/reproduce.py plan --table 5',
-    'python tools/reproduce.py report --table 5',
+    'ghm-mmdet reproduce plan --table 5',
+    'ghm-mmdet reproduce report --table 5',
 }
 #: Commands that are not run, nor have options of this package to check, and why.
 NOT_RUN = {
@@ -192,7 +192,7 @@ def test_shell(block: Block, clone: Path, monkeypatch: pytest.MonkeyPatch) -> No
     subprocess.run(['bash', '-n'], input=block.code, text=True, check=True)
     for command in commands(block):
         if command in CHEAP:
-            start(shlex.split(command)[1:], monkeypatch)
+            start(['-m', 'ghm_mmdet', *shlex.split(command)[1:]], monkeypatch)
         else:
             check(command)
 

@@ -76,11 +76,15 @@ def check_classification(pred: Tensor, target: Tensor, weight: Tensor | None) ->
     check_weight(pred, weight)
 
 
-def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """The tensors of a loss of a softmax over each row of `pred`, shape (N, C)."""
+def check_rows(pred: Tensor) -> None:
     check_floating('pred', pred)
     if pred.dim() != 2:
         raise ValueError(f'pred must have the shape (N, C), got {tuple(pred.shape)}')
+
+
+def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """The tensors of a loss of a softmax over each row of `pred`, shape (N, C)."""
+    check_rows(pred)
     check_classification(pred, target, weight)
     for name, tensor in (('target', target), ('weight', weight)):
         if tensor is not None and tensor.dim() != 1:

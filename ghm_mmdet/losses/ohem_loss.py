@@ -19,7 +19,7 @@ from ..checks import (
     check_use_sigmoid,
     check_use_sigmoid_of_config,
 )
-from ..functional.inputs import check_floating, check_same_shape, dense_target
+from ..functional.inputs import check_rows, check_same_shape, dense_target
 from ..registry import MODELS
 
 
@@ -84,19 +84,17 @@ class OHEMLoss(nn.Module):
         Args:
             pred: Logits, floating point, shape (N, C); with `use_sigmoid=False` (N, C + 1).
             target: int labels, background outside [0, C), shape (N,).
-            weight: Factor of each anchor, shape (N,); an anchor with weight 0 takes no part.
-                Default: None, 1 everywhere.
+            weight: Factor of each anchor, shape (N,); at 0 it takes no part. Default: None, 1.
             avg_factor: 'mean' divides the sum by it instead of the number of mined anchors.
             reduction_override: Overrides `reduction`. Default: None.
 
         Returns:
-            A scalar, or for 'none' shape (N, C), with `use_sigmoid=False` (N,); in the dtype
-            of `pred`.
+            A scalar; for 'none' shape (N, C), or (N,) of a softmax; in the dtype of `pred`.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice('reduction_override', reduction, REDUCTIONS)
-        check_floating('pred', pred)
-        check_same_shape('target', target, 'pred[..., 0]', pred[..., 0])
+        check_rows(pred)
+        check_same_shape('target', target, 'pred[:, 0]', pred[:, 0])
         loss, positive = self._entropy(pred, target)
         if weight is None:
             weight = torch.ones_like(target, dtype=pred.dtype)

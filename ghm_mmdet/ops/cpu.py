@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..functional.paper import assign_regions
 from .regions import WIDEN, product_gives_region
 
 #: Logits of a block for each thread: few enough for the cache, enough to outweigh the calls.
@@ -145,7 +144,10 @@ def _look_up(
 
 def _regions_of_positive(x: Tensor, bins: int) -> Tensor:
     """The regions of logits whose target is 1."""
-    return assign_regions((_sigmoid(x) - 1).abs(), bins)
+    index = torch.empty(x.shape, dtype=torch.uint8)
+    buffers = [torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x), dtype=torch.int32)]
+    _write_regions((_sigmoid(x) - 1).abs(), bins, index, buffers)
+    return index.long()
 
 
 def _sigmoid(x: Tensor) -> Tensor:

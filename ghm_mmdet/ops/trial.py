@@ -14,9 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..functional.inputs import valid_examples
-from ..functional.paper import assign_regions, count_regions
-
 ROWS, CLASSES, BINS = 500, 8, 30
 #: Largest difference, relative to the largest value.
 TOLERANCE = 1e-5
@@ -70,6 +67,10 @@ def plain(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the two passes must give: the counts, the weighted loss, its gradient."""
     slope = pred.sigmoid() - p_star
-    region = assign_regions(slope.abs(), BINS, valid_examples(pred, weight))
+    edges = torch.arange(1, BINS, device=pred.device) / BINS
+    region = torch.bucketize(slope.abs(), edges, right=True)
+    if weight is not None:
+        region = torch.where(weight[:, None] > 0, region, BINS)
+    counts = torch.stack([(region == j).sum() for j in range(BINS)])
     loss = F.binary_cross_entropy_with_logits(pred, p_star, reduction='none')
-    return count_regions(region, BINS), (weights[region] * loss).sum(), weights[region] * slope
+    return counts, (weights[region] * loss).sum(), weights[region] * slope

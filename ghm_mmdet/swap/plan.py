@@ -113,8 +113,7 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
             reasons = [loss.why, f'the head becomes {name_of(other_head)}']
             found[key] = replace(loss, why='; '.join(filter(None, reasons)))
     else:
-        changes = {(*head.path, key): loss.ghm for key, loss in found.items() if loss.ghm}
-        plan.changes.update(changes)
+        plan.changes.update({(*head.path, k): loss.ghm for k, loss in found.items() if loss.ghm})
     plan.losses += found.values()
     for key, call in (head.calls or {}).items():
         if isinstance(call, Call) and key in ('loss_cls', 'loss_bbox') and key not in head.losses:
