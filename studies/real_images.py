@@ -326,16 +326,19 @@ def table(settings: Settings, seeds: int) -> str:
 
 def draw_differences(found: Results) -> Figure:
     """A dot for the paired difference of each seed, by set and regime; a bar for the mean."""
-    regimes = [r for r in REGIMES if any(of_sets(found, PRESET, r, SETS)['AP'])]
+    regimes = [r for r in REGIMES if of_sets(found, PRESET, r, SETS)['AP']]
+    names = [n for n in SETS if any(of_sets(found, PRESET, r, [n])['AP'] for r in regimes)]
     figure, panels = new_figure(4.5 * len(regimes), 3.2, columns=len(regimes))
     for axes, regime in zip(np.atleast_1d(panels), regimes):
-        for row, name in enumerate(reversed(SETS)):
+        for row, name in enumerate(reversed(names)):
             for values in of_sets(found, PRESET, regime, [name])['AP']:
                 axes.scatter(values, [row] * len(values), color=BLUE, alpha=0.6)
                 axes.scatter(statistics.mean(values), row, c=ORANGE, marker='|', s=250, lw=3)
         axes.axvline(0, color='gray', linewidth=1)
-        axes.set_yticks(range(len(SETS)), reversed(SETS))
-        axes.set_ylim(-0.5, len(SETS) - 0.5)
+        axes.update_datalim([(0, 0)])
+        axes.autoscale_view()
+        axes.set_yticks(range(len(names)), reversed(names))
+        axes.set_ylim(-0.5, len(names) - 0.5)
         optimizer, number = _named(regime)
         title, x = f'{optimizer}, {number} iterations', 'AP, the preset minus focal loss'
         axes.set(title=title, xlabel=x)
