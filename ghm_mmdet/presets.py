@@ -48,7 +48,7 @@ class Options:
 
     cls: bool = _option(True, 'classification losses')
     reg: bool = _option(True, 'regression losses')
-    preset: str = _option('released', "tempered: for data of one's own; default: %(default)s")
+    preset: str = _option('tempered', "released: COCO's, as published; default: %(default)s")
     head: str | None = _option(None, "only heads of this type or place, as RPNHead or 'roi_head.*'")
     bins: int | None = _option(None, "M; default: the preset's, 30 for GHM-C, 10 for GHM-R")
     momentum: float | None = _option(None, "α; default: the preset's, 0.75 for GHM-C")

@@ -107,12 +107,12 @@ def test_settings_are_those_of_the_shipped_configs() -> None:
     of_preset.update(zip(('tempered_ghm_c', 'tempered_ghm_r'), PRESETS['tempered']))
     for name, settings in of_preset.items():
         assert {k: v for k, v in shipped[name].items() if k != '_delete_'} == settings
-    head = harmonize(RETINANET).model.bbox_head
+    head = harmonize(RETINANET, preset='released').model.bbox_head
     assert (head.loss_cls, head.loss_bbox) == (GHM_C, GHM_R)
 
 
 def test_faster_rcnn() -> None:
-    model = harmonize(FASTER).model
+    model = harmonize(FASTER, preset='released').model
     rpn, box = model.rpn_head, model.roi_head.bbox_head
     assert rpn.loss_cls == {**GHM_C, 'loss_weight': 0.2}
     # 5 levels; half of the samples may be positive, a quarter of the RoIs.
@@ -195,7 +195,7 @@ def test_relative_base_is_relative_to_the_file_written(
     local(tmp_path, '')
     (tmp_path / 'deeper').mkdir()
     monkeypatch.chdir(tmp_path)
-    text = harmonized_text('mine.py', 'deeper/ghm.py')[1]
+    text = harmonized_text('mine.py', 'deeper/ghm.py', preset='released')[1]
     assert "_base_ = '../mine.py'\n" in text
     Path('deeper/ghm.py').write_text(text)
     assert Config.fromfile('deeper/ghm.py').model.bbox_head.loss_cls == GHM_C
@@ -223,7 +223,7 @@ def test_config_that_imports_its_bases_is_written_whole(tmp_path: Path) -> None:
         '    loss_cls=dict(type=FocalLoss, use_sigmoid=True), loss_bbox=dict(type=L1Loss)))\n'
         'optim_wrapper = dict(type="OptimWrapper")\n'
     )
-    read = written(path, tmp_path / 'ghm.py')
+    read = written(path, tmp_path / 'ghm.py', preset='released')
     assert read.model.bbox_head.num_classes == 3
     assert (read.model.bbox_head.loss_cls, read.model.bbox_head.loss_bbox) == (GHM_C, GHM_R)
     assert read.model.type.endswith('RetinaNet')
@@ -243,18 +243,18 @@ def test_options() -> None:
         assert (loss.bins, loss.momentum, loss.formula) == (7, 0.5, 'paper')
 
 
-def test_tempered_preset() -> None:
+def test_tempered_is_the_default() -> None:
     """GHM-C is scaled as the loss that it replaces, GHM-R as released."""
     following = dict(formula='floored', bins=10, momentum=0, mu_momentum=0.9)
-    head = harmonize(RETINANET, preset='tempered').model.bbox_head
+    head = harmonize(RETINANET).model.bbox_head
     assert head.loss_cls == {**GHM_C, 'formula': 'tempered', 'loss_weight': 0.25}, 'α of focal loss'
     assert head.loss_bbox == {**GHM_R, **following, 'loss_weight': 10}
-    rpn = harmonize(FASTER, preset='tempered').model.rpn_head
+    rpn = harmonize(FASTER).model.rpn_head
     assert (rpn.loss_cls.loss_weight, rpn.loss_bbox.loss_weight) == (1, 10 / 5 * 0.5)
-    head = harmonize(RETINANET, preset='tempered', formula='paper', momentum=0.5).model.bbox_head
+    head = harmonize(RETINANET, formula='paper', momentum=0.5).model.bbox_head
     for loss in (head.loss_cls, head.loss_bbox):
         assert (loss.formula, loss.momentum) == ('paper', 0.5)
-    assert leaves(harmonize(RETINANET, preset='released')) == leaves(harmonize(RETINANET))
+    assert leaves(harmonize(RETINANET, preset='tempered')) == leaves(harmonize(RETINANET))
 
 
 def test_batch_density() -> None:
@@ -333,7 +333,7 @@ def test_heads_of_users() -> None:
 
     losses = dict(loss_cls=dict(type='FocalLoss'), loss_bbox=dict(type='L1Loss'))
     mine = Config(dict(model=dict(type='RetinaNet', bbox_head=dict(type='MyRetinaHead', **losses))))
-    assert harmonize(mine).model.bbox_head.loss_cls == GHM_C
+    assert harmonize(mine, preset='released').model.bbox_head.loss_cls == GHM_C
     decoded = copy.deepcopy(mine)
     decoded.model.bbox_head.reg_decoded_bbox = True
     assert harmonize(decoded).model.bbox_head.loss_bbox == dict(type='L1Loss')

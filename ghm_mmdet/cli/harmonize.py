@@ -6,7 +6,7 @@ replaced or kept, and why.
 Examples:
     ghm-mmdet harmonize mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --dry-run
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py
-    ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --preset tempered
+    ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --preset released
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
 """
 

@@ -42,15 +42,15 @@ def harmonize(
             It is not changed.
         cls: Whether to replace classification losses. Default: True.
         reg: Whether to replace regression losses. Default: True.
-        preset: 'released', the released code's settings, for COCO and data sets like it; or
-            'tempered', for data of one's own: see docs/recipe.md. Default: 'released'.
+        preset: 'tempered', for data of one's own, see docs/recipe.md; or 'released', the released
+            code's settings, as published for COCO. Default: 'tempered'.
         head: Replace only in heads whose type ('RPNHead') or place ('roi_head.*') matches this
             pattern of `fnmatch`. Default: None, all.
         bins: M. Default: None, the preset's: 30 for GHM-C and 10 for GHM-R.
         momentum: α of the moving average. Default: None, the preset's: 0.75 for GHM-C, for GHM-R
-            0.7, with 'tempered' 0.
+            0, with 'released' 0.7.
         formula: 'official', 'paper', 'floored' or 'tempered', see `GHMC`. Default: None, the
-            preset's: 'official'; with 'tempered' 'tempered' in GHM-C, 'floored' in GHM-R.
+            preset's: 'tempered' in GHM-C, 'floored' in GHM-R; with 'released' 'official'.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
 
