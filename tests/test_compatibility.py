@@ -93,7 +93,7 @@ def test_heads_that_need_a_language_model(head: str) -> None:
 
 def test_yolox_divides_the_mean_back() -> None:
     """Objectness: (1/N) Σ β L over all priors, in NumPy, is what the head's division leaves."""
-    cfg = harmonize(CONFIGS / 'yolox/yolox_s_8xb8-300e_coco.py', momentum=0.0)
+    cfg = harmonize(CONFIGS / 'yolox/yolox_s_8xb8-300e_coco.py', preset='released', momentum=0.0)
     model = build(small_model(cfg))
     calls = with_ghm_c_of(model)
     training_step(model)

@@ -39,6 +39,7 @@ class Head(nn.Module):
         return loss + self.loss_reg(self.reg(x), boxes, box_weight, avg_factor=3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'backend', ['eager', 'aot_eager', pytest.param('inductor', marks=pytest.mark.slow)]
 )

@@ -54,6 +54,7 @@ def assert_within_budgets(result: dict) -> None:
         assert kernel['instructions_an_element'] <= MAX_INSTRUCTIONS_AN_ELEMENT, title
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('triton', TRITONS)
 def test_budgets_of_the_usual_call(triton: str) -> None:
     assert_within_budgets(compiled(triton, '--variants', '1'))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,10 +114,14 @@ def worker(rank: int, folder: str, world_size: int) -> None:
 
 
 @pytest.fixture(scope='module', params=SPLITS, ids='{}-processes'.format)
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list:
+def results(request: pytest.FixtureRequest, make_once: Callable[..., Path]) -> list:
     """What each process found."""
-    folder, world_size = tmp_path_factory.mktemp('sync'), request.param
-    start_all(worker, world_size, str(folder), world_size)
+    world_size = request.param
+
+    def fill(folder: Path) -> None:
+        start_all(worker, world_size, str(folder), world_size)
+
+    folder = make_once(f'sync-{world_size}', fill)
     return [torch.load(folder / f'{rank}.pt') for rank in range(world_size)]
 
 

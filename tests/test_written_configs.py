@@ -175,7 +175,7 @@ def test_absolute_on_another_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert_is_harmonized(tmp_path / 'new/ghm.py', tmp_path / 'base.py')
 
 
-@pytest.mark.parametrize('encoding', ['utf-8', 'ascii', 'latin-1'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'ascii'])
 def test_standard_output_in_another_folder(encoding: str, tmp_path: Path) -> None:
     """Whatever the locale: the file is UTF-8, as MMEngine reads it."""
     write_base(tmp_path / 'configs/mine.py', 'values')
