@@ -157,9 +157,13 @@ def scan(name: str, out: Path, folder: Path = CONFIGS) -> Scanned:
     return scanned
 
 
+#: Where the message of an error goes on to say what to do.
+ADVICE = r'\n|, the current sys.path|\. Please check|, please install it| by executing'
+
+
 def first_line(error: BaseException) -> str:
     """The error in a line, without the folders of this machine."""
-    text = re.split(r'\n|, the current sys.path|\. Please check', str(error).strip())[0]
+    text = re.split(ADVICE, str(error).strip())[0]
     text = re.sub(r'[^\s\'"]*/\.mim/configs/', '', text).replace(str(Path.home()), '~')
     return f'{type(error).__name__}: {" ".join(text.split())}'[:200]
 
@@ -274,15 +278,14 @@ PAGE = """\
 # Compatibility with MMDetection's configs
 
 What [`harmonize`](swap.md#a-config-with-other-losses) does to every config that MMDetection
-ships. Each config is harmonized, written as a config that inherits from it, and read again: the
-result equals what `harmonize` returned, and harmonizing it again changes nothing. A test compares
-it with the original, key by key: only the losses, the type of SSD's head and gradient clipping
-differ.
+ships. Each is harmonized, written as a config that inherits from it, and read again: the result
+equals what `harmonize` returned, and harmonizing it again changes nothing. A test compares it with
+the original: only the losses, the type of SSD's head and gradient clipping differ.
 
 {totals}
 
-The rest of this page is about {mmdet}. No config crashes: each is harmonized, has GHM already, is
-refused with a reason, or cannot be loaded, without GHM either.
+The rest of this page is about {mmdet}. What cannot be loaded, can't without
+GHM either.
 
 ## Heads whose losses are replaced
 
@@ -335,14 +338,7 @@ the step has `GDLoss_v1` in its place, which is kept as well.
 
 {swaps}
 
-### To reproduce with MMRotate
-
-```shell
-ROTATED=work_dirs/compatibility-mmrotate.json
-python -m studies.compatibility run --mmrotate --json $ROTATED
-python -m studies.compatibility report $RESULTS $ROTATED \\
-    --out docs/compatibility.md
-```
+To reproduce: `run --mmrotate`, into a file of its own that `report` gets as well.
 """
 
 
