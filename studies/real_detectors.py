@@ -1,4 +1,4 @@
-"""Six detectors with their own losses and with GHM, on photographs, from ImageNet weights.
+"""Seven detectors with their own losses and with GHM, on photographs, from ImageNet weights.
 
 Examples:
     python -m studies.real_detectors run --seeds 2 --jobs 2
@@ -32,6 +32,7 @@ DETECTORS = {
     'fcos': 'FCOS',
     'yolox': 'YOLOX',
     'ssd': 'SSD',
+    'gfl': 'GFL',
 }
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
 #: A detector and its losses.

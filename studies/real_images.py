@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, product
@@ -28,6 +29,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from scipy import stats
 
+from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.tables import METRICS
@@ -53,7 +55,7 @@ RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
 #: Those whose differences are shown.
 PAIRED = ('AP', 'AP50', 'AP75')
-FOCAL, RELEASED, PRESET = 'focal', 'released', 'preset'
+FOCAL, RELEASED, PRESET, CLIPPED = 'focal', 'released', 'preset', 'focal-clipped'
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,16 @@ class Losses:
 
 
 TEMPERED = dict(preset='tempered')
+MAX_NORM = PRESETS['tempered'].clip_grad['max_norm']
 CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
 LOSSES = {
     FOCAL: Losses('focal loss + smooth L1'),
     PRESET: Losses("GHM-C + GHM-R, preset 'tempered'", TEMPERED),
     RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
+    CLIPPED: Losses(
+        'focal loss + smooth L1, gradient clipped as with the preset',
+        options=(f'optim_wrapper.clip_grad.max_norm={MAX_NORM}',),
+    ),
     # Focal loss tuned as well, and the parts of the preset.
     'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
     'ghmc': Losses('the preset, GHM-C + smooth L1', TEMPERED | dict(reg=False)),
@@ -79,7 +86,7 @@ LOSSES = {
         "the preset, GHM-R with formula='official'", TEMPERED, (f'{REG}.formula=official',)
     ),
 }
-COMPARED, PARTS = (PRESET, RELEASED), tuple(LOSSES)[3:]
+COMPARED, PARTS = (PRESET, RELEASED, CLIPPED), tuple(LOSSES)[4:]
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     options = (
         *of_set(data),
         *iterations(ITERATIONS[variant.length]),
-        *of_losses(variant.losses),
+        *of_losses(variant.losses, clipped=variant.sgd is None),
         *of_sgd(variant.sgd),
     )
     return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
@@ -144,12 +151,13 @@ def of_set(data: Path) -> tuple[str, ...]:
 
 
 @cache
-def of_losses(name: str) -> tuple[str, ...]:
+def of_losses(name: str, clipped: bool) -> tuple[str, ...]:
     """The options that `harmonize` comes to, and those of the losses' own."""
     losses = LOSSES[name]
     if losses.harmonized is None:
         return losses.options
-    return (*harmonized_options(config_path(CONFIG), **losses.harmonized), *losses.options)
+    harmonized = harmonized_options(config_path(CONFIG), clipped, **losses.harmonized)
+    return (*harmonized, *losses.options)
 
 
 def of_sgd(rate: float | None) -> tuple[str, ...]:
@@ -162,10 +170,15 @@ def of_sgd(rate: float | None) -> tuple[str, ...]:
 
 
 @cache
-def harmonized_options(config: Path, **arguments: Any) -> tuple[str, ...]:
-    """What `harmonize` does to a config, as `key=value`."""
+def harmonized_options(config: Path, clipped: bool = True, **arguments: Any) -> tuple[str, ...]:
+    """What `harmonize` does to a config, as `key=value`; if not `clipped`, to one that does not
+    clip the gradient, as MMDetection's with SGD.
+    """
     original = Config.fromfile(config)
-    new = harmonize(original, **arguments)
+    given = deepcopy(original)
+    if not clipped:
+        given.optim_wrapper.clip_grad = None
+    new = harmonize(given, **arguments)
     return tuple(options_between(original.to_dict(), new.to_dict()))
 
 

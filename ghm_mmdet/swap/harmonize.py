@@ -26,7 +26,7 @@ def harmonize(
 
     Classification losses become GHM-C, losses of encoded box offsets GHM-R; the others are
     kept, each for a reason that `losses_found` gives. If the config does not clip gradients, it
-    clips as the authors do, at norm 35. A config that is harmonized already is not changed.
+    clips at norm 10, with 'released' at the authors' 35. A harmonized config is not changed.
 
     `loss_weight` is that of the loss replaced, times the released code's 1 for GHM-C and 10 for
     GHM-R. Where a head averages over its levels together but calls the loss for each (RPN), it

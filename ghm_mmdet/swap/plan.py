@@ -14,9 +14,6 @@ from . import rules
 from .heads import Head, Path, find_heads, name_of
 from .rules import Call
 
-#: The authors' gradient clipping.
-CLIP_GRAD = dict(max_norm=35, norm_type=2)
-
 GHM_LOSSES = ('GHMC', 'GHMR')
 _ANCHORS = ('anchor_generator', 'approx_anchor_generator', 'prior_generator')
 DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
@@ -93,7 +90,7 @@ def make_plan(cfg: Config, options: Options) -> Plan:
     for head in heads:
         _plan_head(plan, options, head)
     if plan.replaced:
-        _plan_clipping(plan, cfg)
+        _plan_clipping(plan, cfg, PRESETS[options.preset].clip_grad)
         _note_classes(plan, cfg, heads)
     return plan
 
@@ -254,15 +251,15 @@ def _plan_batch_density(plan: Plan, head: Head) -> None:
         )
 
 
-def _plan_clipping(plan: Plan, cfg: Config) -> None:
+def _plan_clipping(plan: Plan, cfg: Config, clip_grad: dict[str, int]) -> None:
     optimizer = cfg.get('optim_wrapper')
     if not optimizer:
         plan.notes.append('gradient clipping: the config has no optim_wrapper to set it in')
     elif optimizer.get('clip_grad'):
         plan.notes.append(f'gradient clipping: kept, {dict(optimizer["clip_grad"])}')
     else:
-        plan.changes[('optim_wrapper', 'clip_grad')] = dict(CLIP_GRAD)
-        plan.notes.append(f'gradient clipping: set to {CLIP_GRAD}')
+        plan.changes[('optim_wrapper', 'clip_grad')] = dict(clip_grad)
+        plan.notes.append(f'gradient clipping: set to {clip_grad}')
 
 
 def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
