@@ -86,7 +86,8 @@ LOSSES = {
         "the preset, GHM-R with formula='official'", TEMPERED, (f'{REG}.formula=official',)
     ),
 }
-COMPARED, PARTS = (PRESET, RELEASED, CLIPPED), tuple(LOSSES)[4:]
+WHOLE, PARTS = tuple(LOSSES)[:4], tuple(LOSSES)[4:]
+COMPARED = (PRESET, RELEASED)
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,18 @@ class Variant:
 REGIMES = (('1x', None), ('3x', None), *(('2x', rate) for rate in RATES))
 OF_PARTS = (('1x', None), ('2x', RATES[0]))
 VARIANTS = (
-    *(
-        Variant(name, losses, *regime)
-        for regime, name, losses in product(REGIMES, SETS, (FOCAL, *COMPARED))
-    ),
+    *(Variant(name, losses, *regime) for regime, name, losses in product(REGIMES, SETS, WHOLE)),
     *(
         Variant(name, losses, *regime)
         for regime, name, losses in product(OF_PARTS, SELECTION, PARTS)
     ),
 )
+
+
+def base_of(regime: tuple[str, float | None]) -> str:
+    """What is compared with; above MMDetection's rate focal loss needs the clipping, too."""
+    _, sgd = regime
+    return CLIPPED if sgd and sgd > RATES[0] else FOCAL
 
 
 def train_file(data: Path) -> str:
@@ -260,10 +264,10 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def table_of_sets(found: Results) -> str:
     """A row for each set, regime and losses."""
     rows = []
-    for name, regime, losses in product(SETS, REGIMES, (FOCAL, *COMPARED)):
+    for name, regime, losses in product(SETS, REGIMES, WHOLE):
         runs = found[Variant(name, losses, *regime)]
         if runs:
-            base = found[Variant(name, FOCAL, *regime)]
+            base = found[Variant(name, base_of(regime), *regime)]
             rows.append([name, *_named(regime), LOSSES[losses].what, *_cells(runs, base)])
     return markdown_table(['set', 'optimizer', 'iterations', 'losses', *_HEADS], rows)
 
@@ -283,7 +287,7 @@ def _cells(runs: dict, base: dict) -> list[object]:
 
 
 def table_over_sets(found: Results) -> str:
-    """The mean difference from focal loss over the sets; a set is the unit.
+    """The mean difference from `base_of` the regime over the sets; a set is the unit.
 
     "Of the seeds alone" is for these sets, the other intervals are for sets as these.
     """
@@ -311,8 +315,26 @@ def of_sets(
     found: Results, losses: str, regime: tuple[str, float | None], sets: Sequence[str]
 ) -> dict[str, list[list[float]]]:
     """By column, the paired differences of each set that has any."""
-    runs = [(found[Variant(s, losses, *regime)], found[Variant(s, FOCAL, *regime)]) for s in sets]
+    base = base_of(regime)
+    runs = [(found[Variant(s, losses, *regime)], found[Variant(s, base, *regime)]) for s in sets]
     return {c: [d for pair in runs if (d := differences(*pair, c))] for c in PAIRED}
+
+
+def table_of_rates(found: Results) -> str:
+    """AP by the learning rate of SGD, the mean over the sets of the selection."""
+    rows = []
+    for losses in WHOLE:
+        cells = [_mean_of_sets(found, losses, ('2x', rate)) for rate in RATES]
+        if any(cells):
+            rows.append([LOSSES[losses].what, *cells])
+    return markdown_table(['losses, AP with SGD', *map(str, RATES)], rows)
+
+
+def _mean_of_sets(found: Results, losses: str, regime: tuple[str, float | None]) -> str | None:
+    runs = [found[Variant(name, losses, *regime)] for name in SELECTION]
+    if not all(runs):
+        return None
+    return f'{statistics.mean(statistics.mean(r["AP"] for r in run.values()) for run in runs):.1f}'
 
 
 def table_of_parts(found: Results) -> str:
@@ -333,7 +355,7 @@ def table_of_parts(found: Results) -> str:
 
 def table(settings: Settings, seeds: int) -> str:
     found = results(settings, seeds)
-    made = (table_over_sets, table_of_parts, table_of_sets)
+    made = (table_over_sets, table_of_rates, table_of_parts, table_of_sets)
     return '\n\n'.join(make(found) for make in made)
 
 

@@ -185,6 +185,19 @@ def test_parts_are_averaged_over_the_sets_of_the_choice(tmp_path: Path) -> None:
     ]
 
 
+def test_higher_rates_are_compared_with_focal_loss_clipped_alike(tmp_path: Path) -> None:
+    aps = {f'{name}-focal-sgd0.0025-2x': [50] for name in real_images.SELECTION}
+    aps |= {'chess-focal-sgd0.01-2x': [1], 'chess-focal-clipped-sgd0.01-2x': [56, 60]}
+    aps |= {f'{name}-preset-sgd0.01-2x': [60, 64] for name in real_images.SELECTION}
+    found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 2)
+    assert '| SGD, 0.01 | 400 | all, 1 | +4.0 |' in real_images.table_over_sets(found)
+    rows = [row.split('|')[2:-1] for row in real_images.table_of_rates(found).splitlines()[2:]]
+    assert [[*map(str.strip, row)] for row in rows] == [
+        ['50.0', '', '', '', ''],
+        ['', '', '62.0', '', ''],
+    ]
+
+
 @pytest.mark.parametrize('sgd', [None, 0.0025])
 def test_preset_of_the_study_is_that_of_harmonize(sgd: float | None) -> None:
     """The options of a run build the config that `harmonize` makes."""
@@ -195,6 +208,8 @@ def test_preset_of_the_study_is_that_of_harmonize(sgd: float | None) -> None:
     if sgd is not None:
         optimizer = dict(type='SGD', lr=sgd, momentum=0.9, weight_decay=0.0001)
         assert run.wanted.optim_wrapper.optimizer == optimizer
+    # MMDetection's SGD does not clip, the study's AdamW does, which `harmonize` keeps.
+    assert run.wanted.optim_wrapper.clip_grad.max_norm == (35 if sgd is None else 10)
 
 
 @pytest.mark.parametrize('detector', DETECTORS)
