@@ -360,8 +360,11 @@ def table(settings: Settings, seeds: int) -> str:
 
 
 def draw_differences(found: Results) -> Figure:
-    """A dot for the paired difference of each seed, by set and regime; a bar for the mean."""
-    regimes = [r for r in REGIMES if of_sets(found, PRESET, r, SETS)['AP']]
+    """A dot for the paired difference of each seed, by set and regime; a bar for the mean.
+
+    Of SGD, only MMDetection's rate.
+    """
+    regimes = [r for r in REGIMES if base_of(r) == FOCAL and of_sets(found, PRESET, r, SETS)['AP']]
     names = [n for n in SETS if any(of_sets(found, PRESET, r, [n])['AP'] for r in regimes)]
     figure, panels = new_figure(4.5 * len(regimes), 3.2, columns=len(regimes))
     for axes, regime in zip(np.atleast_1d(panels), regimes):
