@@ -17,7 +17,6 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, product
@@ -29,7 +28,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from scipy import stats
 
-from ghm_mmdet.presets import PRESETS
+from ghm_mmdet.presets import MAX_NORM
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.tables import METRICS
@@ -68,7 +67,6 @@ class Losses:
 
 
 TEMPERED = dict(preset='tempered')
-MAX_NORM = PRESETS['tempered'].clip_grad['max_norm']
 CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
 LOSSES = {
     FOCAL: Losses('focal loss + smooth L1'),
@@ -76,7 +74,7 @@ LOSSES = {
     RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
     CLIPPED: Losses(
         'focal loss + smooth L1, gradient clipped as with the preset',
-        options=(f'optim_wrapper.clip_grad.max_norm={MAX_NORM}',),
+        options=(f'optim_wrapper.clip_grad.max_norm={MAX_NORM["tempered"]}',),
     ),
     # Focal loss tuned as well, and the parts of the preset.
     'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
@@ -178,12 +176,11 @@ def harmonized_options(config: Path, clipped: bool = True, **arguments: Any) -> 
     """What `harmonize` does to a config, as `key=value`; if not `clipped`, to one that does not
     clip the gradient, as MMDetection's with SGD.
     """
-    original = Config.fromfile(config)
-    given = deepcopy(original)
+    given = Config.fromfile(config)
+    original = given.to_dict()
     if not clipped:
         given.optim_wrapper.clip_grad = None
-    new = harmonize(given, **arguments)
-    return tuple(options_between(original.to_dict(), new.to_dict()))
+    return tuple(options_between(original, harmonize(given, **arguments).to_dict()))
 
 
 def options_between(original: dict, new: dict, prefix: str = '') -> Iterator[str]:

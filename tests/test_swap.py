@@ -20,7 +20,7 @@ from ghm_mmdet.swap import harmonized_text, load
 from ghm_mmdet.swap.writer import difference, literal
 
 ROOT = Path(__file__).parent.parent
-GHM_C, GHM_R = RELEASED[:2]
+GHM_C, GHM_R = RELEASED
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
@@ -104,7 +104,7 @@ def test_harmonizing_twice_changes_nothing(name: str, tmp_path: Path) -> None:
 def test_settings_are_those_of_the_shipped_configs() -> None:
     shipped = Config.fromfile(ROOT / 'configs/_base_/ghm_losses.py')
     of_preset = dict(ghm_c=GHM_C, ghm_r=GHM_R)
-    of_preset.update(zip(('tempered_ghm_c', 'tempered_ghm_r'), PRESETS['tempered'][:2]))
+    of_preset.update(zip(('tempered_ghm_c', 'tempered_ghm_r'), PRESETS['tempered']))
     for name, settings in of_preset.items():
         assert {k: v for k, v in shipped[name].items() if k != '_delete_'} == settings
     head = harmonize(RETINANET, preset='released').model.bbox_head

@@ -42,7 +42,7 @@ def demo_config(
     config = Config.fromfile(path)
     if path == GHM_CONFIG:
         head = config.model.bbox_head
-        head.loss_cls, head.loss_bbox = map(ConfigDict, RELEASED[:2])
+        head.loss_cls, head.loss_bbox = map(ConfigDict, RELEASED)
     config.work_dir = str(work_dir)
     config.experiment_name = work_dir.name
     config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=10**6)

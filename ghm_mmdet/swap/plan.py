@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ..checks import check_real
 from ..formulas import FORMULAS
-from ..presets import PRESETS, Options
+from ..presets import MAX_NORM, PRESETS, Options
 from . import rules
 from .heads import Head, Path, find_heads, name_of
 from .rules import Call
@@ -90,7 +90,7 @@ def make_plan(cfg: Config, options: Options) -> Plan:
     for head in heads:
         _plan_head(plan, options, head)
     if plan.replaced:
-        _plan_clipping(plan, cfg, PRESETS[options.preset].clip_grad)
+        _plan_clipping(plan, cfg, options.preset)
         _note_classes(plan, cfg, heads)
     return plan
 
@@ -251,14 +251,15 @@ def _plan_batch_density(plan: Plan, head: Head) -> None:
         )
 
 
-def _plan_clipping(plan: Plan, cfg: Config, clip_grad: dict[str, int]) -> None:
+def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
     optimizer = cfg.get('optim_wrapper')
     if not optimizer:
         plan.notes.append('gradient clipping: the config has no optim_wrapper to set it in')
     elif optimizer.get('clip_grad'):
         plan.notes.append(f'gradient clipping: kept, {dict(optimizer["clip_grad"])}')
     else:
-        plan.changes[('optim_wrapper', 'clip_grad')] = dict(clip_grad)
+        clip_grad = dict(max_norm=MAX_NORM[preset], norm_type=2)
+        plan.changes[('optim_wrapper', 'clip_grad')] = clip_grad
         plan.notes.append(f'gradient clipping: set to {clip_grad}')
 
 
