@@ -101,6 +101,8 @@ def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
     unless OMP_NUM_THREADS is set.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    # MIM makes its folder where it is missing, and of two processes that start at once one fails.
+    Path('~/.cache/mim').expanduser().mkdir(parents=True, exist_ok=True)
     pending: dict[Path, Future[str | None]] = {}
     with ThreadPoolExecutor(jobs) as pool:
         for experiment in experiments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -69,6 +70,17 @@ def test_goes_on_after_a_failure_and_lists_it(
     printed = capfd.readouterr().out
     assert printed.count('its result is there') == 2
     assert ap_cells(quick(settings, 'a', 'd')) == ['25.0', None, None]
+
+
+def test_the_first_trainings_need_not_race_for_the_folder_of_mim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    run_missing([], jobs=2)
+    found = [*tmp_path.rglob('mim')]
+    home = 'from mim.utils import DEFAULT_CACHE_DIR as folder; print(folder)'
+    folder = subprocess.run([sys.executable, '-c', home], capture_output=True, text=True).stdout
+    assert found == [Path(folder.strip())]
 
 
 def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: Settings) -> None:
