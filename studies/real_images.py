@@ -364,7 +364,10 @@ def draw_differences(found: Results) -> Figure:
     regimes = [r for r in REGIMES if base_of(r) == FOCAL and of_sets(found, PRESET, r, SETS)['AP']]
     names = [n for n in SETS if any(of_sets(found, PRESET, r, [n])['AP'] for r in regimes)]
     figure, panels = new_figure(4.5 * len(regimes), 3.2, columns=len(regimes))
-    for axes, regime in zip(np.atleast_1d(panels), regimes):
+    panels = np.atleast_1d(panels)
+    for axes, regime in zip(panels, regimes):
+        if axes is not panels[0]:
+            axes.sharex(panels[0])
         for row, name in enumerate(reversed(names)):
             for values in of_sets(found, PRESET, regime, [name])['AP']:
                 axes.scatter(values, [row] * len(values), color=BLUE, alpha=0.6)
