@@ -198,6 +198,27 @@ def test_higher_rates_are_compared_with_focal_loss_clipped_alike(tmp_path: Path)
     ]
 
 
+def test_each_loss_has_its_best_rate_of_a_set(tmp_path: Path) -> None:
+    aps = {
+        'chess-focal-sgd0.0025-2x': [50, 52],
+        'chess-focal-clipped-sgd0.01-2x': [60],
+        'chess-preset-sgd0.005-2x': [66, 62],
+        'chess-preset-sgd0.01-2x': [70, 50],
+        'bccd-focal-sgd0.0025-2x': [40],
+        'bccd-preset-sgd0.0025-2x': [42],
+        'pears-preset-sgd0.0025-2x': [30],  # focal loss was not run
+        'cards-preset-1x': [99],  # with AdamW
+    }
+    found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 2)
+    shown = real_images.table_of_best_rates(found).splitlines()[2:]
+    half = 12.706 * np.std([4, 2], ddof=1) / np.sqrt(2)
+    assert shown == [
+        '| chess | 60.0 (0.01) | 64.0 (0.005) | +4.0 |',
+        '| bccd | 40.0 (0.0025) | 42.0 (0.0025) | +2.0 |',
+        f'| mean |  |  | +3.0 [{3 - half:+.1f}, {3 + half:+.1f}] |',
+    ]
+
+
 @pytest.mark.parametrize('sgd', [None, 0.0025])
 def test_preset_of_the_study_is_that_of_harmonize(sgd: float | None) -> None:
     """The options of a run build the config that `harmonize` makes."""
