@@ -23,7 +23,6 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from scipy import stats
@@ -331,24 +330,30 @@ def _mean_of_sets(found: Results, losses: str, regime: tuple[str, float | None])
     runs = [found[Variant(name, losses, *regime)] for name in SELECTION]
     if not all(runs):
         return None
-    return f'{statistics.mean(statistics.mean(r["AP"] for r in run.values()) for run in runs):.1f}'
+    return f'{statistics.mean(map(mean_ap, runs)):.1f}'
+
+
+def mean_ap(runs: dict[int, dict[str, float]]) -> float:
+    """Over the seeds."""
+    return statistics.mean(run['AP'] for run in runs.values())
 
 
 def table_of_best_rates(found: Results) -> str:
-    """AP of SGD by set, each at its best rate of those run; in the last row the mean difference.
+    """AP of SGD by set, each at its best rate of those run; in the last rows the mean difference.
 
     Focal loss has the better of its two clippings.
     """
-    rows, gains = [], []
+    rows, gains = [], {}
     for name in LEARNT:
         focal = _best_rate(found, name, (FOCAL, CLIPPED))
         preset = _best_rate(found, name, (PRESET,))
         if focal and preset:
-            gains.append(preset[0] - focal[0])
+            gains[name] = preset[0] - focal[0]
             shown = [f'{ap:.1f} ({rate})' for ap, rate in (focal, preset)]
-            rows.append([name, *shown, f'{gains[-1]:+.1f}'])
-    if gains:
-        rows.append(['mean', None, None, mean_with_interval(gains)])
+            rows.append([name, *shown, f'{gains[name]:+.1f}'])
+    for what, sets in (('mean', LEARNT), ('mean, confirmed on', CONFIRMATION)):
+        if of_these := [gains[name] for name in sets if name in gains]:
+            rows.append([what, None, None, mean_with_interval(of_these)])
     heads = ['set', 'focal loss, AP (rate)', 'preset, AP (rate)', 'difference']
     return markdown_table(heads, rows)
 
@@ -356,10 +361,7 @@ def table_of_best_rates(found: Results) -> str:
 def _best_rate(found: Results, name: str, losses: Sequence[str]) -> tuple[float, float] | None:
     """The highest mean of AP over the seeds, and its rate."""
     runs = [(found[Variant(name, each, '2x', rate)], rate) for each in losses for rate in RATES]
-    return max(
-        ((statistics.mean(r['AP'] for r in run.values()), rate) for run, rate in runs if run),
-        default=None,
-    )
+    return max(((mean_ap(run), rate) for run, rate in runs if run), default=None)
 
 
 def table_of_parts(found: Results) -> str:
@@ -380,13 +382,7 @@ def table_of_parts(found: Results) -> str:
 
 def table(settings: Settings, seeds: int) -> str:
     found = results(settings, seeds)
-    made = (
-        table_over_sets,
-        table_of_best_rates,
-        table_of_rates,
-        table_of_parts,
-        table_of_sets,
-    )
+    made = (table_over_sets, table_of_best_rates, table_of_rates, table_of_parts, table_of_sets)
     return '\n\n'.join(make(found) for make in made)
 
 
@@ -398,10 +394,9 @@ def draw_differences(found: Results) -> Figure:
     regimes = [r for r in REGIMES if base_of(r) == FOCAL and of_sets(found, PRESET, r, SETS)['AP']]
     names = [n for n in SETS if any(of_sets(found, PRESET, r, [n])['AP'] for r in regimes)]
     figure, panels = new_figure(4.5 * len(regimes), 3.2, columns=len(regimes))
-    panels = np.atleast_1d(panels)
+    for axes in panels[1:]:
+        axes.sharex(panels[0])
     for axes, regime in zip(panels, regimes):
-        if axes is not panels[0]:
-            axes.sharex(panels[0])
         for row, name in enumerate(reversed(names)):
             for values in of_sets(found, PRESET, regime, [name])['AP']:
                 axes.scatter(values, [row] * len(values), color=BLUE, alpha=0.6)

@@ -219,6 +219,15 @@ def test_each_loss_has_its_best_rate_of_a_set(tmp_path: Path) -> None:
     ]
 
 
+def test_best_rates_have_the_mean_of_the_confirmation(tmp_path: Path) -> None:
+    aps = {'chess-focal-sgd0.0025-2x': [50], 'chess-preset-sgd0.0025-2x': [53]}
+    aps |= {'cards-focal-sgd0.0025-2x': [40], 'cards-preset-sgd0.0025-2x': [41]}
+    found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 1)
+    shown = real_images.table_of_best_rates(found).splitlines()
+    assert shown[-2].startswith('| mean |  |  | +2.0 [')
+    assert shown[-1] == '| mean, confirmed on |  |  | +1.0 |'
+
+
 @pytest.mark.parametrize('sgd', [None, 0.0025])
 def test_preset_of_the_study_is_that_of_harmonize(sgd: float | None) -> None:
     """The options of a run build the config that `harmonize` makes."""
