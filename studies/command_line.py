@@ -79,7 +79,7 @@ def perform(
     if args.action == 'plan':
         for experiment in chosen:
             for command in experiment.commands():
-                print(shell_line(command, settings.environment))
+                print(shell_line(command, experiment.settings.environment))
         return
     failures = run_missing(chosen, args.jobs) if args.action == 'run' else []
     print(table(settings, args.seeds))

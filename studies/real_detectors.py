@@ -1,12 +1,14 @@
 """Seven detectors with their own losses and with GHM, on photographs, from ImageNet weights.
 
 Examples:
-    python -m studies.real_detectors run --seeds 2 --jobs 2
+    python -m studies.real_detectors run --data-root data --seeds 2 --jobs 2
     python -m studies.real_detectors report --seeds 2
+--data-root holds a folder of each set, as for `studies.real_images`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,13 +16,15 @@ from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.swap import losses_found
 
-from .command_line import IN_THE_CLONE, perform, study_parser
+from .command_line import IN_THE_CLONE, iterations, perform, study_parser
 from .experiment import Experiment, Settings
 from .real_images import (
+    ITERATIONS,
     differences,
     harmonized_options,
     mean_and_spread,
     mean_with_interval,
+    of_set,
     percent,
 )
 
@@ -34,35 +38,56 @@ DETECTORS = {
     'ssd': 'SSD',
     'gfl': 'GFL',
 }
+#: Those with other heads than `bbox_head`.
+HEADS = {
+    'faster-rcnn': ('model.roi_head.bbox_head',),
+    'cascade-rcnn': tuple(f'model.roi_head.bbox_head.{stage}' for stage in range(3)),
+}
+#: Those that learn little in 200 iterations have three times as many.
+LONG = ('faster-rcnn', 'cascade-rcnn', 'ssd')
+#: The configs are of the first.
+SETS = ('chess', 'bccd')
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
-#: A detector and its losses.
-VARIANTS = tuple(product(DETECTORS, LOSSES))
+#: A set, a detector and its losses.
+VARIANTS = tuple(product(SETS, DETECTORS, LOSSES))
 
 
 def config_of(detector: str) -> Path:
     return config_path(f'studies/configs/{detector}_lite0_chess.py')
 
 
-def experiment(variant: tuple[str, str], settings: Settings, seed: int) -> Experiment:
-    detector, losses = variant
+def experiment(variant: tuple[str, str, str], settings: Settings, seed: int) -> Experiment:
+    name, detector, losses = variant
     config = config_of(detector)
-    options = () if losses == ORIGINAL else harmonized_options(config, preset=losses)
-    return Experiment(f'{detector}-{losses}', config, settings, options, seed)
+    data = Path(settings.data_root or 'data', name)
+    settings = replace(settings, data_root=str(data))
+    options = () if name == SETS[0] else of_set(data, HEADS.get(detector, ('model.bbox_head',)))
+    if detector in LONG:
+        options += iterations(length_of(detector))
+    if losses == PRESET:
+        options += harmonized_options(config, preset=losses)
+    return Experiment('-'.join(variant), config, settings, options, seed)
+
+
+def length_of(detector: str) -> int:
+    return ITERATIONS['3x' if detector in LONG else '1x']
 
 
 def table(settings: Settings, seeds: int) -> str:
     """Percent, mean and standard deviation over the seeds; the difference is paired by seed."""
     rows = []
-    for detector, what in DETECTORS.items():
+    for name, detector in product(SETS, DETECTORS):
         found: dict[str, dict[int, dict[str, float]]] = {}
         for losses, seed in product(LOSSES, range(seeds)):
-            metrics = experiment((detector, losses), settings, seed).result()
+            metrics = experiment((name, detector, losses), settings, seed).result()
             if metrics is not None:
                 found.setdefault(losses, {})[seed] = percent(metrics)
         if found.keys() >= set(LOSSES):
-            rows.append([what, *_cells(found[ORIGINAL], found[PRESET]), _replaced(detector)])
+            cells = _cells(found[ORIGINAL], found[PRESET])
+            named = name, DETECTORS[detector], length_of(detector)
+            rows.append([*named, *cells, _replaced(detector)])
     heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
-    return markdown_table(['detector', *heads], rows)
+    return markdown_table(['set', 'detector', 'iterations', *heads], rows)
 
 
 def _cells(original: dict, preset: dict) -> list[object]:

@@ -138,14 +138,14 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
 
 
 @cache
-def of_set(data: Path) -> tuple[str, ...]:
+def of_set(data: Path, heads: tuple[str, ...] = ('model.bbox_head',)) -> tuple[str, ...]:
     """The classes of a set, and its annotations; none where the data are not there."""
     if not (data / 'test.json').exists():
         return ()
     names = [c['name'] for c in json.loads((data / 'test.json').read_text())['categories']]
     classes = f'[{",".join(names)}]'
     return (
-        f'model.bbox_head.num_classes={len(names)}',
+        *(f'{head}.num_classes={len(names)}' for head in heads),
         *(f'{split}_dataloader.dataset.metainfo.classes={classes}' for split in ('train', 'val')),
         f'train_dataloader.dataset.ann_file={train_file(data)}',
     )

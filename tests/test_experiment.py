@@ -38,13 +38,13 @@ class Quick(Experiment):
 
     def commands(self) -> list[list[str]]:
         script = self.settings.work_dir / 'script.py'
-        script.write_text(SCRIPT)
         return [[sys.executable, str(script), 'train', str(self.folder), str(self.fails)]]
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    (tmp_path / 'script.py').write_text(SCRIPT)
     return Settings(tmp_path, 'nowhere')
 
 

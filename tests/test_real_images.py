@@ -244,5 +244,28 @@ def test_preset_of_the_study_is_that_of_harmonize(sgd: float | None) -> None:
 
 @pytest.mark.parametrize('detector', DETECTORS)
 def test_options_of_a_detector_build_what_harmonize_does(detector: str) -> None:
-    run = experiment((detector, 'tempered'), Settings(), 0)
+    run = experiment(('chess', detector, 'tempered'), Settings(), 0)
     assert run.wanted.model.to_dict() == harmonize(run.config, preset='tempered').model.to_dict()
+
+
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_heads_of_a_detector_have_the_classes_of_the_set(detector: str, tmp_path: Path) -> None:
+    tiny_set(tmp_path / 'bccd', ('a', 'b', 'c'))
+    settings = Settings(data_root=str(tmp_path), root_variable='REAL_ROOT')
+    wanted = experiment(('bccd', detector, 'original'), settings, 0).wanted
+    assert wanted.data_root == f'{tmp_path}/bccd/'
+    model = wanted.model
+    heads = model.roi_head.bbox_head if 'roi_head' in model else model.bbox_head
+    for head in heads if isinstance(heads, list) else [heads]:
+        assert head.num_classes == 3
+    for loader in (wanted.train_dataloader, wanted.val_dataloader):
+        assert list(loader.dataset.metainfo.classes) == ['a', 'b', 'c']
+
+
+def test_plan_names_the_folder_of_the_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = ['--data-root', str(tmp_path), '--seeds', '1', '--only', 'bccd-focal-1x']
+    assert run_study('plan', *arguments) == 0
+    assert f'REAL_ROOT={tmp_path}/bccd/ ' in capsys.readouterr().out
