@@ -3,7 +3,8 @@ _base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', './chess_detection.py']
 model = dict(
     data_preprocessor=dict(mean=[127, 127, 127], std=[128, 128, 128]),
     backbone=dict(_delete_=True, type='EfficientNetLite0'),
-    neck=dict(in_channels=[40, 112, 320], out_channels=96),
+    # Without a norm the box head diverges.
+    neck=dict(in_channels=[40, 112, 320], out_channels=96, norm_cfg=dict(type='GN', num_groups=32)),
     rpn_head=dict(
         in_channels=96,
         feat_channels=96,

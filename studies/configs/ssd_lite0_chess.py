@@ -4,18 +4,28 @@ _base_ = ['mmdet::_base_/models/ssd300.py', './chess_detection.py']
 model = dict(
     data_preprocessor={{_base_.preprocessor}},
     backbone=dict(_delete_=True, type='EfficientNetLite0'),
-    neck=dict(
-        in_channels=(40, 112, 320),
-        out_channels=(40, 112, 320, 128),
-        level_strides=(2,),
-        level_paddings=(1,),
-        l2_norm_scale=None,
-    ),
+    neck=[
+        dict(
+            type='ChannelMapper',
+            in_channels=[40, 112, 320],
+            kernel_size=1,
+            out_channels=96,
+            norm_cfg=dict(type='GN', num_groups=32),
+        ),
+        dict(
+            type='SSDNeck',
+            in_channels=(96, 96, 96),
+            out_channels=(96, 96, 96, 96),
+            level_strides=(2,),
+            level_paddings=(1,),
+            l2_norm_scale=None,
+        ),
+    ],
     bbox_head=dict(
         type='ghm_mmdet.GHMSSDHead',
         loss_cls=dict(type='ghm_mmdet.OHEMLoss', use_sigmoid=False),
         loss_bbox=dict(type='SmoothL1Loss', beta=1.0),
-        in_channels=(40, 112, 320, 128),
+        in_channels=(96, 96, 96, 96),
         num_classes=12,
         anchor_generator=dict(
             _delete_=True,
