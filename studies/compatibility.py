@@ -33,7 +33,7 @@ from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.swap import harmonize, inherited_config, losses_found
 
 from . import rotated
-from .tiny_step import CONFIGS, build, has_masks, small_model, training_step
+from .tiny_step import CONFIGS, PRESET, build, has_masks, small_model, training_step
 
 
 class Representative(NamedTuple):
@@ -132,7 +132,7 @@ def scan(name: str, out: Path, folder: Path = CONFIGS) -> Scanned:
         cfg = Config.fromfile(path)
     except (ImportError, FileNotFoundError) as error:
         return Scanned(name, 'does not load', first_line(error))
-    plan = losses_found(cfg)
+    plan = losses_found(cfg, preset=PRESET)
     swaps, kept = set(), set()
     for loss in plan.losses:
         key = loss.where.rpartition('.')[2]
@@ -142,11 +142,12 @@ def scan(name: str, out: Path, folder: Path = CONFIGS) -> Scanned:
             swaps.add((loss.head, key, GHM_NAMES[loss.ghm['type']]))
     scanned = Scanned(name, 'harmonized', swaps=sorted(swaps), kept=sorted(kept))
     if plan.replaced:
-        new = harmonize(cfg)
+        new = harmonize(cfg, preset=PRESET)
         out.write_text(inherited_config(path, cfg, new, out))
         written = Config.fromfile(out)
         assert written.to_dict() == new.to_dict(), f'{name} is not what was written'
-        assert not losses_found(written).changes, f'{name} changes when harmonized again'
+        again = losses_found(written, preset=PRESET)
+        assert not again.changes, f'{name} changes when harmonized again'
     elif plan.has_ghm:
         scanned.verdict = 'has GHM'
     else:
@@ -170,7 +171,7 @@ def first_line(error: BaseException) -> str:
 
 def step(representative: Representative) -> dict[str, float]:
     """Harmonize the config, make it small, take a training step; see `training_step`."""
-    cfg = harmonize(CONFIGS / representative.config)
+    cfg = harmonize(CONFIGS / representative.config, preset=PRESET)
     model = build(small_model(cfg, representative.factor))
     return training_step(model, representative.size, has_masks(cfg))
 
@@ -202,7 +203,8 @@ def try_build(name: str, library: Library, harmonized: bool = True) -> str:
     # On the meta device weights take no memory, but some constructors compute with numbers.
     for device in ('meta', 'cpu'):
         try:
-            model = small_model(harmonize(cfg) if harmonized else cfg, factor=1)
+            wanted = harmonize(cfg, preset=PRESET) if harmonized else cfg
+            model = small_model(wanted, factor=1)
             with torch.device(device):
                 library.build(model)
             return ''
@@ -277,10 +279,11 @@ def document(results: list[dict[str, Any]]) -> str:
 PAGE = """\
 # Compatibility with MMDetection's configs
 
-What [`harmonize`](swap.md#a-config-with-other-losses) does to every config that MMDetection
-ships. Each is harmonized, written as a config that inherits from it, and read again: the result
-equals what `harmonize` returned, and harmonizing it again changes nothing. A test compares it with
-the original: only the losses, the type of SSD's head and gradient clipping differ.
+What [`harmonize`](swap.md#a-config-with-other-losses) with `--preset released` does to every config
+that MMDetection ships; the default preset keeps [losses of a softmax](swap.md#presets). Each is
+harmonized, written as a config that inherits from it, and read again: the result equals what
+`harmonize` returned, and harmonizing it again changes nothing. A test compares it with the
+original: only the losses, the type of SSD's head and gradient clipping differ.
 
 {totals}
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ghm_mmdet.swap import harmonize
 
-from .tiny_step import dicts, small_model, training_step
+from .tiny_step import PRESET, dicts, small_model, training_step
 
 #: The config that takes a training step for the heads of its type, by its path among MMRotate's.
 REPRESENTATIVES = {
@@ -56,7 +56,7 @@ def build(model: ConfigDict) -> nn.Module:
 
 def step(config: str) -> dict[str, float]:
     """Harmonize the config, make it small, take a training step; see `training_step`."""
-    cfg = harmonize(configs() / config)
+    cfg = harmonize(configs() / config, preset=PRESET)
     model = small_model(cfg)
     for node in dicts(model):
         # mmcv has its operator for CUDA alone; `harmonize` keeps either loss.

@@ -21,6 +21,8 @@ from ghm_mmdet.losses import GHMC, GHMR
 from ghm_mmdet.swap.heads import name_of
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
+#: It replaces every loss that `harmonize` can; the default keeps those of a softmax.
+PRESET = 'released'
 #: The keys that hold numbers of channels.
 CHANNELS = (
     'in_channels', 'out_channels', 'feat_channels', 'conv_out_channels', 'fc_out_channels',

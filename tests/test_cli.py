@@ -27,7 +27,7 @@ def test_harmonize_ends_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / 'printed.py').write_text(printed.out)
     head = Config.fromfile(tmp_path / 'printed.py').model.rpn_head
     assert head.loss_bbox.type == 'ghm_mmdet.GHMR'
-    assert printed.err == '4 replaced, 0 kept\n'
+    assert printed.err == '3 replaced, 1 kept\n'
 
 
 def test_harmonize_overwrites_by_force_alone(tmp_path: Path) -> None:

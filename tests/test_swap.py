@@ -86,17 +86,17 @@ def test_what_is_read_is_the_original_but_for_losses_and_clipping(
 ) -> None:
     path = CONFIGS / name
     original = Config.fromfile(path)
-    read = written(path, tmp_path / 'ghm.py')
-    assert leaves(read) == leaves(harmonize(original))
+    read = written(path, tmp_path / 'ghm.py', preset='released')
+    assert leaves(read) == leaves(harmonize(original, preset='released'))
     assert leaves(original) == leaves(Config.fromfile(path))
     assert_only_losses_and_clipping_differ(original, read)
 
 
 @pytest.mark.parametrize('name', SAMPLE, ids=lambda name: Path(name).stem)
 def test_harmonizing_twice_changes_nothing(name: str, tmp_path: Path) -> None:
-    once = written(CONFIGS / name, tmp_path / 'once.py')
-    assert leaves(harmonize(once)) == leaves(once)
-    text = harmonized_text(tmp_path / 'once.py', tmp_path / 'twice.py')[1]
+    once = written(CONFIGS / name, tmp_path / 'once.py', preset='released')
+    assert leaves(harmonize(once, preset='released')) == leaves(once)
+    text = harmonized_text(tmp_path / 'once.py', tmp_path / 'twice.py', preset='released')[1]
     lines = [line for line in text.splitlines() if not line.startswith('#')]
     assert len(lines) == 1 and lines[0].startswith('_base_ = ')
 
@@ -125,7 +125,7 @@ def test_faster_rcnn() -> None:
 
 def test_detr_keeps_its_class_weights_and_its_boxes() -> None:
     original = load('mmdet::detr/detr_r50_8xb2-150e_coco.py')
-    new = harmonize(original)
+    new = harmonize(original, preset='released')
     head = new.model.bbox_head
     assert (head.loss_cls.class_weight, head.loss_cls.bg_cls_weight) == (1.0, 0.1)
     assert head.loss_cls.use_sigmoid is False
@@ -152,9 +152,10 @@ def test_heads_of_mmrotate_are_known_without_it() -> None:
 
 
 def test_every_stage_of_a_cascade() -> None:
-    heads = harmonize('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py').model.roi_head
-    assert len(heads.bbox_head) == 3
-    for head in heads.bbox_head:
+    path = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
+    heads = harmonize(path, preset='released').model.roi_head.bbox_head
+    assert len(heads) == 3
+    for head in heads:
         assert (head.loss_cls.type, head.loss_bbox.type) == ('ghm_mmdet.GHMC', 'ghm_mmdet.GHMR')
 
 
@@ -232,10 +233,8 @@ def test_config_that_imports_its_bases_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_options() -> None:
-    types = [loss.ghm and loss.ghm['type'] for loss in losses_found(FASTER, reg=False).losses]
-    assert types == ['ghm_mmdet.GHMC', None] * 2
-    types = [loss.ghm and loss.ghm['type'] for loss in losses_found(FASTER, cls=False).losses]
-    assert types == [None, 'ghm_mmdet.GHMR'] * 2
+    assert types_of(FASTER, preset='released', reg=False) == ['ghm_mmdet.GHMC', None] * 2
+    assert types_of(FASTER, cls=False) == [None, 'ghm_mmdet.GHMR'] * 2
     for pattern in ('RPNHead', 'rpn_head', '*rpn*'):
         assert [loss.ghm is None for loss in losses_found(FASTER, head=pattern).losses] == [
             False, False, True, True,
@@ -243,6 +242,26 @@ def test_options() -> None:
     head = harmonize(RETINANET, bins=7, momentum=0.5, formula='paper').model.bbox_head
     for loss in (head.loss_cls, head.loss_bbox):
         assert (loss.bins, loss.momentum, loss.formula) == (7, 0.5, 'paper')
+
+
+def types_of(config: str, **options: Any) -> list[str | None]:
+    """Of what takes the place of each loss; None where it is kept."""
+    return [loss.ghm and loss.ghm['type'] for loss in losses_found(config, **options).losses]
+
+
+@pytest.mark.parametrize('formula', [None, 'tempered'])
+def test_tempered_keeps_the_losses_of_a_softmax(formula: str | None) -> None:
+    """RPN's is of a sigmoid."""
+    ghm_c, ghm_r = 'ghm_mmdet.GHMC', 'ghm_mmdet.GHMR'
+    assert types_of(FASTER) == [ghm_c, ghm_r, None, ghm_r]
+    assert types_of(FASTER, preset='released', formula=formula) == [ghm_c, ghm_r] * 2
+    assert types_of('mmdet::ssd/ssd300_coco.py') == [None, ghm_r]
+    box_head = load(FASTER).model.roi_head.bbox_head
+    assert harmonize(FASTER).model.roi_head.bbox_head.loss_cls == box_head.loss_cls
+    why = losses_found(FASTER).kept[0].why
+    assert why == "a softmax: preset='tempered' keeps it, preset='released' replaces it"
+    with pytest.raises(ValueError, match="preset='released' replaces it"):
+        harmonize('mmdet::detr/detr_r50_8xb2-150e_coco.py')
 
 
 def test_tempered_is_the_default() -> None:

@@ -17,10 +17,8 @@ class GHMSSDHead(WholeBatchLosses, SSDHead):
     """`SSDHead` with `loss_cls` and `loss_bbox`, each called once over the mini-batch.
 
     `SSDHead` itself computes softmax cross entropy, of the positives and of the three times as
-    many negatives with the largest loss of each image, and smooth L1. Here every anchor is an
-    example, hard negatives are not mined, and the density is that of the whole mini-batch.
-    `OHEMLoss` with `use_sigmoid=False` is the loss of `SSDHead`, but for mining its negatives
-    from the whole mini-batch.
+    many negatives with the largest loss of each image, and smooth L1. `OHEMLoss` with
+    `use_sigmoid=False` mines from the whole mini-batch; with GHM-C every anchor is an example.
     The other arguments, the parameters and inference are those of `SSDHead`; of `train_cfg`,
     `neg_pos_ratio` and `smoothl1_beta` are not used. (Inference of MMDetection 3.3 and 3.5
     reads `loss_cls` of every head and fails on `SSDHead`, which has none; here it works, for

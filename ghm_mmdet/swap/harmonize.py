@@ -24,9 +24,9 @@ def harmonize(
 ) -> Config:
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
-    Classification losses become GHM-C, losses of encoded box offsets GHM-R; the others are
-    kept, each for a reason that `losses_found` gives. If the config does not clip gradients, it
-    clips at norm 10, with 'released' at the authors' 35. A harmonized config is not changed.
+    Classification losses become GHM-C ('tempered' keeps those of a softmax), losses of encoded
+    box offsets GHM-R; `losses_found` says why others are kept. The gradient is clipped at norm
+    10, with 'released' at the authors' 35, if the config does not clip it.
 
     `loss_weight` is that of the loss replaced, times the released code's 1 for GHM-C and 10 for
     GHM-R. Where a head averages over its levels together but calls the loss for each (RPN), it
@@ -34,8 +34,7 @@ def harmonize(
     (RPN, R-CNN), it is multiplied by the share of positives among the samples, for GHM-R
     averages over the positives alone. With `formula='tempered'` GHM-C divides by the head's
     `avg_factor` as the loss replaced does: its weight is that of the loss, times α of a focal
-    loss, whatever the levels. μ is the paper's 0.02 for offsets that are not scaled; it
-    is divided by the mean of the box coder's `target_stds`, as the offsets are.
+    loss, whatever the levels. μ is 0.02 divided by the mean of the coder's `target_stds`.
 
     Args:
         cfg: A config, its path, or a name as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.

@@ -151,7 +151,7 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
     if key in head.keep_of_box_head and head.name in rules.SOFTMAX_HEADS:
         return head.keep_of_box_head[key]
     is_cls = call.ghm == 'GHMC'
-    why = _why_not_ghm_c(head, loss) if is_cls else _why_not_ghm_r(head, loss)
+    why = _why_not_ghm_c(options, head, loss) if is_cls else _why_not_ghm_r(head, loss)
     if why is None and not head.matches(options.head):
         why = f'head={options.head!r} does not choose it'
     if why is None and not (options.cls if is_cls else options.reg):
@@ -159,7 +159,7 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
     return why
 
 
-def _why_not_ghm_c(head: Head, loss: dict) -> str | None:
+def _why_not_ghm_c(options: Options, head: Head, loss: dict) -> str | None:
     if name_of(loss) not in rules.CLASSIFICATION_LOSSES:
         return f'GHM-C takes the place of {", ".join(rules.CLASSIFICATION_LOSSES)}'
     if _is_sigmoid(loss):
@@ -167,6 +167,8 @@ def _why_not_ghm_c(head: Head, loss: dict) -> str | None:
             return 'this head reads its scores through softmax, the loss through sigmoid'
         if loss.get('class_weight') is not None:
             return 'class_weight has no place in the sigmoid form of GHM-C'
+    elif options.preset == 'tempered':
+        return rules.SOFTMAX
     if name_of(loss) == 'QualityFocalLoss' and head.name in rules.QUALITY_HEADS:
         return rules.TESTS_FOR_QUALITY
     if loss.get('activated', False):

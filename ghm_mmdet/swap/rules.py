@@ -56,6 +56,7 @@ _TRACKER = 'this tracker is not trained: harmonize the config of its detector'
 _NOT_CALLED = 'does not call it'
 _SEVERAL_VIEWS = 'compares the predictions for several views of an image'
 _MASK = 'a mask loss: its examples are pixels; GHM is defined for boxes'
+SOFTMAX = "a softmax: preset='tempered' keeps it, preset='released' replaces it"
 IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
 DECODED_BOXES = f'reg_decoded_bbox=True: the head {_DECODED}'
 
