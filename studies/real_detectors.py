@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.swap import losses_found
@@ -50,8 +51,13 @@ LONG = ('faster-rcnn', 'cascade-rcnn')
 #: The configs are of the first.
 SETS = ('chess', 'bccd')
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
+#: The preset, with GHM-C in the place of a softmax as well, which the preset keeps.
+SOFTMAX = 'softmax'
 #: A set, a detector and its losses.
-VARIANTS = tuple(product(SETS, DETECTORS, LOSSES))
+VARIANTS = (
+    *product(SETS, DETECTORS, LOSSES),
+    *((SETS[0], detector, SOFTMAX) for detector in ('faster-rcnn', 'ssd')),
+)
 
 
 def config_of(detector: str) -> Path:
@@ -63,12 +69,24 @@ def experiment(variant: tuple[str, str, str], settings: Settings, seed: int) -> 
     config = config_of(detector)
     data = Path(settings.data_root or 'data', name)
     settings = replace(settings, data_root=str(data))
-    options = () if name == SETS[0] else of_set(data, HEADS.get(detector, ('model.bbox_head',)))
+    options = () if name == SETS[0] else of_set(data, heads_of(detector))
     if detector in LONG:
         options += iterations(length_of(detector))
-    if losses == PRESET:
-        options += harmonized_options(config, preset=losses)
+    if losses != ORIGINAL:
+        options += harmonized_options(config, preset=PRESET)
+    if losses == SOFTMAX:
+        options += ghm_c_of_softmax(detector)
     return Experiment('-'.join(variant), config, settings, options, seed)
+
+
+def heads_of(detector: str) -> tuple[str, ...]:
+    return HEADS.get(detector, ('model.bbox_head',))
+
+
+def ghm_c_of_softmax(detector: str) -> tuple[str, ...]:
+    settings = {'_delete_': True, **PRESETS[PRESET].ghm_c, 'use_sigmoid': False}
+    pairs = product(heads_of(detector), settings.items())
+    return tuple(f'{head}.loss_cls.{key}={value}' for head, (key, value) in pairs)
 
 
 def length_of(detector: str) -> int:
@@ -79,17 +97,31 @@ def table(settings: Settings, seeds: int) -> str:
     """Percent, mean and standard deviation over the seeds; the difference is paired by seed."""
     rows = []
     for name, detector in product(SETS, DETECTORS):
-        found: dict[str, dict[int, dict[str, float]]] = {}
-        for losses, seed in product(LOSSES, range(seeds)):
-            metrics = experiment((name, detector, losses), settings, seed).result()
-            if metrics is not None:
-                found.setdefault(losses, {})[seed] = percent(metrics)
-        if found.keys() >= set(LOSSES):
-            cells = _cells(found[ORIGINAL], found[PRESET])
+        original, preset = (_runs((name, detector, x), settings, seeds) for x in LOSSES)
+        if original and preset:
             named = name, DETECTORS[detector], length_of(detector)
-            rows.append([*named, *cells, _replaced(detector)])
+            rows.append([*named, *_cells(original, preset), _replaced(detector)])
     heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
-    return markdown_table(['set', 'detector', 'iterations', *heads], rows)
+    heads = ['set', 'detector', 'iterations', *heads]
+    return f'{markdown_table(heads, rows)}\n\n{table_of_softmax(settings, seeds)}'
+
+
+def table_of_softmax(settings: Settings, seeds: int) -> str:
+    """Where the preset keeps softmax cross entropy: what GHM-C does in its place."""
+    rows = []
+    for variant in VARIANTS:
+        if variant[2] == SOFTMAX and (runs := _runs(variant, settings, seeds)):
+            aps = (mean_and_spread([run[c] for run in runs.values()]) for c in ('AP', 'AP75'))
+            rows.append([*variant[:2], len(runs), *aps])
+    return markdown_table(['set', 'GHM-C for the softmax of', 'seeds', 'AP', 'AP75'], rows)
+
+
+def _runs(
+    variant: tuple[str, str, str], settings: Settings, seeds: int
+) -> dict[int, dict[str, float]]:
+    """Of each seed that was run, the metrics in percent."""
+    found = {seed: experiment(variant, settings, seed).result() for seed in range(seeds)}
+    return {seed: percent(metrics) for seed, metrics in found.items() if metrics is not None}
 
 
 def _cells(original: dict, preset: dict) -> list[object]:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ghm_mmdet import harmonize
+from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.tables import METRICS
 from studies import real_images
 from studies.experiment import Settings
@@ -246,6 +247,12 @@ def test_preset_of_the_study_is_that_of_harmonize(sgd: float | None) -> None:
 def test_options_of_a_detector_build_what_harmonize_does(detector: str) -> None:
     run = experiment(('chess', detector, 'tempered'), Settings(), 0)
     assert run.wanted.model.to_dict() == harmonize(run.config, preset='tempered').model.to_dict()
+
+
+def test_softmax_of_faster_rcnn_is_replaced_in_its_variant_alone() -> None:
+    head = experiment(('chess', 'faster-rcnn', 'softmax'), Settings(), 0).wanted.model.roi_head
+    expected = {**PRESETS['tempered'].ghm_c, 'use_sigmoid': False}
+    assert head.bbox_head.loss_cls == expected
 
 
 @pytest.mark.parametrize('detector', DETECTORS)
