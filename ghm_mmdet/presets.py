@@ -31,6 +31,8 @@ TEMPERED = Preset(
     {**RELEASED.ghm_r, 'momentum': 0, 'formula': 'floored', 'mu_momentum': 0.9},
 )
 PRESETS = {'released': RELEASED, 'tempered': TEMPERED}
+#: The weight of GHM-R in 'tempered' beside a softmax, which is kept: L1's, the sum over a box.
+BESIDE_SOFTMAX = 4.0
 #: Of gradient clipping: the authors' norm, and one at which SGD bears twice MMDetection's rate.
 MAX_NORM = {'released': 35, 'tempered': 10}
 
@@ -42,11 +44,7 @@ def _option(default: Any, what: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """What to replace and by what; `harmonize` says it at length.
-
-    Raises:
-        TypeError, ValueError: An option of the wrong type or outside the allowed values.
-    """
+    """What to replace and by what; `harmonize` says it at length."""
 
     cls: bool = _option(True, 'classification losses')
     reg: bool = _option(True, 'regression losses')

@@ -257,7 +257,12 @@ def test_tempered_keeps_the_losses_of_a_softmax(formula: str | None) -> None:
     assert types_of(FASTER, preset='released', formula=formula) == [ghm_c, ghm_r] * 2
     assert types_of('mmdet::ssd/ssd300_coco.py') == [None, ghm_r]
     box_head = load(FASTER).model.roi_head.bbox_head
-    assert harmonize(FASTER).model.roi_head.bbox_head.loss_cls == box_head.loss_cls
+    found = harmonize(FASTER).model.roi_head.bbox_head
+    assert found.loss_cls == box_head.loss_cls
+    assert found.loss_bbox.loss_weight == 4 * 0.25, "L1's, times the share of positives"
+    assert harmonize('mmdet::ssd/ssd300_coco.py').model.bbox_head.loss_bbox.loss_weight == 4
+    seesaw = 'mmdet::seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_sample1e-3-ms-2x_lvis-v1.py'
+    assert harmonize(seesaw).model.roi_head.bbox_head.loss_bbox.loss_weight == 4 * 0.25
     why = losses_found(FASTER).kept[0].why
     assert why == "a softmax: preset='tempered' keeps it, preset='released' replaces it"
     with pytest.raises(ValueError, match="preset='released' replaces it"):

@@ -20,9 +20,8 @@ class GHMSSDHead(WholeBatchLosses, SSDHead):
     many negatives with the largest loss of each image, and smooth L1. `OHEMLoss` with
     `use_sigmoid=False` mines from the whole mini-batch; with GHM-C every anchor is an example.
     The other arguments, the parameters and inference are those of `SSDHead`; of `train_cfg`,
-    `neg_pos_ratio` and `smoothl1_beta` are not used. (Inference of MMDetection 3.3 and 3.5
-    reads `loss_cls` of every head and fails on `SSDHead`, which has none; here it works, for
-    the checkpoints of `SSDHead` too.)
+    `neg_pos_ratio` and `smoothl1_beta` are not used. Inference of MMDetection 3.3 and 3.5 fails
+    on `SSDHead`, for it reads `loss_cls` of every head; here it works, with its checkpoints too.
 
     Args:
         *args, **kwargs: As `SSDHead`.

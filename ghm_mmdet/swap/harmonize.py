@@ -29,12 +29,13 @@ def harmonize(
     10, with 'released' at the authors' 35, if the config does not clip it.
 
     `loss_weight` is that of the loss replaced, times the released code's 1 for GHM-C and 10 for
-    GHM-R. Where a head averages over its levels together but calls the loss for each (RPN), it
-    is divided by their number. Where it averages a regression loss over sampled negatives too
-    (RPN, R-CNN), it is multiplied by the share of positives among the samples, for GHM-R
-    averages over the positives alone. With `formula='tempered'` GHM-C divides by the head's
-    `avg_factor` as the loss replaced does: its weight is that of the loss, times α of a focal
-    loss, whatever the levels. μ is 0.02 divided by the mean of the coder's `target_stds`.
+    GHM-R, 4 beside a softmax that is kept. Where a head averages over its levels together but
+    calls the loss for each (RPN), it is divided by their number. Where it averages a regression
+    loss over sampled negatives too (RPN, R-CNN), it is multiplied by the share of positives among
+    the samples, for GHM-R averages over the positives alone. With `formula='tempered'` GHM-C
+    divides by the head's `avg_factor` as the loss replaced does: its weight is that of the loss,
+    times α of a focal loss, whatever the levels. μ is 0.02 divided by the mean of the coder's
+    `target_stds`.
 
     Args:
         cfg: A config, its path, or a name as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
@@ -46,10 +47,9 @@ def harmonize(
         head: Replace only in heads whose type ('RPNHead') or place ('roi_head.*') matches this
             pattern of `fnmatch`. Default: None, all.
         bins: M. Default: None, the preset's: 30 for GHM-C and 10 for GHM-R.
-        momentum: α of the moving average. Default: None, the preset's: 0.75 for GHM-C, for GHM-R
-            0, with 'released' 0.7.
+        momentum: α of the moving average. Default: None, the preset's.
         formula: 'official', 'paper', 'floored' or 'tempered', see `GHMC`. Default: None, the
-            preset's: 'tempered' in GHM-C, 'floored' in GHM-R; with 'released' 'official'.
+            preset's.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
 

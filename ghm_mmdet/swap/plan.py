@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ..checks import check_real
 from ..formulas import FORMULAS
-from ..presets import MAX_NORM, PRESETS, Options
+from ..presets import BESIDE_SOFTMAX, MAX_NORM, PRESETS, Options
 from . import rules
 from .heads import Head, Path, find_heads, name_of
 from .rules import Call
@@ -183,7 +183,7 @@ def _why_not_ghm_r(head: Head, loss: dict) -> str | None:
 
 
 def _is_sigmoid(loss: dict) -> bool:
-    return bool(loss.get('use_sigmoid', rules.CLASSIFICATION_LOSSES[name_of(loss)]))
+    return bool(loss.get('use_sigmoid', rules.CLASSIFICATION_LOSSES.get(name_of(loss), True)))
 
 
 def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dict[str, Any], str]:
@@ -193,6 +193,10 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     ghm = dict(preset.ghm_c if call.ghm == 'GHMC' else preset.ghm_r)
     ghm.update({name: value for name, value in chosen.items() if value is not None})
     notes = []
+    softmax = 'loss_cls' in head.losses and not _is_sigmoid(head.losses['loss_cls'])
+    if call.ghm == 'GHMR' and options.preset == 'tempered' and softmax:
+        ghm['loss_weight'] = BESIDE_SOFTMAX
+        notes.append(f'its weight is {BESIDE_SOFTMAX:g}, beside a softmax that is kept')
     weight = loss.get('loss_weight', 1.0)
     check_real(f'loss_weight of {head.where} ({name_of(loss)})', weight)
     ghm['loss_weight'] *= weight
@@ -210,8 +214,7 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
         positives = head.share_of_positives(call.positives)
         ghm['loss_weight'] *= positives
         if positives < 1:
-            share = f'the share of positives among the samples, {positives}'
-            notes.append(f'its weight is multiplied by {share}')
+            notes.append(f'its weight is multiplied by the share of positives, {positives}')
         scale = _offset_scale(head.config)
         if scale != 1:
             ghm['mu'] /= scale
