@@ -277,6 +277,9 @@ def test_tempered_is_the_default() -> None:
     assert head.loss_bbox == {**GHM_R, **following, 'loss_weight': 10}
     rpn = harmonize(FASTER).model.rpn_head
     assert (rpn.loss_cls.loss_weight, rpn.loss_bbox.loss_weight) == (1, 10 / 5 * 0.5)
+    for quality in ('gfl/gfl_r50_fpn_1x_coco.py', 'rtmdet/rtmdet_s_8xb32-300e_coco.py'):
+        loss = harmonize(f'mmdet::{quality}').model.bbox_head.loss_cls
+        assert loss.loss_weight == 0.25, 'as of a focal loss'
     head = harmonize(RETINANET, formula='paper', momentum=0.5).model.bbox_head
     for loss in (head.loss_cls, head.loss_bbox):
         assert (loss.formula, loss.momentum) == ('paper', 0.5)

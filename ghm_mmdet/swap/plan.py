@@ -202,10 +202,10 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     ghm['loss_weight'] *= weight
     takes_avg_factor = FORMULAS[ghm.get('formula', 'official')].takes_avg_factor
     is_scaled = call.ghm == 'GHMC' and takes_avg_factor
-    if is_scaled and name_of(loss) == 'FocalLoss':
-        alpha = loss.get('alpha', 0.25)
+    if is_scaled and name_of(loss).endswith('FocalLoss'):
+        alpha = loss.get('alpha', 0.25)  # QualityFocalLoss has none
         ghm['loss_weight'] *= alpha
-        notes.append(f'its weight is multiplied by α of the focal loss, {alpha}')
+        notes.append(f'its weight is multiplied by α of focal loss, {alpha}')
     levels = _levels(head.config) if call.averaged_levels and not is_scaled else 1
     if levels > 1:
         ghm['loss_weight'] /= levels
