@@ -34,8 +34,8 @@ def harmonize(
     loss over sampled negatives too (RPN, R-CNN), it is multiplied by the share of positives among
     the samples, for GHM-R averages over the positives alone. With `formula='tempered'` GHM-C
     divides by the head's `avg_factor` as the loss replaced does: its weight is that of the loss,
-    times α of a focal loss (0.25), whatever the levels. μ is 0.02 divided by the mean of the coder's
-    `target_stds`.
+    times α of a focal loss (0.25), whatever the levels. μ is 0.02 divided by the mean of the
+    coder's `target_stds`.
 
     Args:
         cfg: A config, its path, or a name as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
