@@ -287,8 +287,7 @@ original: only the losses, the type of SSD's head and gradient clipping differ.
 
 {totals}
 
-The rest of this page is about {mmdet}. What cannot be loaded, can't without
-GHM either.
+The rest of this page is about {mmdet}.
 
 ## Heads whose losses are replaced
 
