@@ -31,8 +31,8 @@ TEMPERED = Preset(
     {**RELEASED.ghm_r, 'momentum': 0, 'formula': 'floored', 'mu_momentum': 0.9},
 )
 PRESETS = {'released': RELEASED, 'tempered': TEMPERED}
-#: The weight of GHM-R in 'tempered' beside a softmax, which is kept: L1's, the sum over a box.
-BESIDE_SOFTMAX = 4.0
+#: Of GHM-R beside a softmax, which these keep, the weight: L1's, the sum over a box.
+BESIDE_SOFTMAX = {'tempered': 4.0}
 #: Of gradient clipping: the authors' norm, and one at which SGD bears twice MMDetection's rate.
 MAX_NORM = {'released': 35, 'tempered': 10}
 

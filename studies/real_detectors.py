@@ -8,7 +8,6 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -21,12 +20,13 @@ from .command_line import IN_THE_CLONE, iterations, perform, study_parser
 from .experiment import Experiment, Settings
 from .real_images import (
     ITERATIONS,
+    by_seed,
     differences,
     harmonized_options,
+    in_set,
     mean_and_spread,
     mean_with_interval,
     of_set,
-    percent,
 )
 
 RESULTS = Path('studies/results/real_detectors.jsonl')
@@ -53,11 +53,9 @@ SETS = ('chess', 'bccd')
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
 #: The preset, with GHM-C in the place of a softmax as well, which the preset keeps.
 SOFTMAX = 'softmax'
+OF_SOFTMAX = tuple(product(SETS[:1], ('faster-rcnn', 'ssd'), (SOFTMAX,)))
 #: A set, a detector and its losses.
-VARIANTS = (
-    *product(SETS, DETECTORS, LOSSES),
-    *((SETS[0], detector, SOFTMAX) for detector in ('faster-rcnn', 'ssd')),
-)
+VARIANTS = (*product(SETS, DETECTORS, LOSSES), *OF_SOFTMAX)
 
 
 def config_of(detector: str) -> Path:
@@ -67,9 +65,8 @@ def config_of(detector: str) -> Path:
 def experiment(variant: tuple[str, str, str], settings: Settings, seed: int) -> Experiment:
     name, detector, losses = variant
     config = config_of(detector)
-    data = Path(settings.data_root or 'data', name)
-    settings = replace(settings, data_root=str(data))
-    options = () if name == SETS[0] else of_set(data, heads_of(detector))
+    settings = in_set(settings, name)
+    options = () if name == SETS[0] else of_set(settings.data_root, heads_of(detector))
     if detector in LONG:
         options += iterations(length_of(detector))
     if losses != ORIGINAL:
@@ -109,8 +106,8 @@ def table(settings: Settings, seeds: int) -> str:
 def table_of_softmax(settings: Settings, seeds: int) -> str:
     """Where the preset keeps softmax cross entropy: what GHM-C does in its place."""
     rows = []
-    for variant in VARIANTS:
-        if variant[2] == SOFTMAX and (runs := _runs(variant, settings, seeds)):
+    for variant in OF_SOFTMAX:
+        if runs := _runs(variant, settings, seeds):
             aps = (mean_and_spread([run[c] for run in runs.values()]) for c in ('AP', 'AP75'))
             rows.append([*variant[:2], len(runs), *aps])
     return markdown_table(['set', 'GHM-C for the softmax of', 'seeds', 'AP', 'AP75'], rows)
@@ -120,8 +117,7 @@ def _runs(
     variant: tuple[str, str, str], settings: Settings, seeds: int
 ) -> dict[int, dict[str, float]]:
     """Of each seed that was run, the metrics in percent."""
-    found = {seed: experiment(variant, settings, seed).result() for seed in range(seeds)}
-    return {seed: percent(metrics) for seed, metrics in found.items() if metrics is not None}
+    return by_seed(experiment(variant, settings, seed) for seed in range(seeds))
 
 
 def _cells(original: dict, preset: dict) -> list[object]:

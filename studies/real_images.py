@@ -16,7 +16,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, product
@@ -126,10 +126,9 @@ def train_file(data: Path) -> str:
 
 
 def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
-    data = Path(settings.data_root or 'data', variant.set)
-    settings = replace(settings, data_root=str(data))
+    settings = in_set(settings, variant.set)
     options = (
-        *of_set(data),
+        *of_set(settings.data_root),
         *iterations(ITERATIONS[variant.length]),
         *of_losses(variant.losses, clipped=variant.sgd is None),
         *of_sgd(variant.sgd),
@@ -137,9 +136,15 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
 
 
+def in_set(settings: Settings, name: str) -> Settings:
+    """With the folder of a set below `--data-root`."""
+    return replace(settings, data_root=str(Path(settings.data_root or 'data', name)))
+
+
 @cache
-def of_set(data: Path, heads: tuple[str, ...] = ('model.bbox_head',)) -> tuple[str, ...]:
+def of_set(data_root: str, heads: tuple[str, ...] = ('model.bbox_head',)) -> tuple[str, ...]:
     """The classes of a set, and its annotations; none where the data are not there."""
+    data = Path(data_root)
     if not (data / 'test.json').exists():
         return ()
     names = [c['name'] for c in json.loads((data / 'test.json').read_text())['categories']]
@@ -209,10 +214,15 @@ Results = defaultdict[Variant, dict[int, dict[str, float]]]
 def results(settings: Settings, seeds: int) -> Results:
     """The metrics in percent, by variant and seed, of what was run; nothing of other variants."""
     found: Results = defaultdict(dict)
-    for variant, seed in product(VARIANTS, range(seeds)):
-        if (metrics := experiment(variant, settings, seed).result()) is not None:
-            found[variant][seed] = percent(metrics)
+    for variant in VARIANTS:
+        found[variant] = by_seed(experiment(variant, settings, seed) for seed in range(seeds))
     return found
+
+
+def by_seed(runs: Iterable[Experiment]) -> dict[int, dict[str, float]]:
+    """The metrics of what was run, in percent."""
+    found = {run.seed: run.result() for run in runs}
+    return {seed: percent(metrics) for seed, metrics in found.items() if metrics is not None}
 
 
 def percent(metrics: dict[str, float]) -> dict[str, float]:

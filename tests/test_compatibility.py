@@ -114,7 +114,9 @@ def harmonized_mean(x: np.ndarray, p_star: np.ndarray, bins: int) -> float:
     return float((beta * cross_entropy(x, p_star)).mean())
 
 
-@pytest.mark.parametrize('head', ['RetinaHead', 'FCOSHead', 'YOLOXHead', 'Shared2FCBBoxHead'])
+@pytest.mark.parametrize(
+    'head', ['RetinaHead', 'FCOSHead', 'YOLOXHead', 'Shared2FCBBoxHead', 'SSDHead']
+)
 def test_tempered_has_the_scale_of_the_loss_replaced(head: str) -> None:
     """Whatever the head divides by, so that the learning rate of a config stays right."""
     original = Config.fromfile(CONFIGS / REPRESENTATIVES[head].config)

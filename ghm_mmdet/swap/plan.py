@@ -167,7 +167,7 @@ def _why_not_ghm_c(options: Options, head: Head, loss: dict) -> str | None:
             return 'this head reads its scores through softmax, the loss through sigmoid'
         if loss.get('class_weight') is not None:
             return 'class_weight has no place in the sigmoid form of GHM-C'
-    elif options.preset == 'tempered':
+    elif options.preset in BESIDE_SOFTMAX:
         return rules.SOFTMAX
     if name_of(loss) == 'QualityFocalLoss' and head.name in rules.QUALITY_HEADS:
         return rules.TESTS_FOR_QUALITY
@@ -194,9 +194,9 @@ def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dic
     ghm.update({name: value for name, value in chosen.items() if value is not None})
     notes = []
     softmax = 'loss_cls' in head.losses and not _is_sigmoid(head.losses['loss_cls'])
-    if call.ghm == 'GHMR' and options.preset == 'tempered' and softmax:
-        ghm['loss_weight'] = BESIDE_SOFTMAX
-        notes.append(f'its weight is {BESIDE_SOFTMAX:g}, beside a softmax that is kept')
+    if call.ghm == 'GHMR' and softmax and options.preset in BESIDE_SOFTMAX:
+        ghm['loss_weight'] = BESIDE_SOFTMAX[options.preset]
+        notes.append(f'its weight is {ghm["loss_weight"]:g}, beside a softmax that is kept')
     weight = loss.get('loss_weight', 1.0)
     check_real(f'loss_weight of {head.where} ({name_of(loss)})', weight)
     ghm['loss_weight'] *= weight
