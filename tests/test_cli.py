@@ -61,6 +61,16 @@ def test_harmonize_starts_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_closed_pipe_ends_quietly() -> None:
+    """As behind `| head`, here before the first line."""
+    command = [sys.executable, '-m', 'ghm_mmdet', 'harmonize', RETINANET]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
 def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A clone that is not set up: this Python with its standard library alone."""
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}

@@ -11,6 +11,7 @@ Examples:
 from __future__ import annotations
 
 import io
+import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -21,13 +22,9 @@ from . import config, doctor, figures, harmonize, reproduce
 
 #: Each has a docstring, which is its help, `add_options` and `run`. What these import, and so
 #: `--help`, needs Python alone; `run` imports the rest.
-COMMANDS = {
-    'harmonize': harmonize,
-    'config': config,
-    'doctor': doctor,
-    'reproduce': reproduce,
-    'figures': figures,
-}
+COMMANDS = dict(
+    harmonize=harmonize, config=config, doctor=doctor, reproduce=reproduce, figures=figures
+)
 SET_UP = (
     'in a clone run `make env`, and then the Python in .venv/bin; elsewhere `ghm-mmdet doctor` '
     'says what to install'
@@ -49,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(arguments)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
         sys.exit(f'{error}: {SET_UP}')
 
