@@ -30,6 +30,9 @@ elif sys.version_info < (3, 10):
     )  # fmt: skip
     collect_ignore = [f'test_{name}.py' for name in others]
 
+# MIM makes it on import, and fails if another process just did.
+Path('~/.cache/mim').expanduser().mkdir(parents=True, exist_ok=True)
+
 # Processes started by the method 'forkserver' fork from one that has imported what takes seconds.
 multiprocessing.set_forkserver_preload(['mmdet.apis', 'mmdet.models', 'ghm_mmdet.losses'])
 if not torch.cuda.is_available():
