@@ -195,14 +195,17 @@ def moving_average(
         counts: R of this call, shape (M,).
         momentum: α in [0, 1).
         formula: A name in `FORMULAS`. 'paper' applies Eq. 12 to every region, 'official' leaves
-            S as it is where R is 0. Default: 'official'.
+            S as it is where R is 0, and 'tempered' also begins S at the first count that is not
+            0. Default: 'official'.
 
     Returns:
         The new S, shape (M,).
     """
+    rule = FORMULAS[formula]
     updated = momentum * average + ((1 - momentum) * counts.double()).to(average.dtype)
-    decays = FORMULAS[formula].empty_regions_decay
-    return updated if decays else torch.where(counts > 0, updated, average)
+    if rule.starts_at_first_count:
+        updated = torch.where(average > 0, updated, counts.to(average.dtype))
+    return updated if rule.empty_regions_decay else torch.where(counts > 0, updated, average)
 
 
 class Statistics(NamedTuple):
