@@ -59,6 +59,17 @@ class GHMC(GradientHarmonizingLoss):
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+
+    Examples:
+        >>> from ghm_mmdet.registry import MODELS
+        >>> config = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True)
+        >>> loss = MODELS.build(config)
+        >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
+        >>> labels, label_weight = torch.tensor([0, 2]), torch.ones(2)  # 2 is background
+        >>> loss(pred, labels, label_weight)
+        tensor(0.2582)
+        >>> loss.acc_sum.sum()  # (1 - α) R of four logits
+        tensor(1.)
     """
 
     class_factor: Tensor | None
