@@ -99,6 +99,11 @@ class GHMR(GradientHarmonizingLoss):
             mu = self._followed_mu(pred, target, label_weight, self.mu_momentum)
         return self.harmonized(count_offsets(pred, target, label_weight, mu, settings), settings)
 
+    @property
+    def current_mu(self) -> float | Tensor:
+        """μ of the latest call: `mu`, or with `mu_momentum` a scalar tensor, `max(mean_d, mu)`."""
+        return self.mu if self.mu_momentum is None else self.mean_d.clamp(min=self.mu)
+
     @torch.no_grad()
     def _followed_mu(
         self, pred: Tensor, target: Tensor, weight: Tensor | None, momentum: float
