@@ -41,11 +41,11 @@ def histogram(g: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def record() -> GradientDensityRecord:
-    """Two rows, of which the last is LOGITS and OFFSETS."""
-    record = GradientDensityRecord.empty(BINS, MU)
-    for iteration in (100, 200):
-        sums = torch.from_numpy(np.stack([histogram(G), histogram(GR)]) * iteration / 200)
-        record.append(iteration, sums)
+    """Two rows, of which the last is LOGITS and OFFSETS; the first, of half, has another μ."""
+    record = GradientDensityRecord.empty(BINS)
+    for iteration, mu in ((100, 4 * MU), (200, MU)):
+        sums = np.stack([histogram(G), histogram(GR)]) * iteration / 200
+        record.append(iteration, sums, mu)
     return record
 
 
