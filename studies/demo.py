@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -162,7 +161,7 @@ def draw_curves(axes: Axes, runs: dict[str, Experiment]) -> None:
 
 def gradient_norms(
     config: Config, model: torch.nn.Module, batches: int = 20
-) -> dict[type, torch.Tensor]:
+) -> dict[type, np.ndarray]:
     """What the GHM losses of a detector see on the first training batches.
 
     β is that of each call alone, without the moving average.
@@ -170,24 +169,22 @@ def gradient_norms(
     Returns:
         `GHMC` and `GHMR` to the sums of g and of β·g in each unit region, float64 (2, REGIONS).
     """
-    sums = {kind: torch.zeros(2, REGIONS, dtype=torch.float64) for kind in (GHMC, GHMR)}
+    sums = {kind: np.zeros((2, REGIONS)) for kind in (GHMC, GHMR)}
 
-    def add(loss: GHMC | GHMR, args: tuple) -> None:
-        is_cls = isinstance(loss, GHMC)
-        examples = (
-            classification_examples if is_cls else partial(regression_examples, mu=mu_of(loss))
-        )
-        g, valid = examples(*args[:3])
+    def add(loss: GHMC | GHMR, args: tuple, _: object) -> None:
+        if isinstance(loss, GHMC):
+            g, valid = classification_examples(*args[:3])
+        else:
+            g, valid = regression_examples(*args[:3], mu=loss.current_mu)
         beta, _ = harmonizing_parameter(
             g, valid, valid.sum().float(), bins=loss.bins, density=loss.density,
             formula=loss.formula,
         )  # fmt: skip
         regions = assign_regions(g, REGIONS, valid)
-        both = (g, beta.double() * g.double())
-        sums[type(loss)] += torch.stack([sum_regions(norm, regions, REGIONS) for norm in both])
+        sums[type(loss)] += [sum_regions(norm, regions, REGIONS) for norm in (g, beta * g)]
 
     losses = (m for m in model.modules() if isinstance(m, (GHMC, GHMR)))
-    hooks = [loss.register_forward_pre_hook(add) for loss in losses]
+    hooks = [loss.register_forward_hook(add) for loss in losses]
     model.train()
     set_random_seed(0)
     loader = Runner.build_dataloader(config.train_dataloader, seed=0)
@@ -199,17 +196,13 @@ def gradient_norms(
     return sums
 
 
-def mu_of(loss: GHMR) -> float:
-    return loss.mu if loss.mu_momentum is None else max(loss.mu, float(loss.mean_d))
-
-
-def draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> None:
+def draw_gradient_norms(both: list[Axes], norms: dict[type, np.ndarray]) -> None:
     before = dict(color=BLUE, linestyle='--', label='before harmonizing')
     after = dict(color=ORANGE, linestyle='-', label='after harmonizing')
     edges = np.linspace(0, 1, REGIONS + 1)
     for axes, kind, what in zip(both, norms, ('GHM-C: g', 'GHM-R: gr'), strict=True):
         for sums, line in zip(norms[kind], (before, after), strict=True):
-            axes.stairs((sums / sums.sum()).numpy(), edges, linewidth=2, **line)
+            axes.stairs(sums / sums.sum(), edges, linewidth=2, **line)
         title = f'{what}, share of the gradient'
         axes.set(xlabel='gradient norm', title=title, yscale='log')
         axes.legend()
