@@ -298,6 +298,29 @@ def stub_training(runner: SimpleNamespace, **settings: object) -> Iterator[int]:
     hook.after_train(runner)
 
 
+def test_a_resumed_record_has_the_mu_of_each_row(tmp_path: Path) -> None:
+    """Its rows up to the iteration that a run goes on from, and what it adds; other bins fail."""
+    path = tmp_path / 'gradient_density.npz'
+    earlier = GradientDensityRecord.empty(BINS)
+    for iteration in (3, 6, 9):
+        earlier.append(iteration, np.full((2, 2, BINS), iteration), 1.0)
+    earlier.save(path)
+    model = Detector(FocalLoss(use_sigmoid=True), GHMR(mu=0.5))
+    runner = stub_runner(model, tmp_path, 3)
+    runner.iter, runner.max_iters = 6, 3
+    for _ in stub_training(runner):
+        model([make_level(20, 0)])
+    record = GradientDensityRecord.load(path)
+    assert record.iteration.tolist() == [3, 6, 9]
+    assert record.mu.tolist() == pytest.approx([1, 1, 0.5])
+    np.testing.assert_array_equal(record.sums[:2], earlier.sums[:2])
+    assert (record.sums[2] != 9).any()
+    with pytest.raises(ValueError, match=rf'bins must be {BINS}, as in the record .* got 7'):
+        next(stub_training(runner, bins=7))
+    runner.iter = 0
+    next(stub_training(runner, bins=7))
+
+
 def test_a_training_shorter_than_the_interval_has_a_row_at_its_end(tmp_path: Path) -> None:
     model = Detector(CLS_LOSSES[0], REG_LOSSES[0])
     runner = stub_runner(model, tmp_path, 4)
