@@ -118,6 +118,7 @@ def fullest(dataset: CocoDataset) -> list[int]:
 
 
 def enlarged(sample: DetDataSample, scale: int) -> DetDataSample:
+    """A copy whose boxes are `scale` times as large."""
     larger = DetDataSample()
     for name in ('gt_instances', 'pred_instances'):
         if name in sample:
@@ -139,6 +140,7 @@ def cells(runs: dict[str, Experiment]) -> list[list[str]]:
 
 
 def draw_table(axes: Axes, runs: dict[str, Experiment]) -> None:
+    """AP of each run."""
     axes.axis('off')
     table = axes.table(cells(runs), colLabels=['losses', *COLUMNS], loc='center')
     table.auto_set_column_width(range(1 + len(COLUMNS)))
@@ -197,6 +199,7 @@ def gradient_norms(
 
 
 def draw_gradient_norms(both: list[Axes], norms: dict[type, np.ndarray]) -> None:
+    """The shares of the unit regions in the gradient, of GHM-C and of GHM-R, before and after."""
     before = dict(color=BLUE, linestyle='--', label='before harmonizing')
     after = dict(color=ORANGE, linestyle='-', label='after harmonizing')
     edges = np.linspace(0, 1, REGIONS + 1)
@@ -209,6 +212,7 @@ def draw_gradient_norms(both: list[Axes], norms: dict[type, np.ndarray]) -> None
 
 
 def main() -> None:
+    """Train what is missing, then write the page, the pictures and the table."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('--work-dir', type=Path, default='work_dirs/demo', help='default: %(default)s')

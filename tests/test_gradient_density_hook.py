@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
+from ghm_mmdet.functional import assign_regions
 from ghm_mmdet.registry import HOOKS
 from ghm_mmdet.visualization.observer import GradientNormObserver, Observed
 from ghm_mmdet.visualization.record import GradientDensityRecord, in_regions
@@ -137,6 +138,8 @@ def test_a_following_mu_is_that_of_each_call() -> None:
     assert mus[0] > 10 * loss.mu
     assert observer.mu == pytest.approx(np.average(mus, weights=offsets))
     assert in_regions(observer.take()[1, 0].numpy(), 10).tolist() == counted.tolist()
+    loss(pred, target, weight)
+    assert observer.mu == pytest.approx(loss.mean_d.item())  # of what came after `take` alone
 
 
 def test_weight_by_keyword_and_none_and_half_precision() -> None:
@@ -347,8 +350,16 @@ def test_a_record_of_nothing_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(TORCH < (2, 1), reason='torch.compiler is of PyTorch 2.1')
-def test_a_compiled_training_is_recorded(tmp_path: Path) -> None:
+def test_a_compiled_training_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if it were not; MMEngine compiles `train_step`, and traces it before the first row."""
+    traced = []
+
+    def assign(*args: object) -> Tensor:
+        traced.append(torch.compiler.is_compiling())
+        return assign_regions(*args)
+
+    if hasattr(torch.compiler, 'is_compiling'):
+        monkeypatch.setattr('ghm_mmdet.visualization.observer.assign_regions', assign)
 
     def sums(compiled: bool) -> np.ndarray:
         torch._dynamo.reset()
@@ -362,6 +373,7 @@ def test_a_compiled_training_is_recorded(tmp_path: Path) -> None:
         return record.sums
 
     np.testing.assert_allclose(sums(True), sums(False), rtol=1e-6)
+    assert not any(traced)  # counting itself
 
 
 class NoFloat64(TorchDispatchMode):
