@@ -18,6 +18,7 @@ from ghm_mmdet.visualization.figures import (
     figures,
     focal_gradient,
     harmonized,
+    region_beta,
     smooth_l1_gradient,
     write_figures,
 )
@@ -79,6 +80,14 @@ def test_ghm_curve_is_the_gradient_of_the_loss(kind: str) -> None:
     np.testing.assert_allclose(curve, x.grad.flatten().abs().numpy(), rtol=1e-9)
 
 
+def test_an_empty_region_has_no_beta() -> None:
+    """Elsewhere it is N / (R M), Eqs. 9 and 10."""
+    beta = region_beta(np.array([6.0, 0, 2, 0]))
+    np.testing.assert_array_equal(beta, [8 / 24, np.nan, 8 / 8, np.nan])
+    curve = harmonized(np.array([0.5, 0.5]), np.array([0.1, 0.3]), np.array([6.0, 0, 2, 0]))
+    np.testing.assert_array_equal(curve, [0.5 * 8 / 24, np.nan])
+
+
 def test_contributions_equal_sums_over_the_examples() -> None:
     shares = contributions(*histogram(G), regions=30)
     region = np.minimum((G * 30).astype(int), 29)
@@ -106,6 +115,8 @@ def test_every_figure_has_labels_and_a_legend(record: GradientDensityRecord) -> 
             assert axes.get_xlabel() and axes.get_ylabel()
             texts = {text.get_text() for text in axes.get_legend().get_texts()}
             assert texts == expected.get(name, texts)
+    scales = {name: figure.axes[-1].get_yscale() for name, figure in drawn.items()}
+    assert list(scales.values()) == ['log', 'log', 'log', 'linear', 'linear']
     assert [axes.get_yscale() for axes in drawn['figure1'].axes] == ['log'] * 3
 
 
@@ -201,6 +212,8 @@ def test_figures_without_an_m_that_divides_are_an_error(record: GradientDensityR
         figures(record, bins_reg=7)
     with pytest.raises(ValueError, match='bins_cls must be >= 1, got 0'):
         figures(record, bins_cls=0)
+    with pytest.raises(ValueError, match='rows must be >= 1, got 0'):
+        figures(record, rows=0)
     with pytest.raises(ValueError, match='the last 1 of 0 rows hold no examples'):
         figures(record.until(0))
     with pytest.raises(ValueError, match="image_format must be one of 'png', 'svg', got 'bmp'"):

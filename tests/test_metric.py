@@ -121,6 +121,19 @@ def test_a_class_without_objects_does_not_count(ann_file: str, tmp_path: Path) -
         assert found[f'bbox_mAP_{percent}'] == pytest.approx(expected, abs=5.01e-4)
 
 
+def test_only_the_classes_of_the_data_set_count(ann_file: str) -> None:
+    """Of a data set that has some of the file's: the mean of their AP, each by pycocotools."""
+    samples = detections(ann_file)
+    for sample in samples:
+        kept = sample['pred_instances']['labels'] < 2
+        sample['pred_instances'] = {k: v[kept] for k, v in sample['pred_instances'].items()}
+    metric = CocoIoUMetric(ann_file=ann_file)
+    found = evaluate(metric, samples, CLASSES[:2])['bbox_mAP_60']
+    assert metric.cat_ids == [1, 2]
+    of_all = pycocotools_ap(ann_file, samples, 0.6)  # the third has an AP of 0
+    assert found == pytest.approx(of_all * 3 / 2, abs=5.01e-4)
+
+
 def test_nothing_to_find_is_minus_one(ann_file: str, tmp_path: Path) -> None:
     content = json.loads(Path(ann_file).read_text())
     content['annotations'] = []

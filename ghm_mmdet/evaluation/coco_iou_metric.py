@@ -44,7 +44,7 @@ class CocoIoUMetric(CocoMetric):
 
     def _precision_at_thresholds(self, detections: str) -> dict[str, float]:
         evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), 'bbox')
-        evaluation.params.catIds, evaluation.params.imgIds = self.cat_ids, self.img_ids
+        evaluation.params.catIds = self.cat_ids
         evaluation.params.maxDets = list(self.proposal_nums)
         evaluation.params.iouThrs = np.array(PERCENTS) / 100
         evaluation.evaluate()

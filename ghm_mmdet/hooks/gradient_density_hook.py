@@ -94,7 +94,7 @@ class GradientDensityHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Hook the losses, and read the record that a resumed run goes on with."""
         # A loop of one's own may not know its length.
-        self._interval = min(self.interval, getattr(runner, 'max_iters', self.interval))
+        self._interval = min(self.interval, getattr(runner, 'max_iters', 0) or self.interval)
         self._iters = min(self.iters, self._interval)
         self._observer = GradientNormObserver(runner.model, self.observed)
         if is_main_process():
