@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +154,7 @@ class GradientNormObserver:
     def mu(self) -> float:
         """The mean μ of the offsets counted since `take`; NaN without any."""
         offsets = self._sums[1, 0].sum()
-        return self._sum_of_mu / offsets if offsets else math.nan
+        return self._sum_of_mu / offsets if offsets else np.nan
 
     def take(self) -> Tensor:
         """The sums since the last `take`; the next begin at zero.
