@@ -201,7 +201,7 @@ def test_targets_outside_0_and_1(value: float) -> None:
     pred, target = torch.randn(6, 3), torch.rand(6, 3)
     target[2, 1] = value
     for reduction in ('mean', 'none'):
-        with pytest.raises(ValueError, match=rf'target must lie in \[0, 1\] .* {value}'):
+        with pytest.raises(ValueError, match=rf'target must lie in \[0, 1\], got .*{value}'):
             ghm_c_loss(pred, target, reduction=reduction)
     # An IoU of half precision.
     target[2, 1] = min(max(value, 0), 1.0005)

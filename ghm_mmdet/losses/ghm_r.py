@@ -112,9 +112,8 @@ class GHMR(GradientHarmonizingLoss):
         if self.mu_momentum is not None:
             check_regression(pred, target, label_weight)
             mu = self._followed_mu(pred, target, label_weight, self.mu_momentum)
-        return self.loss_of(
-            first_pass_of_offsets(pred, target, label_weight, mu, settings), settings
-        )
+        first = first_pass_of_offsets(pred, target, label_weight, mu, settings)
+        return self.loss_of(first, settings)
 
     @torch.no_grad()
     def _followed_mu(
