@@ -95,6 +95,10 @@ if [ -n "$build" ]; then
     wait "$build" || { tail -n 40 "$log"; echo "The build of $mmcv failed; its whole log: $log" >&2; exit 1; }
     "${install[@]}" --no-index --find-links "$wheels" "$mmcv"
 fi
+# mmcv asks for opencv-python, whose cv2 needs libGL and GLib. The build without windows lies in the
+# same folder, and the one that comes last is imported.
+opencv=$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("opencv-python"))')
+"${install[@]}" --no-deps --force-reinstall --find-links "$wheels" "opencv-python-headless==$opencv"
 rm -rf "$wheels"
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
     # Only to fetch torchvision:// backbones; beside a CPU build of torch it fails to import.
