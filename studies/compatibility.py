@@ -143,7 +143,7 @@ def scan(name: str, out: Path, folder: Path = CONFIGS) -> Scanned:
     scanned = Scanned(name, 'harmonized', swaps=sorted(swaps), kept=sorted(kept))
     if plan.replaced:
         new = harmonize(cfg, preset=PRESET)
-        out.write_text(inherited_config(path, cfg, new, out))
+        out.write_text(inherited_config(path, cfg, new, out), encoding='utf-8')
         written = Config.fromfile(out)
         assert written.to_dict() == new.to_dict(), f'{name} is not what was written'
         again = losses_found(written, preset=PRESET)
@@ -243,7 +243,7 @@ def run(out: Path, library: Library, builds: bool = True) -> None:
     configs = [asdict(s) for s in scanned]
     out.parent.mkdir(parents=True, exist_ok=True)
     results = dict(**library.versions, torch=torch.__version__, configs=configs, steps=steps)
-    out.write_text(json.dumps(results, indent=1))
+    out.write_text(json.dumps(results, indent=1), encoding='utf-8')
 
 
 def report(results: list[dict[str, Any]]) -> str:
@@ -435,9 +435,9 @@ def main() -> None:
     if args.action == 'run':
         run(args.json, mmrotate() if args.mmrotate else mmdetection(), not args.no_builds)
         return
-    text = report([json.loads(path.read_text()) for path in args.json])
+    text = report([json.loads(path.read_text(encoding='utf-8')) for path in args.json])
     if args.out:
-        args.out.write_text(text)
+        args.out.write_text(text, encoding='utf-8')
     else:
         print(text)
 

@@ -80,7 +80,7 @@ def draw_page(runs: dict[str, Experiment], models: dict[str, tuple]) -> Figure:
 def trained(run: Experiment) -> tuple[Config, torch.nn.Module]:
     """The config of a finished run, and its detector."""
     config = Config.fromfile(run.folder / run.config.name)
-    checkpoint = (run.folder / 'last_checkpoint').read_text().strip()
+    checkpoint = (run.folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
     return config, init_detector(config, checkpoint, device='cpu')
 
 
@@ -225,7 +225,7 @@ def main() -> None:
     if run_missing(runs.values(), jobs=len(runs)):
         sys.exit(1)
     table = markdown_table(['losses', *COLUMNS], cells(runs))
-    (args.work_dir / 'ap.md').write_text(table + '\n')
+    (args.work_dir / 'ap.md').write_text(table + '\n', encoding='utf-8')
     models = {heading: trained(run) for heading, run in runs.items()}
     draw_page(runs, models).savefig(args.work_dir / 'page.png', dpi=100)
     pictures = Figure(figsize=(13, 7.2), layout='constrained')

@@ -36,7 +36,7 @@ def read_results(path: Path | None) -> list[Result]:
     """The lines of a file of results, none if it is not there."""
     if path is None or not path.exists():
         return []
-    return [Result(**json.loads(line)) for line in path.read_text().splitlines()]
+    return [Result(**json.loads(line)) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Experiment(base.Experiment):
             return
         row = Result(self.run, self.config.name, self.seed, list(self.cfg_options), metrics)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, 'a') as file:
+        with open(path, 'a', encoding='utf-8') as file:
             file.write(json.dumps(asdict(row)) + '\n')
 
     def check(self) -> None:

@@ -147,7 +147,10 @@ def of_set(data_root: str, heads: tuple[str, ...] = ('model.bbox_head',)) -> tup
     data = Path(data_root)
     if not (data / 'test.json').exists():
         return ()
-    names = [c['name'] for c in json.loads((data / 'test.json').read_text())['categories']]
+    names = [
+        c['name']
+        for c in json.loads((data / 'test.json').read_text(encoding='utf-8'))['categories']
+    ]
     classes = f'[{",".join(names)}]'
     return (
         *(f'{head}.num_classes={len(names)}' for head in heads),

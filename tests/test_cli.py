@@ -24,7 +24,7 @@ def test_harmonize_ends_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFix
     # The config alone is printed, for those who send it to a file.
     main(['harmonize', FASTER])
     printed = capsys.readouterr()
-    (tmp_path / 'printed.py').write_text(printed.out)
+    (tmp_path / 'printed.py').write_text(printed.out, encoding='utf-8')
     head = Config.fromfile(tmp_path / 'printed.py').model.rpn_head
     assert head.loss_bbox.type == 'ghm_mmdet.GHMR'
     assert printed.err == '3 replaced, 1 kept\n'
@@ -32,12 +32,12 @@ def test_harmonize_ends_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_harmonize_overwrites_by_force_alone(tmp_path: Path) -> None:
     out = tmp_path / 'ghm.py'
-    out.write_text('mine')
+    out.write_text('mine', encoding='utf-8')
     with pytest.raises(SystemExit, match=r'ghm\.py exists: --force overwrites it'):
         main(['harmonize', RETINANET, '--out', str(out)])
-    assert out.read_text() == 'mine'
+    assert out.read_text(encoding='utf-8') == 'mine'
     main(['harmonize', RETINANET, '--out', str(out), '--force'])
-    assert 'ghm_mmdet.GHMC' in out.read_text()
+    assert 'ghm_mmdet.GHMC' in out.read_text(encoding='utf-8')
 
 
 def test_harmonize_prints_a_line_for_each_loss(
@@ -134,6 +134,6 @@ def test_figures_names_a_file_that_is_no_record(tmp_path: Path) -> None:
     for text, message in ((None, 'No such file'), ('text', 'broken.npz: ')):
         path = tmp_path / 'broken.npz'
         if text is not None:
-            path.write_text(text)
+            path.write_text(text, encoding='utf-8')
         with pytest.raises(SystemExit, match=message):
             main(['figures', str(path), '--out', str(tmp_path)])

@@ -114,7 +114,8 @@ def test_package_that_fails_on_import(tmp_path: Path) -> None:
     """Of a kind that no one foresees, with an error of several lines."""
     (tmp_path / 'mmdet').mkdir()
     (tmp_path / 'mmdet/__init__.py').write_text(
-        "print('noise')\nraise AssertionError('MMCV==9 is used\\nbut incompatible')\n"
+        "print('noise')\nraise AssertionError('MMCV==9 is used\\nbut incompatible')\n",
+        encoding='utf-8',
     )
     status, found, advice = examine(path=tmp_path)
     assert status == 1
@@ -169,6 +170,8 @@ def test_a_check_that_fails_itself_is_a_finding() -> None:
 @pytest.mark.parametrize('stack', STACKS)
 def test_advice_is_what_requirements_say(stack: str) -> None:
     pinned = re.findall(
-        r'^(?!torch)[\w-]+==.+$', (ROOT / f'requirements/{stack}.txt').read_text(), re.M
+        r'^(?!torch)[\w-]+==.+$',
+        (ROOT / f'requirements/{stack}.txt').read_text(encoding='utf-8'),
+        re.M,
     )
     assert list(STACKS[stack].values()) == pinned

@@ -44,7 +44,7 @@ class Quick(Experiment):
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    (tmp_path / 'script.py').write_text(SCRIPT)
+    (tmp_path / 'script.py').write_text(SCRIPT, encoding='utf-8')
     return Settings(tmp_path, 'nowhere')
 
 
@@ -60,9 +60,9 @@ def test_goes_on_after_a_failure_and_lists_it(
     log = settings.work_dir / 'b-seed0.log'
     folder = settings.work_dir / 'b-seed0'
     assert failures == [f'b-seed0: train {folder} ended with exit status 1, see {log}']
-    assert 'out of memory' in log.read_text()
+    assert 'out of memory' in log.read_text(encoding='utf-8')
     threads = max(1, os.cpu_count() // jobs)
-    assert f'threads {threads} root nowhere/' in log.read_text()
+    assert f'threads {threads} root nowhere/' in log.read_text(encoding='utf-8')
     printed = capfd.readouterr().out
     assert printed.endswith(f'1 failed:\n{failures[0]}\n')
     assert 'a-seed0: AP 25.0\n' in printed and 'c-seed0: AP 25.0\n' in printed
@@ -88,12 +88,12 @@ def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: Settings) -> N
     [run] = quick(settings, 'a')
     run.folder.mkdir()
     pointer = run.folder / 'last_checkpoint'
-    pointer.write_text(str(run.checkpoint.with_name('epoch_1.pth')))
+    pointer.write_text(str(run.checkpoint.with_name('epoch_1.pth')), encoding='utf-8')
     assert run.result() is None
-    pointer.write_text(str(run.checkpoint))
+    pointer.write_text(str(run.checkpoint), encoding='utf-8')
     assert run.result()['bbox_mAP'] == run.result()['bbox_mAP_75'] == 0
     (run.folder / '1').mkdir()
-    (run.folder / '1/1.json').write_text('{"coco/bbox_mAP": 0.25}')
+    (run.folder / '1/1.json').write_text('{"coco/bbox_mAP": 0.25}', encoding='utf-8')
     assert run.result()['bbox_mAP'] == 0.25
 
 

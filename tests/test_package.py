@@ -127,7 +127,7 @@ def install_wheel(folder: Path) -> None:
         run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
     )
     # The base environment's .pth files, its editable install among them, do not run this way.
-    (purelib / 'zz_base.pth').write_text(sysconfig.get_path('purelib'))
+    (purelib / 'zz_base.pth').write_text(sysconfig.get_path('purelib'), encoding='utf-8')
     wheel = next(folder.glob('*.whl'))
     run(*pip, 'install', '-q', '--no-deps', '--no-index', '--target', purelib, wheel)
 
@@ -215,14 +215,14 @@ def wheel_folder(wheel_python: Path, demo_data: Path, make_once: Callable[..., P
         folder.mkdir(exist_ok=True)
         command = [wheel_python, '-W', 'ignore', '-c', ASKED, mmdet_distribution(), *SHIPPED]
         printed = run_wheel(*command, cwd=folder, DEMO_ROOT=f'{demo_data}/')
-        (folder / 'printed.txt').write_text(printed)
+        (folder / 'printed.txt').write_text(printed, encoding='utf-8')
 
     return make_once('wheel_answers', ask)
 
 
 @pytest.fixture(scope='module')
 def answers(wheel_folder: Path) -> dict:
-    return json.loads((wheel_folder / 'answers.json').read_text())
+    return json.loads((wheel_folder / 'answers.json').read_text(encoding='utf-8'))
 
 
 def test_wheel_is_what_is_imported(wheel_python: Path, answers: dict) -> None:
@@ -295,7 +295,9 @@ def test_wheel_plans_the_reproduction(answers: dict) -> None:
     mmdet_distribution() != 'mmdet', reason="OneDL's MIM takes a wheel's first file"
 )
 def test_wheel_answers_mim(wheel_folder: Path, answers: dict) -> None:
-    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())['Models']
+    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text(encoding='utf-8'))[
+        'Models'
+    ]
     assert [model['Name'] for model in models if model['Name'] not in answers['search']] == []
     config = Config.fromfile(wheel_folder / 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py')
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
@@ -305,7 +307,8 @@ def test_wheel_harmonizes(wheel_python: Path, answers: dict, tmp_path: Path) -> 
     """A config in a user's own folder, and one by name."""
     (tmp_path / 'mine.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
-        'model = dict(bbox_head=dict(num_classes=3))\n'
+        'model = dict(bbox_head=dict(num_classes=3))\n',
+        encoding='utf-8',
     )
     tool = [wheel_python, '-m', 'ghm_mmdet', 'harmonize']
     printed = run_wheel(*tool, 'mine.py', '--out', 'ghm.py', '--preset', 'tempered', cwd=tmp_path)
@@ -320,7 +323,7 @@ def test_wheel_harmonizes(wheel_python: Path, answers: dict, tmp_path: Path) -> 
 
 def test_wheel_trains_and_tests_through_mim(wheel_folder: Path) -> None:
     """Outside the repository: train by a shipped config, evaluate the checkpoint."""
-    assert 'loss_cls' in (wheel_folder / 'printed.txt').read_text()
+    assert 'loss_cls' in (wheel_folder / 'printed.txt').read_text(encoding='utf-8')
     assert 0 <= last_metrics(wheel_folder / 'test')['bbox_mAP'] <= 1
 
 

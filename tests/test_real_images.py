@@ -32,7 +32,7 @@ CHESS = Path(__file__).parent.parent / 'data/chess'
 
 @pytest.mark.parametrize(('split', 'images', 'boxes'), [('train', 202, 2107), ('test', 87, 762)])
 def test_chess_is_what_its_annotations_say(split: str, images: int, boxes: int) -> None:
-    content = json.loads((CHESS / f'{split}.json').read_text())
+    content = json.loads((CHESS / f'{split}.json').read_text(encoding='utf-8'))
     assert (len(content['images']), len(content['annotations'])) == (images, boxes)
     assert len(content['categories']) == 12
     sizes = {}
@@ -86,7 +86,7 @@ def tiny_set(folder: Path, classes: tuple[str, ...]) -> None:
     categories = [dict(id=i, name=name) for i, name in enumerate(classes, 1)]
     content = dict(images=images, annotations=annotations, categories=categories)
     for name in ('train.json', 'test.json'):
-        (folder / name).write_text(json.dumps(content))
+        (folder / name).write_text(json.dumps(content), encoding='utf-8')
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_study_trains_keeps_and_reports(
     arguments += ['--results', str(results), '--cfg-options', *options]
     for _ in range(2):
         assert run_study('run', *arguments) == 0
-        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        lines = [json.loads(line) for line in results.read_text(encoding='utf-8').splitlines()]
         assert [line['run'] for line in lines] == [f'{v.name}-seed0' for v in CHOSEN]
     shown = capsys.readouterr().out
     assert 'its result is there' in shown
@@ -132,7 +132,7 @@ def run_study(*arguments: str) -> int:
 
 def write_results(path: Path, aps: dict[str, list[float]]) -> Settings:
     """AP by the name of a run's variant, a value for each seed; AP75 is 10 points below."""
-    with path.open('w') as file:
+    with path.open('w', encoding='utf-8') as file:
         for name, values in aps.items():
             for seed, ap in enumerate(values):
                 metrics = dict.fromkeys(METRICS.values(), ap / 100) | {

@@ -56,7 +56,9 @@ def test_rows_have_a_number_for_each_column() -> None:
 
 def test_metafile_has_the_papers_numbers() -> None:
     """One fact in two files: `box AP (paper)` of the metafile and the tables."""
-    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())['Models']
+    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text(encoding='utf-8'))[
+        'Models'
+    ]
     names = [model['Name'] for model in models]
     trained = {p.stem for p in ROOT.glob('configs/ghm/*.py') if not p.stem.endswith('_test-dev')}
     assert sorted(names) == sorted(trained)
@@ -152,9 +154,9 @@ class FakeMIM:
         (folder / '1').mkdir(parents=True, exist_ok=True)
         paper_run(name, self.settings).wanted.dump(folder / f'{name}.py')
         if verb == 'train':
-            (folder / 'last_checkpoint').write_text('/elsewhere/epoch_14.pth')
+            (folder / 'last_checkpoint').write_text('/elsewhere/epoch_14.pth', encoding='utf-8')
         else:
-            (folder / '1/1.json').write_text(json.dumps(FIGURES))
+            (folder / '1/1.json').write_text(json.dumps(FIGURES), encoding='utf-8')
 
 
 @pytest.fixture
@@ -255,7 +257,7 @@ def test_report_takes_coco_for_coco(fake: FakeMIM, tmp_path: Path) -> None:
     for split, count in (('train', 118287), ('val', 5000)):
         images = [dict(id=i, file_name=f'{i}.jpg') for i in range(count)]
         (root / f'annotations/instances_{split}2017.json').write_text(
-            json.dumps(dict(images=images))
+            json.dumps(dict(images=images)), encoding='utf-8'
         )
     real = fake.settings = Settings(tmp_path / 'work', str(root), GPUS)
     run_missing(tables([5]), real)
@@ -269,7 +271,7 @@ def test_report_takes_coco_for_coco(fake: FakeMIM, tmp_path: Path) -> None:
 def test_report_of_test_dev_takes_the_servers_figures(settings: Settings, fake: FakeMIM) -> None:
     run_missing(tables([3]), settings)
     folder = settings.work_dir / 'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco'
-    (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)))
+    (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)), encoding='utf-8')
     text = report(tables([3]), settings.work_dir)
     assert '| GHM-C + GHM-R, ResNet-101 | 39.9 | 40.1 | +0.2 | 60.8 | 60.0 | -0.8 |' in text
     assert '| GHM-C + GHM-R, ResNeXt-101 | 41.6 |  |  |' in text
@@ -282,9 +284,11 @@ def test_report_gives_times_of_gpus_alone(settings: Settings, fake: FakeMIM) -> 
         folder = settings.work_dir / row.run / '1'
         (folder / 'vis_data').mkdir()
         records = [json.dumps(dict(loss=1.0, time=t, step=i)) for i, t in enumerate((0.2, 0.3))]
-        (folder / 'vis_data/scalars.json').write_text('\n'.join(records))
+        (folder / 'vis_data/scalars.json').write_text('\n'.join(records), encoding='utf-8')
     assert '0.566 |  |  |' in report(tables([2]), settings.work_dir)
-    (folder / '1.log').write_text('    CUDA available: True\n    GPU 0,1: NVIDIA X\n')
+    (folder / '1.log').write_text(
+        '    CUDA available: True\n    GPU 0,1: NVIDIA X\n', encoding='utf-8'
+    )
     text = report(tables([2]), settings.work_dir)
     assert '| GHM-C RU | 35.8 | 40.0 | +4.2 | 0.824 | 0.250 | -0.574 |' in text
     assert '- GHM-C RU: time on NVIDIA X; the paper: GTX 1080 Ti' in text
@@ -318,7 +322,7 @@ def test_a_killed_rehearsal_goes_on(coco_root: Path, tmp_path: Path) -> None:
     run = [*tool, 'run', *common, '--data-root', str(coco_root), '--gpus', '0']
     run += ['--cfg-options', *SMALL]
     first = tmp_path / GHM_C
-    with open(tmp_path / 'first.log', 'w') as log:
+    with open(tmp_path / 'first.log', 'w', encoding='utf-8') as log:
         process = subprocess.Popen(run, start_new_session=True, stdout=log, stderr=log, cwd=ROOT)
         deadline = time.monotonic() + 300
         while not (first / 'last_checkpoint').exists() and process.poll() is None:
@@ -326,12 +330,14 @@ def test_a_killed_rehearsal_goes_on(coco_root: Path, tmp_path: Path) -> None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert process.returncode == -signal.SIGKILL, (tmp_path / 'first.log').read_text()
-    assert Path((first / 'last_checkpoint').read_text()).name == 'epoch_1.pth'
+    assert process.returncode == -signal.SIGKILL, (tmp_path / 'first.log').read_text(
+        encoding='utf-8'
+    )
+    assert Path((first / 'last_checkpoint').read_text(encoding='utf-8')).name == 'epoch_1.pth'
 
     done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    logs = ''.join(log.read_text() for log in tmp_path.glob('retinanet*.log'))
+    logs = ''.join(log.read_text(encoding='utf-8') for log in tmp_path.glob('retinanet*.log'))
     assert logs.count('resumed epoch: 1, iter: ') == 1
     for name in (GHM_C, ASL1, GHM_R):
         assert (tmp_path / name / 'epoch_3.pth').exists()

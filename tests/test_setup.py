@@ -26,7 +26,10 @@ def precompile(folder: Path, **environment: str) -> subprocess.CompletedProcess:
 def compiler(folder: Path, version: str, compiles: str) -> str:
     """One that answers `--version`, and does what it is told to for all else."""
     path = folder / 'c++'
-    path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; else {compiles}; fi\n')
+    path.write_text(
+        f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; else {compiles}; fi\n',
+        encoding='utf-8',
+    )
     path.chmod(0o755)
     return str(path)
 
@@ -35,11 +38,11 @@ def test_header_is_compiled_as_the_build_will_be(tmp_path: Path) -> None:
     done = precompile(tmp_path, CXX=compiler(tmp_path, GCC, COMPILES))
     assert done.returncode == 0, done.stderr
     header = tmp_path / 'header/mmcv.h'
-    assert header.read_text() == '#include <torch/types.h>\n'
+    assert header.read_text(encoding='utf-8') == '#include <torch/types.h>\n'
     assert Path(f'{header}.gch').exists()
     flags, include = done.stdout.split(' -include ')
     assert include.split()[0] == str(header)
-    arguments = (tmp_path / 'c++.arguments').read_text()
+    arguments = (tmp_path / 'c++.arguments').read_text(encoding='utf-8')
     assert arguments.startswith(f'{flags} -fPIC -std=c++17 ')
     assert '/torch/include' in arguments
 
@@ -68,7 +71,7 @@ def test_compiler_reads_the_header(tmp_path: Path) -> None:
     done = precompile(tmp_path)
     assert done.returncode == 0, done.stderr
     source = tmp_path / 'operator.cpp'
-    source.write_text('at::Tensor f(at::Tensor x) { return x + 1; }\n')
+    source.write_text('at::Tensor f(at::Tensor x) { return x + 1; }\n', encoding='utf-8')
     # Without the folders to include from, the header can't be read as text instead.
     build = [COMPILER, *done.stdout.split(), '-Werror', '-fPIC', '-std=c++17']
     compiled = subprocess.run(

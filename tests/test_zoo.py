@@ -90,7 +90,9 @@ def test_report_says_what_was_not_checked(tmp_path: Path, coco_root: Path) -> No
     assert empty.endswith(WHAT_IT_CHECKS)
     assert 'Not' not in empty
     (tests[0].folder / '1').mkdir(parents=True)
-    (tests[0].folder / '1/1.json').write_text(json.dumps({'coco/bbox_mAP': 0.365}))
+    (tests[0].folder / '1/1.json').write_text(
+        json.dumps({'coco/bbox_mAP': 0.365}), encoding='utf-8'
+    )
     filled = zoo_report(tests)
     assert f'| {R50} | 37.0 | 36.5 | -0.5 |' in filled
     assert '**Not COCO**: evaluated on 8 images' in filled
@@ -108,10 +110,10 @@ def test_rehearsal(coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     root = tmp_path / 'coco'
     shutil.copytree(coco_root, root, symlinks=True)
     path = root / 'annotations/instances_val2017.json'
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding='utf-8'))
     content['annotations'] = detections(config, checkpoint, root / 'val2017', content)
     path.unlink()
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding='utf-8')
 
     command = [checkpoint, '--data-root', root, '--work-dir', tmp_path / 'zoo', '--gpus', 0]
     with pytest.raises(SystemExit):
@@ -120,7 +122,7 @@ def test_rehearsal(coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f'| {R50} | 37.0 | 100.0 | +63.0 |' in printed
     assert '**Not COCO**: evaluated on 8 images' in printed
     assert '**Not the published weights**' in printed
-    log = (tmp_path / f'zoo/{R50}.log').read_text()
+    log = (tmp_path / f'zoo/{R50}.log').read_text(encoding='utf-8')
     assert 'ghm_mmdet.GHMC' in log and 'ghm_mmdet.GHMR' in log
     with pytest.raises(SystemExit):
         main([*map(str, command), '--cfg-options', *SMALL])

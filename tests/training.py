@@ -75,11 +75,11 @@ def write_coco_layout(demo_data: Path, root: Path) -> Path:
     categories = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
     for split, folder in (('train', 'train2017'), ('val', 'val2017'), ('val', 'test2017')):
         (root / folder).symlink_to(demo_data / split)
-        content = json.loads((demo_data / f'annotations/{split}.json').read_text())
+        content = json.loads((demo_data / f'annotations/{split}.json').read_text(encoding='utf-8'))
         content['categories'] = categories
         name = f'instances_{folder}.json'
         if folder == 'test2017':
             name = 'image_info_test-dev2017.json'
             del content['annotations']
-        (root / 'annotations' / name).write_text(json.dumps(content))
+        (root / 'annotations' / name).write_text(json.dumps(content), encoding='utf-8')
     return root

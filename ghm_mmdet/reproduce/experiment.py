@@ -90,7 +90,10 @@ class Experiment:
     def is_trained(self) -> bool:
         """Whether the training reached its end and wrote the last checkpoint whole."""
         pointer = self.folder / 'last_checkpoint'
-        return pointer.exists() and Path(pointer.read_text().strip()).name == self.checkpoint.name
+        return (
+            pointer.exists()
+            and Path(pointer.read_text(encoding='utf-8').strip()).name == self.checkpoint.name
+        )
 
     def command(
         self, verb: str, *args: str, config: Path | None = None, options: tuple | None = None
@@ -186,7 +189,7 @@ def _execute(experiment: Experiment, command: list[str], threads: int) -> None:
         variables.setdefault('OMP_NUM_THREADS', str(threads))
     experiment.log.parent.mkdir(parents=True, exist_ok=True)
     _say(f'{experiment.run}: {_words(command)}, see {experiment.log}')
-    with open(experiment.log, 'a') as log:
+    with open(experiment.log, 'a', encoding='utf-8') as log:
         print(shell_line(command, environment), file=log, flush=True)
         subprocess.run(command, check=True, stdout=log, stderr=log, env=variables)
 

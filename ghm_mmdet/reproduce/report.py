@@ -60,7 +60,9 @@ class MeasuredRun:
             return self.seconds() if self.gpu() else None
         if on_test_dev:
             path = self.run.folder / TEST_DEV_SCORES
-            return json.loads(path.read_text()).get(column) if path.exists() else None
+            return (
+                json.loads(path.read_text(encoding='utf-8')).get(column) if path.exists() else None
+            )
         value = None if self.metrics is None else self.metrics.get(METRICS[column])
         return None if value is None else 100 * value
 
@@ -72,7 +74,9 @@ class MeasuredRun:
     def gpu(self) -> str | None:
         """The GPU that the training's log names."""
         for log in sorted(self.run.folder.glob('*/*.log')):
-            found = re.search(r'^\s*GPU [\d,]+: (.+)$', log.read_text(), re.MULTILINE)
+            found = re.search(
+                r'^\s*GPU [\d,]+: (.+)$', log.read_text(encoding='utf-8'), re.MULTILINE
+            )
             if found:
                 return found[1]
         return None

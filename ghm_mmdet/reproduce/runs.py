@@ -42,4 +42,8 @@ def training_curve(work_dir: str | Path) -> list[dict[str, float]]:
 
 
 def _records(log: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{')]
+    return [
+        json.loads(line)
+        for line in log.read_text(encoding='utf-8').splitlines()
+        if line.startswith('{')
+    ]
