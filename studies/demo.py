@@ -42,7 +42,7 @@ from ghm_mmdet.visualization.observer import (
 from ghm_mmdet.visualization.style import BLUE, ORANGE
 
 from .command_line import IN_THE_CLONE, iterations
-from .experiment import Experiment, Settings, run_missing
+from .experiment import Experiment, StudySettings, run_missing
 
 #: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
 RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-tempered'}
@@ -57,7 +57,7 @@ IMAGES = 4
 def experiments(work_dir: Path, number: int | None = None) -> dict[str, Experiment]:
     """The two trainings by their headings; `number` of iterations, or the configs'."""
     options = () if number is None else iterations(number)
-    settings = Settings(work_dir, variables=IN_THE_CLONE)
+    settings = StudySettings(work_dir, variables=IN_THE_CLONE)
     path = 'studies/configs/retinanet_lite0_fpn_{}_chess.py'
     return {
         heading: Experiment(name, config_path(path.format(name)), settings, options)

@@ -15,7 +15,7 @@ from ghm_mmdet.reproduce.tables import METRICS
 
 
 @dataclass(frozen=True)
-class Settings(base.Settings):
+class StudySettings(base.RunSettings):
     """What the trainings of a study share."""
 
     results: Path | None = None  # file that keeps the results, one JSON line each
@@ -23,7 +23,7 @@ class Settings(base.Settings):
 
 @dataclass(frozen=True)
 class Result:
-    """What an `Experiment` gave: a line of `Settings.results`."""
+    """What an `Experiment` gave: a line of `StudySettings.results`."""
 
     run: str
     config: str
@@ -43,7 +43,7 @@ def read_results(path: Path | None) -> list[Result]:
 class Experiment(base.Experiment):
     """One training; with the seed the name is that of its folder."""
 
-    settings: Settings
+    settings: StudySettings
     seed: int | None = None  # of MMEngine's `randomness`; None: the config's
     starts_from: Experiment | None = None  # the one whose weights it starts from
 

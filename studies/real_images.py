@@ -36,7 +36,7 @@ from ghm_mmdet.swap.writer import difference
 from ghm_mmdet.visualization.style import BLUE, ORANGE, new_figure
 
 from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
-from .experiment import Experiment, Settings
+from .experiment import Experiment, StudySettings
 
 CONFIG = 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
 RESULTS = Path('studies/results/real_images.jsonl')
@@ -125,7 +125,7 @@ def train_file(data: Path) -> str:
     return next(name for name in ('trainval.json', 'train.json') if (data / name).exists())
 
 
-def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
+def experiment(variant: Variant, settings: StudySettings, seed: int) -> Experiment:
     settings = in_set(settings, variant.set)
     options = (
         *of_set(settings.data_root),
@@ -136,7 +136,7 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
 
 
-def in_set(settings: Settings, name: str) -> Settings:
+def in_set(settings: StudySettings, name: str) -> StudySettings:
     """With the folder of a set below `--data-root`."""
     return replace(settings, data_root=str(Path(settings.data_root or 'data', name)))
 
@@ -214,7 +214,7 @@ def _options_of(value: object, original: object, name: str) -> Iterator[str]:
 Results = defaultdict[Variant, dict[int, dict[str, float]]]
 
 
-def results(settings: Settings, seeds: int) -> Results:
+def results(settings: StudySettings, seeds: int) -> Results:
     """The metrics in percent, by variant and seed, of what was run; nothing of other variants."""
     found: Results = defaultdict(dict)
     for variant in VARIANTS:
@@ -393,7 +393,7 @@ def table_of_parts(found: Results) -> str:
     return markdown_table(heads, rows)
 
 
-def table(settings: Settings, seeds: int) -> str:
+def table(settings: StudySettings, seeds: int) -> str:
     found = results(settings, seeds)
     made = (table_over_sets, table_of_best_rates, table_of_rates, table_of_parts, table_of_sets)
     return '\n\n'.join(make(found) for make in made)

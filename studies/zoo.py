@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mmengine.fileio import load
 
-from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
+from ghm_mmdet.reproduce.experiment import Experiment, RunSettings, run_missing
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.report import COCO_IMAGES, number_of_images
 
@@ -94,7 +94,7 @@ class ZooTest(Experiment):
         super().check()
 
 
-def zoo_tests(checkpoints: Iterable[Path], settings: Settings) -> list[ZooTest]:
+def zoo_tests(checkpoints: Iterable[Path], settings: RunSettings) -> list[ZooTest]:
     """The tests of published checkpoints, each with MMDetection's config and this package's losses.
 
     Args:
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of every config')
     args = parser.parse_args(arguments)
     try:
-        settings = Settings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
+        settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
         tests = zoo_tests(args.checkpoints, settings)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))

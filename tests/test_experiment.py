@@ -15,7 +15,7 @@ from ghm_mmdet.reproduce.configs import load_config
 from ghm_mmdet.reproduce.markdown import markdown_table
 from studies import random_weights
 from studies.command_line import perform, study_parser
-from studies.experiment import Experiment, Settings, ap_cells, read_results, run_missing
+from studies.experiment import Experiment, StudySettings, ap_cells, read_results, run_missing
 
 from .training import GHM_CONFIG, ROOT
 
@@ -42,19 +42,19 @@ class Quick(Experiment):
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudySettings:
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     (tmp_path / 'script.py').write_text(SCRIPT, encoding='utf-8')
-    return Settings(tmp_path, 'nowhere')
+    return StudySettings(tmp_path, 'nowhere')
 
 
-def quick(settings: Settings, *names: str, fails: str | None = None) -> list[Experiment]:
+def quick(settings: StudySettings, *names: str, fails: str | None = None) -> list[Experiment]:
     return [Quick(n, GHM_CONFIG, settings, seed=0, fails=n == fails) for n in names]
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_goes_on_after_a_failure_and_lists_it(
-    settings: Settings, jobs: int, capfd: pytest.CaptureFixture
+    settings: StudySettings, jobs: int, capfd: pytest.CaptureFixture
 ) -> None:
     failures = run_missing(quick(settings, 'a', 'b', 'c', fails='b'), jobs)
     log = settings.work_dir / 'b-seed0.log'
@@ -83,7 +83,7 @@ def test_the_first_trainings_need_not_race_for_the_folder_of_mim(
     assert found == [Path(folder.strip())]
 
 
-def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: Settings) -> None:
+def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: StudySettings) -> None:
     """No metric is in its log; its failure is a result, and not left out of the tables."""
     [run] = quick(settings, 'a')
     run.folder.mkdir()
@@ -97,7 +97,7 @@ def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: Settings) -> N
     assert run.result()['bbox_mAP'] == 0.25
 
 
-def test_waits_for_the_experiment_that_it_starts_from(settings: Settings) -> None:
+def test_waits_for_the_experiment_that_it_starts_from(settings: StudySettings) -> None:
     [first] = quick(settings, 'first')
 
     @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def test_waits_for_the_experiment_that_it_starts_from(settings: Settings) -> Non
     assert run_missing([first, second], jobs=2) == []
 
 
-def test_file_of_results_is_written_and_skips_what_it_has(settings: Settings) -> None:
+def test_file_of_results_is_written_and_skips_what_it_has(settings: StudySettings) -> None:
     kept = replace(settings, results=settings.work_dir / 'kept/results.jsonl')
     run_missing(quick(settings, 'a'))
     assert run_missing(quick(kept, 'a', 'b')) == []
@@ -124,7 +124,7 @@ def test_file_of_results_is_written_and_skips_what_it_has(settings: Settings) ->
     assert 'results.jsonl holds a-seed0 with other settings' in failure
 
 
-def test_other_settings_in_a_folder_are_refused(settings: Settings) -> None:
+def test_other_settings_in_a_folder_are_refused(settings: StudySettings) -> None:
     [trained] = quick(settings, 'a')
     trained.folder.mkdir(parents=True)
     trained.wanted.dump(trained.folder / GHM_CONFIG.name)

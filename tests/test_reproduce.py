@@ -18,8 +18,8 @@ from mmengine.config import Config
 
 from ghm_mmdet.reproduce import experiment
 from ghm_mmdet.reproduce.configs import differences
-from ghm_mmdet.reproduce.experiment import Settings
-from ghm_mmdet.reproduce.paper import paper_run, paper_runs, plan
+from ghm_mmdet.reproduce.experiment import RunSettings
+from ghm_mmdet.reproduce.paper_runs import paper_run, paper_runs, plan
 from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
 from ghm_mmdet.reproduce.tables import GPUS, METRICS, TABLES, Table, tables
 from ghm_mmdet.stacks import mmdet_distribution
@@ -31,7 +31,7 @@ GHM_R = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
 FIGURES = {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_60': 0.45}
 
 
-def run_missing(tables: list[Table], settings: Settings) -> list[str]:
+def run_missing(tables: list[Table], settings: RunSettings) -> list[str]:
     return experiment.run_missing(paper_runs(tables, settings))
 
 
@@ -79,7 +79,7 @@ def test_metafile_has_the_papers_numbers() -> None:
 
 
 def test_plan_names_every_run_once() -> None:
-    lines = commands(plan(tables(), Settings(gpus=GPUS)))
+    lines = commands(plan(tables(), RunSettings(gpus=GPUS)))
     mim = mmdet_distribution()
     trainings = [line for line in lines if line.startswith('mim train')]
     runs = {row.run for table in TABLES for row in table.rows}
@@ -100,7 +100,7 @@ def test_plan_names_every_run_once() -> None:
 
 
 def test_data_root_and_options_reach_every_command() -> None:
-    settings = Settings(Path('w'), '/some data', 0, ('train_cfg.max_epochs=3', 'a.b=(1,2)'))
+    settings = RunSettings(Path('w'), '/some data', 0, ('train_cfg.max_epochs=3', 'a.b=(1,2)'))
     lines = commands(plan(tables(), settings))
     options = "--cfg-options auto_scale_lr.enable=True train_cfg.max_epochs=3 'a.b=(1,2)'"
     for line in lines:
@@ -132,15 +132,15 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match='table must be one of 1, 2, 3, 4, 5, 6, 7, got 8'):
         tables([5, 8])
     with pytest.raises(ValueError, match="cfg_options must be key=value, got 'x'"):
-        Settings(cfg_options=('x',))
+        RunSettings(cfg_options=('x',))
     with pytest.raises(ValueError, match='gpus must be >= 0, got -1'):
-        Settings(gpus=-1)
+        RunSettings(gpus=-1)
 
 
 class FakeMIM:
     """Does what MIM does to a work folder, and fails where it is told to."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.failing: tuple[str, ...] = ()
         self.calls: list[tuple[str, str]] = []
@@ -160,12 +160,12 @@ class FakeMIM:
 
 
 @pytest.fixture
-def settings(coco_root: Path, tmp_path: Path) -> Settings:
-    return Settings(tmp_path, str(coco_root), GPUS)
+def settings(coco_root: Path, tmp_path: Path) -> RunSettings:
+    return RunSettings(tmp_path, str(coco_root), GPUS)
 
 
 @pytest.fixture
-def fake(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
+def fake(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
     """What is started instead of `mim`."""
     fake = FakeMIM(settings)
     monkeypatch.setattr(experiment.subprocess, 'run', fake)
@@ -173,7 +173,7 @@ def fake(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
 
 
 def test_goes_on_after_a_failure_and_runs_what_is_missing(
-    settings: Settings, fake: FakeMIM
+    settings: RunSettings, fake: FakeMIM
 ) -> None:
     fake.failing = (ASL1,)
     failures = run_missing(tables([5]), settings)
@@ -187,7 +187,7 @@ def test_goes_on_after_a_failure_and_runs_what_is_missing(
     assert fake.calls == [('train', ASL1), ('test', ASL1)]
 
 
-def test_a_finished_training_is_only_tested(settings: Settings, fake: FakeMIM) -> None:
+def test_a_finished_training_is_only_tested(settings: RunSettings, fake: FakeMIM) -> None:
     run = paper_run(GHM_C, settings)
     fake(run.train_command())
     fake.calls.clear()
@@ -196,7 +196,7 @@ def test_a_finished_training_is_only_tested(settings: Settings, fake: FakeMIM) -
     assert ('test', GHM_C) in fake.calls
 
 
-def test_test_dev_is_run_where_its_images_are_listed(settings: Settings, fake: FakeMIM) -> None:
+def test_test_dev_is_run_where_its_images_are_listed(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([3]), settings)
     submitted = [name for verb, name in fake.calls if name.endswith('_test-dev')]
     assert submitted == [
@@ -205,10 +205,12 @@ def test_test_dev_is_run_where_its_images_are_listed(settings: Settings, fake: F
     ]
 
 
-def test_other_settings_in_a_folder_are_not_gone_on_with(settings: Settings, fake: FakeMIM) -> None:
+def test_other_settings_in_a_folder_are_not_gone_on_with(
+    settings: RunSettings, fake: FakeMIM
+) -> None:
     """The rehearsal's checkpoint must not become the beginning of the real run."""
     run_missing(tables([5]), settings)
-    changed = Settings(settings.work_dir, settings.data_root, 8, ('train_cfg.max_epochs=2',))
+    changed = RunSettings(settings.work_dir, settings.data_root, 8, ('train_cfg.max_epochs=2',))
     fake.settings, fake.calls = changed, []
     failures = run_missing(tables([5]), changed)
     assert len(failures) == 3
@@ -218,7 +220,7 @@ def test_other_settings_in_a_folder_are_not_gone_on_with(settings: Settings, fak
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
-    failure, *_ = run_missing(tables([5]), Settings(tmp_path, 'nowhere'))
+    failure, *_ = run_missing(tables([5]), RunSettings(tmp_path, 'nowhere'))
     assert 'nowhere/annotations/instances_train2017.json is not there' in failure
 
 
@@ -230,7 +232,7 @@ def test_report_without_runs_is_the_paper(tmp_path: Path) -> None:
     assert ohem in text.splitlines()
 
 
-def test_report_shows_paper_measured_difference(settings: Settings, fake: FakeMIM) -> None:
+def test_report_shows_paper_measured_difference(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([5]), settings)
     text = report(tables([5, 6]), settings.work_dir)
     assert '**Not COCO**: trained on 40 images and evaluated on 8' in text
@@ -242,7 +244,7 @@ def test_report_shows_paper_measured_difference(settings: Settings, fake: FakeMI
     )
 
 
-def test_report_names_changed_settings(settings: Settings, fake: FakeMIM) -> None:
+def test_report_names_changed_settings(settings: RunSettings, fake: FakeMIM) -> None:
     options = ('optim_wrapper.optimizer.lr=1.0',)
     changed = fake.settings = replace(settings, gpus=1, cfg_options=options)
     run_missing(tables([7]), changed)
@@ -259,7 +261,7 @@ def test_report_takes_coco_for_coco(fake: FakeMIM, tmp_path: Path) -> None:
         (root / f'annotations/instances_{split}2017.json').write_text(
             json.dumps(dict(images=images)), encoding='utf-8'
         )
-    real = fake.settings = Settings(tmp_path / 'work', str(root), GPUS)
+    real = fake.settings = RunSettings(tmp_path / 'work', str(root), GPUS)
     run_missing(tables([5]), real)
     text = report(tables([5]), real.work_dir)
     assert 'Data: COCO' in text
@@ -268,7 +270,7 @@ def test_report_takes_coco_for_coco(fake: FakeMIM, tmp_path: Path) -> None:
     assert 'Whether this is COCO can not be told' in report(tables([5]), real.work_dir)
 
 
-def test_report_of_test_dev_takes_the_servers_figures(settings: Settings, fake: FakeMIM) -> None:
+def test_report_of_test_dev_takes_the_servers_figures(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([3]), settings)
     folder = settings.work_dir / 'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco'
     (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)), encoding='utf-8')
@@ -278,7 +280,7 @@ def test_report_of_test_dev_takes_the_servers_figures(settings: Settings, fake: 
     assert '- GHM-C + GHM-R, ResNeXt-101: AP 40.0 on val2017, not comparable' in text
 
 
-def test_report_gives_times_of_gpus_alone(settings: Settings, fake: FakeMIM) -> None:
+def test_report_gives_times_of_gpus_alone(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([2]), settings)
     for row in tables([2])[0].rows:
         folder = settings.work_dir / row.run / '1'
@@ -294,7 +296,7 @@ def test_report_gives_times_of_gpus_alone(settings: Settings, fake: FakeMIM) -> 
     assert '- GHM-C RU: time on NVIDIA X; the paper: GTX 1080 Ti' in text
 
 
-def test_recorded_config_is_the_wanted_one(settings: Settings, tmp_path: Path) -> None:
+def test_recorded_config_is_the_wanted_one(settings: RunSettings, tmp_path: Path) -> None:
     """What the comparison of folders rests on: a config survives being dumped."""
     config = paper_run(GHM_R, settings).wanted
     config.dump(tmp_path / 'dumped.py')

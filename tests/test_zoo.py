@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.reproduce.configs import parse_options
-from ghm_mmdet.reproduce.experiment import Settings
+from ghm_mmdet.reproduce.experiment import RunSettings
 from studies.zoo import WHAT_IT_CHECKS, main, published, zoo_report, zoo_tests
 
 R50 = 'retinanet_r50_fpn_ghm-1x_coco'
@@ -56,7 +56,7 @@ def test_config_is_mmdetections_with_the_losses_of_this_package(tmp_path: Path) 
     for model in published():
         (tmp_path / model.file).touch()
     checkpoints = [tmp_path / model.file for model in published()]
-    tests = zoo_tests(checkpoints, Settings(tmp_path, '/data/coco'))
+    tests = zoo_tests(checkpoints, RunSettings(tmp_path, '/data/coco'))
     for test, model in zip(tests, published()):
         head = MODELS.build(test.wanted.model.bbox_head)
         assert (type(head.loss_cls), type(head.loss_bbox)) == (GHMC, GHMR)
@@ -69,10 +69,10 @@ def test_config_is_mmdetections_with_the_losses_of_this_package(tmp_path: Path) 
 
 def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r'must be named as one of .*a437fda3\.pth.*, got .*my\.p'):
-        zoo_tests([tmp_path / 'my.pth'], Settings())
+        zoo_tests([tmp_path / 'my.pth'], RunSettings())
     name = published()[0].file
     with pytest.raises(FileNotFoundError, match=f'{name} is not there'):
-        zoo_tests([tmp_path / name], Settings())
+        zoo_tests([tmp_path / name], RunSettings())
     (tmp_path / name).touch()
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / name), '--data-root', str(tmp_path / 'none')])
@@ -84,7 +84,7 @@ def test_report_says_what_was_not_checked(tmp_path: Path, coco_root: Path) -> No
     models = published()
     content = b'not weights'
     (tmp_path / models[0].file).write_bytes(content)
-    tests = zoo_tests([tmp_path / models[0].file], Settings(tmp_path, str(coco_root)))
+    tests = zoo_tests([tmp_path / models[0].file], RunSettings(tmp_path, str(coco_root)))
     empty = zoo_report(tests)
     assert f'| {R50} | 37.0 |  |  |' in empty
     assert empty.endswith(WHAT_IT_CHECKS)

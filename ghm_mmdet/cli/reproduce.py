@@ -42,12 +42,12 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from ..reproduce.experiment import Settings, run_missing
-    from ..reproduce.paper import paper_runs, plan
+    from ..reproduce.experiment import RunSettings, run_missing
+    from ..reproduce.paper_runs import paper_runs, plan
     from ..reproduce.report import report
 
     try:
-        settings = Settings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
+        settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
         chosen = tables(args.table)
         runs = paper_runs(chosen, settings)
     except (ValueError, FileNotFoundError) as error:

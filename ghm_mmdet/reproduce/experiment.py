@@ -16,7 +16,7 @@ from .runs import last_metrics, mim_command, shell_line
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What the experiments of a study share."""
 
     work_dir: Path = Path('work_dirs')  # receives a folder of each experiment
@@ -53,7 +53,7 @@ class Experiment:
 
     name: str
     config: Path
-    settings: Settings
+    settings: RunSettings
     options: tuple[str, ...] = ()  # `key=value` of its own
 
     @property

@@ -11,9 +11,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .configs import differences
-from .experiment import Settings
+from .experiment import RunSettings
 from .markdown import markdown_table
-from .paper import annotation_files, paper_run
+from .paper_runs import annotation_files, paper_run
 from .runs import last_metrics, training_curve
 from .tables import GPUS, METRICS, SECONDS, Row, Table
 
@@ -30,7 +30,7 @@ def report(tables: Iterable[Table], work_dir: str | Path) -> str:
     trained and evaluated on, and where their settings are not the configs'.
     """
     tables = list(tables)
-    settings = Settings(Path(work_dir), gpus=GPUS)
+    settings = RunSettings(Path(work_dir), gpus=GPUS)
     runs = {row.run: MeasuredRun(row.run, settings) for table in tables for row in table.rows}
     tested = [run for run in runs.values() if run.config is not None]
     parts = [_heading(tested), *(_table(table, runs) for table in tables)]
@@ -44,7 +44,7 @@ class MeasuredRun:
     are None if nothing was evaluated.
     """
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: RunSettings) -> None:
         self.name = name
         self.run = paper_run(name, settings)
         self.config: Config | None = None

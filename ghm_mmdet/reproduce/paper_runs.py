@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .configs import config_path
-from .experiment import Experiment, Settings
+from .experiment import Experiment, RunSettings
 from .runs import last_metrics, shell_line
 from .tables import GPUS, Table
 
@@ -81,7 +81,7 @@ def annotation_files(config: Config) -> tuple[Path, Path]:
     return Path(dataset.data_root, dataset.ann_file), Path(config.val_evaluator.ann_file)
 
 
-def paper_run(name: str, settings: Settings) -> PaperRun:
+def paper_run(name: str, settings: RunSettings) -> PaperRun:
     """The run of a config of `configs/ghm/`.
 
     On another number of GPUs than 8, the learning rate is scaled to the batch (`auto_scale_lr`).
@@ -90,13 +90,13 @@ def paper_run(name: str, settings: Settings) -> PaperRun:
     return PaperRun(name, config_path(f'configs/ghm/{name}.py'), settings, scaled)
 
 
-def paper_runs(tables: Iterable[Table], settings: Settings) -> list[PaperRun]:
+def paper_runs(tables: Iterable[Table], settings: RunSettings) -> list[PaperRun]:
     """The runs of the tables, each once."""
     names = dict.fromkeys(row.run for table in tables for row in table.rows)
     return [paper_run(name, settings) for name in names]
 
 
-def plan(tables: Iterable[Table], settings: Settings) -> str:
+def plan(tables: Iterable[Table], settings: RunSettings) -> str:
     """The commands that fill the tables, as shell lines, each run once."""
     lines: list[str] = []
     planned: set[str] = set()
