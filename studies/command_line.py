@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.runs import shell_line
 
 from .experiment import Experiment, StudySettings, run_missing
@@ -58,6 +59,7 @@ def settings_of(args: Namespace) -> StudySettings:
     return StudySettings(**shared, cfg_options=tuple(args.cfg_options))
 
 
+@command_line()
 def perform(
     args: Namespace,
     variants: Sequence[V],

@@ -28,6 +28,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from torch import nn
 
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.swap import harmonize, inherited_config, losses_found
@@ -419,6 +420,7 @@ def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
     return markdown_table(['what', 'why', 'number', 'in'], rows)
 
 
+@command_line()
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest='action', required=True)

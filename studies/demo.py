@@ -29,6 +29,7 @@ from mmengine.runner import Runner, set_random_seed
 from mmengine.structures import InstanceData
 
 from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.functional import assign_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
@@ -215,6 +216,7 @@ def draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> No
         axes.legend()
 
 
+@command_line()
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument

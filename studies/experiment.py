@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ghm_mmdet.reproduce import experiment as base
+from ghm_mmdet.reproduce.processes import end_commands, interrupted_by_signals
+from ghm_mmdet.reproduce.runs import whole_lines
 from ghm_mmdet.reproduce.tables import METRICS
 
 
@@ -33,10 +36,10 @@ class Result:
 
 
 def read_results(path: Path | None) -> list[Result]:
-    """The lines of a file of results, none if it is not there."""
+    """The whole lines of a file of results, none if it is not there."""
     if path is None or not path.exists():
         return []
-    return [Result(**json.loads(line)) for line in path.read_text(encoding='utf-8').splitlines()]
+    return [Result(**record) for record in whole_lines(path)]
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ class Experiment(base.Experiment):
             return
         row = Result(self.run, self.config.name, self.seed, list(self.cfg_options), metrics)
         path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.exists() and not path.read_bytes().endswith(b'\n')
         with open(path, 'a', encoding='utf-8') as file:
-            file.write(json.dumps(asdict(row)) + '\n')
+            file.write('\n' * half + json.dumps(asdict(row)) + '\n')
 
     def check(self) -> None:
         kept = self.kept()
@@ -104,14 +108,18 @@ def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
     # MIM makes its folder where it is missing, and of two processes that start at once one fails.
     Path('~/.cache/mim').expanduser().mkdir(parents=True, exist_ok=True)
     pending: dict[Path, Future[str | None]] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        for experiment in experiments:
-            first = experiment.starts_from and pending.get(experiment.starts_from.folder)
-            pending[experiment.folder] = pool.submit(_complete, experiment, threads, first)
+    with interrupted_by_signals(), ThreadPoolExecutor(jobs) as pool:
         try:
+            for experiment in experiments:
+                first = experiment.starts_from and pending.get(experiment.starts_from.folder)
+                pending[experiment.folder] = pool.submit(_complete, experiment, threads, first)
             return base.failures_of([future.result() for future in pending.values()])
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in pending.values():
+                future.cancel()
+            while not all(future.done() for future in pending.values()):
+                end_commands()
+                time.sleep(0.1)
             raise
 
 

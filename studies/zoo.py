@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mmengine.fileio import load
 
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.experiment import Experiment, RunSettings, run_missing
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.report import COCO_IMAGES, number_of_images
@@ -156,6 +157,7 @@ def _notes(test: ZooTest, model: Published) -> list[str]:
     return notes
 
 
+@command_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument

@@ -124,6 +124,18 @@ def test_file_of_results_is_written_and_skips_what_it_has(settings: StudySetting
     assert 'results.jsonl holds a-seed0 with other settings' in failure
 
 
+def test_half_a_line_of_results_is_left_out_and_not_gone_on_with(
+    settings: StudySettings, capsys: pytest.CaptureFixture
+) -> None:
+    kept = replace(settings, results=settings.work_dir / 'results.jsonl')
+    assert run_missing(quick(kept, 'a')) == []
+    with open(kept.results, 'a', encoding='utf-8') as file:
+        file.write('{"run": "b-se')
+    assert run_missing(quick(kept, 'b')) == []
+    assert [row.run for row in read_results(kept.results)] == ['a-seed0', 'b-seed0']
+    assert f'{kept.results}, line 2: not whole, left out\n' in capsys.readouterr().err
+
+
 def test_other_settings_in_a_folder_are_refused(settings: StudySettings) -> None:
     [trained] = quick(settings, 'a')
     trained.folder.mkdir(parents=True)

@@ -145,7 +145,7 @@ class FakeMIM:
         self.failing: tuple[str, ...] = ()
         self.calls: list[tuple[str, str]] = []
 
-    def __call__(self, command: list[str], **_: object) -> None:
+    def __call__(self, command: list[str], *_: object) -> None:
         verb, name = command[command.index('mim') + 1], Path(command[5]).stem
         self.calls.append((verb, name))
         if name in self.failing and verb == 'train':
@@ -168,7 +168,7 @@ def settings(coco_root: Path, tmp_path: Path) -> RunSettings:
 def fake(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
     """What is started instead of `mim`."""
     fake = FakeMIM(settings)
-    monkeypatch.setattr(experiment.subprocess, 'run', fake)
+    monkeypatch.setattr(experiment, 'run_command', fake)
     return fake
 
 
@@ -296,11 +296,83 @@ def test_report_gives_times_of_gpus_alone(settings: RunSettings, fake: FakeMIM) 
     assert '- GHM-C RU: time on NVIDIA X; the paper: GTX 1080 Ti' in text
 
 
+def test_report_counts_whole_lines_and_names_the_rest(
+    settings: RunSettings, fake: FakeMIM, capsys: pytest.CaptureFixture
+) -> None:
+    """As a killed writer or a full disk leaves a log, here within a character of UTF-8."""
+    run_missing(tables([5]), settings)
+    whole = report(tables([5]), settings.work_dir)
+    log = settings.work_dir / GHM_C / 'test/epoch_14/1/1.json'
+    log.write_bytes(log.read_bytes() + b'\n{"coco/bbox_mAP": 0.9, "\xce')
+    capsys.readouterr()
+    assert report(tables([5]), settings.work_dir) == whole
+    assert capsys.readouterr().err == f'{log}, line 2: not whole, left out\n'
+    log.write_text('{"coco', encoding='utf-8')
+    assert '| SL1 | 35.8 |  |  | 55.5 |' in report(tables([5]), settings.work_dir)
+    assert capsys.readouterr().err == f'{log}, line 1: not whole, left out\n'
+
+
 def test_recorded_config_is_the_wanted_one(settings: RunSettings, tmp_path: Path) -> None:
     """What the comparison of folders rests on: a config survives being dumped."""
     config = paper_run(GHM_R, settings).wanted
     config.dump(tmp_path / 'dumped.py')
     assert differences(Config.fromfile(tmp_path / 'dumped.py'), config) == []
+
+
+#: Instead of MIM: as that and PyTorch's launcher, it starts what trains in a session of its own.
+LAUNCHER = """
+import os, subprocess, sys
+code = 'import os, time; print(os.getpid(), file=open(sys.argv[1], "a")); time.sleep(100)'
+folder = sys.argv[sys.argv.index('--work-dir') + 1]
+training = [sys.executable, '-c', f'import sys; {code}', f'{folder}.pids']
+os.makedirs(folder, exist_ok=True)
+subprocess.run(training, start_new_session=True)
+"""
+STUDY = """
+import sys
+from pathlib import Path
+from studies.command_line import command_line
+from studies.experiment import Experiment, StudySettings, run_missing
+settings = StudySettings(Path(sys.argv[1]))
+config = Path('configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py')
+with command_line():
+    run_missing([Experiment(name, config, settings) for name in 'abc'], jobs=2)
+"""
+
+
+def lives(pid: int) -> bool:
+    stat = Path(f'/proc/{pid}/stat')
+    return stat.exists() and stat.read_text(encoding='utf-8').split()[2] != 'Z'
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs the processes of Linux')
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_a_signal_ends_all_that_was_started(
+    coco_root: Path, tmp_path: Path, number: signal.Signals, jobs: int
+) -> None:
+    (tmp_path / 'mim').mkdir()
+    (tmp_path / 'mim/__init__.py').touch()
+    (tmp_path / 'mim/__main__.py').write_text(LAUNCHER, encoding='utf-8')
+    command = ['-c', STUDY, str(tmp_path)]
+    if jobs == 1:
+        command = ['-m', 'ghm_mmdet', 'reproduce', 'run', '--table', '7', '--gpus', '0']
+        command += ['--data-root', str(coco_root), '--work-dir', str(tmp_path)]
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    runner = subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, 'PYTHONPATH': paths}, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while len(pids := [f.read_text('utf-8') for f in tmp_path.glob('*.pids')]) < jobs or '' in pids:
+        assert time.monotonic() < deadline and runner.poll() is None
+        time.sleep(0.05)
+    runner.send_signal(number)
+    printed, errors = runner.communicate(timeout=30)
+    assert [pid for pid in pids if lives(int(pid))] == []
+    assert (runner.returncode, errors) == (130, 'interrupted\n')
+    assert 'FAILED' not in printed
+    assert len([*tmp_path.glob('*.pids')]) == jobs, 'none is started after the signal'
 
 
 SMALL = (

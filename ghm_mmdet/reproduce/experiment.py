@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .configs import differences, load_config
+from .processes import interrupted_by_signals, run_command
 from .runs import last_metrics, mim_command, shell_line
 
 
@@ -146,9 +147,13 @@ def run_missing(experiments: Iterable[Experiment]) -> list[str]:
 
     Returns:
         A line for each experiment that failed.
+
+    Raises:
+        KeyboardInterrupt: By Ctrl-C, SIGTERM or SIGHUP; the training that ran is ended.
     """
     threads = os.cpu_count() or 1
-    return failures_of(complete(experiment, threads) for experiment in experiments)
+    with interrupted_by_signals():
+        return failures_of(complete(experiment, threads) for experiment in experiments)
 
 
 def failures_of(outcomes: Iterable[str | None]) -> list[str]:
@@ -191,7 +196,7 @@ def _execute(experiment: Experiment, command: list[str], threads: int) -> None:
     _say(f'{experiment.run}: {_words(command)}, see {experiment.log}')
     with open(experiment.log, 'a', encoding='utf-8') as log:
         print(shell_line(command, environment), file=log, flush=True)
-        subprocess.run(command, check=True, stdout=log, stderr=log, env=variables)
+        run_command(command, log, variables)
 
 
 def _say(line: str) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..stacks import mmdet_distribution
 
@@ -27,7 +30,7 @@ def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float
     """The newest evaluation in a work folder: name without the prefix to value; None if none."""
     newest = None
     for pattern in ('*/vis_data/*.json', '*/*.json'):
-        for record in (x for log in sorted(Path(work_dir).glob(pattern)) for x in _records(log)):
+        for record in (x for log in sorted(Path(work_dir).glob(pattern)) for x in whole_lines(log)):
             found = {k[len(prefix) :]: v for k, v in record.items() if k.startswith(prefix)}
             newest = found or newest
     return newest
@@ -36,14 +39,27 @@ def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float
 def training_curve(work_dir: str | Path) -> list[dict[str, float]]:
     """The records of training (with 'loss') of the newest run in a work folder, in order."""
     for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json'), reverse=True):
-        if records := [record for record in _records(log) if 'loss' in record]:
+        if records := [record for record in whole_lines(log) if 'loss' in record]:
             return records
     return []
 
 
-def _records(log: Path) -> list[dict[str, float]]:
-    return [
-        json.loads(line)
-        for line in log.read_text(encoding='utf-8').splitlines()
-        if line.startswith('{')
-    ]
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one in each line; a line that is not whole is named and left out.
+
+    So ends a file whose writer was killed, or found the disk full.
+    """
+    for number, line in enumerate(path.read_text('utf-8', 'replace').splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            yield record
+        elif line.strip():
+            _warn(f'{path}, line {number}: not whole, left out')
+
+
+@lru_cache(maxsize=None)  # once, though a report reads a log several times
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
