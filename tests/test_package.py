@@ -27,6 +27,7 @@ from ghm_mmdet.reproduce.runs import last_metrics
 from ghm_mmdet.stacks import mmdet_distribution
 
 from .processes import ROOT
+from .training import SMALL
 
 DEMO_CONFIGS = sorted(ROOT.glob('configs/demo/*.py'))
 
@@ -146,7 +147,7 @@ import contextlib, io, json, os, runpy, subprocess, sys, traceback
 from functools import lru_cache
 from pathlib import Path
 
-distribution, *names = sys.argv[1:]
+distribution, options, *names = sys.argv[1:]
 answers = {}
 def printed(name, run, *arguments, **keywords):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
@@ -184,20 +185,18 @@ answers['scope'] = [type(loss).__module__, loss.bins]
 import ghm_mmdet
 from mim.cli import cli
 answers['file'] = ghm_mmdet.__file__
-ghm, demo = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco', 'retinanet_r18_fpn_ghmc-ghmr_demo'
+ghm = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
 if distribution == 'mmdet':  # OpenMMLab's MIM
     printed('search', cli, ['search', 'ghm_mmdet', '--model', 'ghm'])
-    for name in (ghm, demo):
-        cli(['download', 'ghm_mmdet', '--config', name, '--dest', '.'], standalone_mode=False)
+    cli(['download', 'ghm_mmdet', '--config', ghm, '--dest', '.'], standalone_mode=False)
 printed('reproduce', main, ['reproduce', 'plan', '--table', '7'])
 tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-run')
 printed('doctor', main, ['doctor'])
 check_output, subprocess.check_call = subprocess.check_output, check_call
 subprocess.check_output = lambda command: b''  # MIM looks for --gpus in `train.py -h`: not there
-config = Path(ghm_mmdet.__path__[0], f'.mim/configs/demo/{demo}.py')
+config = Path(ghm_mmdet.__path__[0], f'.mim/configs/ghm/{ghm}.py')
 common = [distribution, str(config), '--gpus', '0', '--work-dir']
-options = ['--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3']
-options.append('model.test_cfg.score_thr=0')
+options = ['--cfg-options', *options.split(), 'train_cfg.max_epochs=1']
 cli(['train', *common, 'work', *options], standalone_mode=False)
 tested = ['test', '--checkpoint', 'work/epoch_1.pth']
 cli(['test', *common, *tested, *options], standalone_mode=False)
@@ -208,13 +207,14 @@ SHIPPED = sorted(path.stem for path in ROOT.glob('configs/ghm/*.py'))
 
 
 @pytest.fixture(scope='module')
-def wheel_folder(wheel_python: Path, demo_data: Path, make_once: Callable[..., Path]) -> Path:
+def wheel_folder(wheel_python: Path, coco_root: Path, make_once: Callable[..., Path]) -> Path:
     """Where the wheel answered: answers.json, and the configs that it wrote."""
 
     def ask(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        command = [wheel_python, '-W', 'ignore', '-c', ASKED, mmdet_distribution(), *SHIPPED]
-        printed = run_wheel(*command, cwd=folder, DEMO_ROOT=f'{demo_data}/')
+        command = [wheel_python, '-W', 'ignore', '-c', ASKED]
+        command += [mmdet_distribution(), ' '.join(SMALL), *SHIPPED]
+        printed = run_wheel(*command, cwd=folder, COCO_ROOT=str(coco_root))
         (folder / 'printed.txt').write_text(printed, encoding='utf-8')
 
     return make_once('wheel_answers', ask)
@@ -272,6 +272,23 @@ def test_wheel_brings_nothing_beside_the_package(wheel_python: Path) -> None:
     modules = 'import sys; print(*sorted(sys.modules))'
     with_wheel = run_wheel(wheel_python, '-c', modules, cwd=wheel.parent)
     assert 'ghm_mmdet' not in with_wheel and 'importlib.util' not in with_wheel
+
+
+def test_wheel_has_what_works_without_the_repository(wheel_python: Path) -> None:
+    """The configs of the paper's tables, and no other, whose data scripts here make."""
+    [wheel] = wheel_python.parents[2].glob('*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        places = [name.partition('ghm_mmdet/.mim/')[2] for name in archive.namelist()]
+        shipped = {name: archive.read(f'ghm_mmdet/.mim/{name}') for name in places if name}
+    expected = {path.relative_to(ROOT) for path in ROOT.glob('configs/ghm/*')}
+    bases = ('backbones', 'box_losses', 'coco_detection', 'coco_test_dev', 'ghm_losses')
+    expected |= {Path(f'configs/_base_/{name}.py') for name in (*bases, 'schedule_14e')}
+    tools = ('dist_train.sh', 'harmonize.py', 'reproduce.py', 'slurm_train.sh')
+    expected |= {Path('tools', name) for name in tools} | {Path('model-index.yml')}
+    assert set(map(Path, shipped)) == {path for path in expected if path.name != '__pycache__'}
+    assert [name for name, text in shipped.items() if b'studies' in text] == []
+    for path in yaml.safe_load(shipped['model-index.yml'])['Import']:
+        assert path in shipped
 
 
 def test_uninstalled_wheel_leaves_nothing(wheel_python: Path, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
 from ghm_mmdet.reproduce.tables import GPUS, METRICS, TABLES, Table, tables
 from ghm_mmdet.stacks import mmdet_distribution
 
+from .training import SMALL
+
 ROOT = Path(__file__).parent.parent
 GHM_C = 'retinanet_r50_fpn_ghmc_8xb2-14e_coco'
 ASL1 = 'retinanet_r50_fpn_ghmc-asl1_8xb2-14e_coco'
@@ -373,19 +375,6 @@ def test_a_signal_ends_all_that_was_started(
     assert (runner.returncode, errors) == (130, 'interrupted\n')
     assert 'FAILED' not in printed
     assert len([*tmp_path.glob('*.pids')]) == jobs, 'none is started after the signal'
-
-
-SMALL = (
-    'model.backbone.depth=18', 'model.backbone.base_channels=16', 'model.backbone.stem_channels=16',
-    'model.backbone.frozen_stages=-1', 'model.backbone.norm_eval=False',
-    'model.backbone.init_cfg=None', 'model.neck.in_channels=[16,32,64,128]',
-    'model.neck.out_channels=32', 'model.bbox_head.in_channels=32',
-    'model.bbox_head.feat_channels=32', 'model.bbox_head.stacked_convs=1',
-    'model.test_cfg.score_thr=0', 'model.test_cfg.nms_pre=100',
-    'train_dataloader.dataset.pipeline.2.scale=(160,160)',
-    'val_dataloader.dataset.pipeline.1.scale=(160,160)',
-    'test_dataloader.dataset.pipeline.1.scale=(160,160)', 'train_cfg.max_epochs=3',
-)  # fmt: skip
 
 
 @pytest.mark.slow
