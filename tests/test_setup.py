@@ -1,10 +1,13 @@
-"""The precompiled header with which requirements/setup.sh compiles mmcv."""
+"""What requirements/setup.sh installs, and the precompiled header with which it compiles mmcv."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,15 @@ def test_compiler_reads_the_header(tmp_path: Path) -> None:
     )
     assert compiled.returncode == 0, compiled.stderr
     assert f'! {tmp_path}/header/mmcv.h.gch' in compiled.stderr
+
+
+def test_opencv_needs_no_library_of_a_desktop() -> None:
+    """Else no training starts in a container without libGL and GLib."""
+    opencv = find_spec('cv2')
+    libraries = [*Path(opencv.submodule_search_locations[0]).glob('*.so')]
+    assert len(libraries) == 1
+    # The names of the libraries that an ELF file needs are in it as they are.
+    needed = set(re.findall(rb'lib[\w+.-]+\.so(?:\.\d+)*', libraries[0].read_bytes()))
+    assert b'libc.so.6' in needed
+    assert not {b'libGL.so.1', b'libgthread-2.0.so.0', b'libglib-2.0.so.0'} & needed
+    assert version('opencv-python-headless') == version('opencv-python')
