@@ -54,6 +54,7 @@ def study_parser(
 
 
 def settings_of(args: Namespace) -> StudySettings:
+    """The settings that the options of `study_parser` make."""
     names = ('work_dir', 'data_root', 'gpus', 'root_variable', 'results', 'variables')
     shared = {name: getattr(args, name) for name in names}
     return StudySettings(**shared, cfg_options=tuple(args.cfg_options))

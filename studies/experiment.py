@@ -52,10 +52,12 @@ class Experiment(base.Experiment):
 
     @property
     def run(self) -> str:
+        """The name of the folder: `<name>-seed<seed>`, or `<name>` without a seed."""
         return self.name if self.seed is None else f'{self.name}-seed{self.seed}'
 
     @property
     def cfg_options(self) -> tuple[str, ...]:
+        """`key=value` of the training, the seed among them."""
         seed = () if self.seed is None else (f'randomness.seed={self.seed}',)
         return (*seed, *super().cfg_options)
 
@@ -88,6 +90,7 @@ class Experiment(base.Experiment):
             file.write('\n' * half + json.dumps(asdict(row)) + '\n')
 
     def check(self) -> None:
+        """Raise ValueError, too, if the file of results has this run with other settings."""
         kept = self.kept()
         if kept is None:
             super().check()

@@ -78,11 +78,13 @@ class ZooTest(Experiment):
     checkpoint: Path = Path()
 
     def commands(self) -> list[list[str]]:
+        """The evaluation."""
         where = str(self.folder)
         return [self.command('test', '--checkpoint', str(self.checkpoint), '--work-dir', where)]
 
     @property
     def annotations(self) -> Path:
+        """The ground truth that the config names."""
         return Path(self.wanted.test_evaluator.ann_file)
 
     def check(self) -> None:
@@ -159,6 +161,14 @@ def _notes(test: ZooTest, model: Published) -> list[str]:
 
 @command_line()
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Test the checkpoints, and print the report.
+
+    Args:
+        arguments: Default: None, those of this process.
+
+    Raises:
+        SystemExit: With status 1 if a test failed, or a message if none could start.
+    """
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('checkpoints', nargs='+', type=Path, metavar='CHECKPOINT', help='the published files')

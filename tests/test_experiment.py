@@ -72,6 +72,14 @@ def test_goes_on_after_a_failure_and_lists_it(
     assert ap_cells(quick(settings, 'a', 'd')) == ['25.0', None, None]
 
 
+def test_threads_that_the_user_asks_for_are_kept(
+    settings: StudySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('OMP_NUM_THREADS', '37')
+    assert run_missing(quick(settings, 'a')) == []
+    assert 'threads 37 ' in (settings.work_dir / 'a-seed0.log').read_text(encoding='utf-8')
+
+
 def test_the_first_trainings_need_not_race_for_the_folder_of_mim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,6 +243,8 @@ def test_wheel_writes_configs_that_stand_alone(name: str, wheel_folder: Path) ->
     assert written == {key: original[key] for key in original.keys() - dropped}
     read_by_a_runner = set(inspect.signature(Runner.__init__).parameters)
     assert not dropped & read_by_a_runner
+    for piece in ('backbones', 'box_losses', 'coco_test_dev', 'ghm_losses'):
+        assert not written.keys() & Config.fromfile(ROOT / f'configs/_base_/{piece}.py').keys()
 
 
 def test_wheel_lists_its_configs(answers: dict) -> None:

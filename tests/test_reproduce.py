@@ -49,6 +49,60 @@ def test_every_config_is_a_row_of_a_table() -> None:
     assert others >= {'retinanet_r50_fpn_ghmc-ghmr-noprior_8xb2-14e_coco'}
 
 
+#: As printed in the paper, a line for each of its rows that a config here repeats.
+PAPER = {
+    1: """
+        33.4 51.7 35.6 18.6 36.8 45.7
+        34.6 53.9 36.5 19.5 37.1 46.1
+        35.2 54.4 36.9 19.4 38.4 46.3
+        35.8 55.5 38.1 19.6 39.6 46.7
+        35.4 54.8 36.3 19.5 38.5 46.3
+    """,
+    2: """
+        28.6 0.566
+        35.9 13.675
+        35.8 0.824
+    """,
+    3: """
+        39.1 59.1 42.3 21.8 42.7 50.2
+        40.8 61.1 44.1 24.1 44.2 51.2
+        39.9 60.8 42.5 20.3 43.6 54.1
+        41.6 62.8 44.2 22.3 45.1 55.3
+    """,
+    4: """
+        28.6 43.3 30.7 11.4 30.7 40.7
+        31.1 47.2 33.2 - - -
+        35.6 55.6 38.2 19.1 39.2 46.3
+        35.8 55.5 38.1 19.6 39.6 46.7
+    """,
+    5: """
+        35.8 55.5 38.1 19.6 39.6 46.7
+        35.7 55.0 38.1 19.7 39.7 45.9
+        36.4 54.6 38.7 20.5 40.6 47.8
+    """,
+    6: """
+        35.8 55.5 51.2 43.4 31.4 11.9
+        35.7 55.0 51.1 43.5 31.5 12.1
+        36.4 54.6 51.4 44.0 32.2 13.1
+    """,
+    7: """
+        36.4 58.7 38.8 21.1 39.6 47.0
+        37.4 58.9 39.9 21.8 40.8 48.8
+    """,
+}
+COLUMNS = dict.fromkeys(PAPER, 'AP AP50 AP75 APs APm APl')
+COLUMNS.update({2: 'AP s/iteration', 6: 'AP AP50 AP60 AP70 AP80 AP90'})
+
+
+@pytest.mark.parametrize('table', TABLES, ids=lambda table: table.number)
+def test_figures_are_those_of_the_paper(table: Table) -> None:
+    expected = [line.split() for line in PAPER[table.number].strip().splitlines()]
+    found = [[str(x).replace('None', '-') for x in row.paper] for row in table.rows]
+    assert found == expected
+    assert table.columns == tuple(COLUMNS[table.number].split())
+    assert table.on_test_dev == (table.number == 3)
+
+
 def test_rows_have_a_number_for_each_column() -> None:
     for table in TABLES:
         for row in table.rows:
@@ -118,6 +172,15 @@ def test_data_root_and_options_reach_every_command() -> None:
     assert 'COCO_ROOT' not in os.environ
 
 
+@pytest.mark.parametrize('gpus', [0, 1, 2, 8])
+def test_several_gpus_have_a_process_each(gpus: int) -> None:
+    for line in commands(plan(tables([7]), RunSettings(gpus=gpus))):
+        assert f' --gpus {gpus} ' in line
+        assert ('--launcher pytorch' in line) == (gpus > 1)
+        assert ('CUDA_VISIBLE_DEVICES=-1' in line) == (gpus == 0)
+        assert ('auto_scale_lr.enable=True' in line) == (gpus != 8)
+
+
 def test_plan_can_be_piped_into_a_shell(
     coco_root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
@@ -153,6 +216,10 @@ class FakeMIM:
         if name in self.failing and verb == 'train':
             raise subprocess.CalledProcessError(1, command)
         folder = Path(command[command.index('--work-dir') + 1])
+        if name.endswith('_test-dev'):
+            folder.parent.mkdir(exist_ok=True)
+            folder.with_name(f'{folder.name}.bbox.json').touch()
+            return
         (folder / '1').mkdir(parents=True, exist_ok=True)
         paper_run(name, self.settings).wanted.dump(folder / f'{name}.py')
         if verb == 'train':
@@ -205,6 +272,9 @@ def test_test_dev_is_run_where_its_images_are_listed(settings: RunSettings, fake
         'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev',
         'retinanet_x101-32x8d_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev',
     ]
+    fake.calls.clear()
+    run_missing(tables([3]), settings)
+    assert fake.calls == [], 'the detections are there'
 
 
 def test_other_settings_in_a_folder_are_not_gone_on_with(
@@ -219,6 +289,17 @@ def test_other_settings_in_a_folder_are_not_gone_on_with(
     assert 'train_cfg.max_epochs: 14, now 2' in failures[0]
     assert 'choose another --work-dir' in failures[0]
     assert fake.calls == []
+
+
+def test_how_a_run_was_started_is_no_setting(settings: RunSettings, fake: FakeMIM) -> None:
+    """MIM records it beside what was trained."""
+    run = paper_run(GHM_C, settings)
+    recorded = run.wanted.copy()
+    started = dict(work_dir='x', launcher='pytorch', resume=True, load_from='y.pth')
+    recorded.merge_from_dict(started)
+    assert differences(recorded, run.wanted) == []
+    recorded.merge_from_dict({'randomness.seed': 1})
+    assert differences(recorded, run.wanted) == [('randomness.seed', 1, None)]
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:

@@ -55,10 +55,15 @@ class Finding:
 
 
 def add_options(_: ArgumentParser) -> None:
-    """None."""
+    """Add nothing: the command takes no options."""
 
 
 def run(_: Namespace) -> None:
+    """Print the report.
+
+    Raises:
+        SystemExit: With status 0 if a training can start, else 1.
+    """
     # Packages print warnings and remarks while they are imported.
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):

@@ -64,10 +64,12 @@ class Experiment:
 
     @property
     def folder(self) -> Path:
+        """Where the training writes its checkpoints and logs."""
         return self.settings.work_dir / self.run
 
     @property
     def log(self) -> Path:
+        """The file that receives what the commands print."""
         return self.settings.work_dir / f'{self.run}.log'
 
     @property
@@ -91,21 +93,33 @@ class Experiment:
     def is_trained(self) -> bool:
         """Whether the training reached its end and wrote the last checkpoint whole."""
         pointer = self.folder / 'last_checkpoint'
-        return (
-            pointer.exists()
-            and Path(pointer.read_text(encoding='utf-8').strip()).name == self.checkpoint.name
-        )
+        if not pointer.exists():
+            return False
+        last = Path(pointer.read_text(encoding='utf-8').strip())
+        return last.name == self.checkpoint.name
 
     def command(
-        self, verb: str, *args: str, config: Path | None = None, options: tuple | None = None
+        self,
+        verb: str,
+        *args: str,
+        config: Path | None = None,
+        options: tuple[str, ...] | None = None,
     ) -> list[str]:
-        """A command line of MIM; without `config` and `options`, with those of the training."""
+        """A command line of MIM.
+
+        Args:
+            verb: `train` or `test`.
+            *args: Further arguments of MIM's command.
+            config: Default: None, that of the training.
+            options: `key=value`. Default: None, those of the training.
+        """
         gpus = self.settings.gpus
-        if gpus > 1:
-            args = ('--launcher', 'pytorch', *args)
-        if options := self.cfg_options if options is None else options:
-            args = (*args, '--cfg-options', *options)
-        return mim_command(verb, config or self.config, *args, gpus=gpus)
+        if options is None:
+            options = self.cfg_options
+        launcher = ('--launcher', 'pytorch') if gpus > 1 else ()
+        overrides = ('--cfg-options', *options) if options else ()
+        config = config or self.config
+        return mim_command(verb, config, *launcher, *args, *overrides, gpus=gpus)
 
     def train_command(self) -> list[str]:
         """It resumes from the last checkpoint in the folder, where there is one."""

@@ -26,9 +26,11 @@ class PaperRun(Experiment):
 
     @property
     def test_folder(self) -> Path:
+        """Where the evaluation of the last checkpoint writes its result."""
         return self.folder / 'test' / self.checkpoint.stem
 
     def test_command(self, checkpoint: Path) -> list[str]:
+        """The command that evaluates a checkpoint on val2017."""
         where = str(self.test_folder)
         return self.command('test', '--checkpoint', str(checkpoint), '--work-dir', where)
 
@@ -38,6 +40,7 @@ class PaperRun(Experiment):
         return self.folder / 'test-dev' / f'{self.checkpoint.stem}.bbox.json'
 
     def test_dev_command(self) -> list[str]:
+        """The command that writes the detections on test-dev."""
         prefix = str(self.detections)[: -len('.bbox.json')]
         return self.command(
             'test', '--checkpoint', str(self.checkpoint), '--work-dir', prefix,
@@ -46,10 +49,12 @@ class PaperRun(Experiment):
         )  # fmt: skip
 
     def commands(self) -> list[list[str]]:
+        """The training, the evaluation, and the detections on test-dev where they are wanted."""
         commands = [self.train_command(), self.test_command(self.checkpoint)]
         return commands + ([self.test_dev_command()] if self.test_dev_config else [])
 
     def missing(self) -> Iterator[list[str]]:
+        """The commands whose results are not there; detections where the images are listed."""
         if self.result() is None:
             if not self.is_trained():
                 yield self.train_command()
@@ -62,6 +67,7 @@ class PaperRun(Experiment):
                 print(f'{self.run}: no test-dev submission, {images} is not there', flush=True)
 
     def measured(self) -> dict[str, float] | None:
+        """The metrics of the last checkpoint on val2017."""
         return last_metrics(self.test_folder)
 
     def check(self) -> None:

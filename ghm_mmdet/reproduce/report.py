@@ -59,12 +59,26 @@ class MeasuredRun:
         if column == SECONDS:
             return self.seconds() if self.gpu() else None
         if on_test_dev:
-            path = self.run.folder / TEST_DEV_SCORES
-            return (
-                json.loads(path.read_text(encoding='utf-8')).get(column) if path.exists() else None
-            )
+            return self.test_dev_scores().get(column)
         value = None if self.metrics is None else self.metrics.get(METRICS[column])
         return None if value is None else 100 * value
+
+    def test_dev_scores(self) -> dict[str, float]:
+        """The figures of the evaluation server, which the user has written down; empty if not.
+
+        Raises:
+            ValueError: The file is no JSON object.
+        """
+        path = self.run.folder / TEST_DEV_SCORES
+        if not path.exists():
+            return {}
+        try:
+            scores = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError:
+            scores = None
+        if not isinstance(scores, dict):
+            raise ValueError(f'{path} must be a JSON object like {{"AP": 39.9}}')
+        return scores
 
     def seconds(self) -> float | None:
         """Mean time of a training iteration."""
@@ -74,10 +88,8 @@ class MeasuredRun:
     def gpu(self) -> str | None:
         """The GPU that the training's log names."""
         for log in sorted(self.run.folder.glob('*/*.log')):
-            found = re.search(
-                r'^\s*GPU [\d,]+: (.+)$', log.read_text(encoding='utf-8'), re.MULTILINE
-            )
-            if found:
+            text = log.read_text('utf-8', 'replace')
+            if found := re.search(r'^\s*GPU [\d,]+: (.+)$', text, re.MULTILINE):
                 return found[1]
         return None
 
@@ -140,7 +152,9 @@ def _other_settings(run: MeasuredRun) -> list[str]:
 
 def _table(table: Table, runs: dict[str, MeasuredRun]) -> str:
     split = 'test-dev' if table.on_test_dev else 'val2017'
-    heads = [h for c in table.columns for h in (f'{c} paper', f'{c} measured', 'difference')]
+    heads = []
+    for column in table.columns:
+        heads += [f'{column} paper', f'{column} measured', 'difference']
     rows = [_row(row, table, runs[row.run]) for row in table.rows]
     parts = [
         f'## Table {table.number}: {table.title} ({split})',

@@ -14,7 +14,14 @@ from ..stacks import mmdet_distribution
 
 
 def mim_command(verb: str, config: str | Path, *args: str, gpus: int = 0) -> list[str]:
-    """The command line of `mim train` or `mim test`, with this Python's MIM."""
+    """The command line of `mim train` or `mim test`, with this Python's MIM.
+
+    Args:
+        verb: `train` or `test`.
+        config: Path of the config.
+        *args: Further arguments.
+        gpus: Number. Default: 0, the CPU.
+    """
     command = [sys.executable, '-m', 'mim', verb, mmdet_distribution(), str(config)]
     return [*command, '--gpus', str(gpus), *args]
 
@@ -28,10 +35,17 @@ def shell_line(command: list[str], environment: dict[str, str]) -> str:
 
 def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float] | None:
     """The newest evaluation in a work folder: name without the prefix to value; None if none."""
+    folder = Path(work_dir)
+    # What `mim test` writes at its end is newer than the scalars of the training.
+    logs = [*sorted(folder.glob('*/vis_data/*.json')), *sorted(folder.glob('*/*.json'))]
     newest = None
-    for pattern in ('*/vis_data/*.json', '*/*.json'):
-        for record in (x for log in sorted(Path(work_dir).glob(pattern)) for x in whole_lines(log)):
-            found = {k[len(prefix) :]: v for k, v in record.items() if k.startswith(prefix)}
+    for log in logs:
+        for record in whole_lines(log):
+            found = {
+                name[len(prefix) :]: value
+                for name, value in record.items()
+                if name.startswith(prefix)
+            }
             newest = found or newest
     return newest
 
