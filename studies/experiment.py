@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ghm_mmdet.reproduce import experiment as base
-from ghm_mmdet.reproduce.processes import end_commands, interrupted_by_signals
+from ghm_mmdet.reproduce.processes import end_commands
 from ghm_mmdet.reproduce.runs import whole_lines
 from ghm_mmdet.reproduce.tables import METRICS
 
@@ -111,7 +111,7 @@ def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
     # MIM makes its folder where it is missing, and of two processes that start at once one fails.
     Path('~/.cache/mim').expanduser().mkdir(parents=True, exist_ok=True)
     pending: dict[Path, Future[str | None]] = {}
-    with interrupted_by_signals(), ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         try:
             for experiment in experiments:
                 first = experiment.starts_from and pending.get(experiment.starts_from.folder)

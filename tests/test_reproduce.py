@@ -429,7 +429,7 @@ def lives(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs the processes of Linux')
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_a_signal_ends_all_that_was_started(
     coco_root: Path, tmp_path: Path, number: signal.Signals, jobs: int

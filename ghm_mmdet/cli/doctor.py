@@ -29,13 +29,9 @@ BUILD_MMCV = (
     "pip install 'setuptools<81' wheel ninja psutil && "
     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir'
 )
-#: Of the system, which OpenCV's build with windows needs: each to Debian's package.
-SYSTEM_LIBRARIES = {
-    'libGL.so.1': 'libgl1',
-    'libgthread-2.0.so.0': 'libglib2.0-0',
-    'libglib-2.0.so.0': 'libglib2.0-0',
-}
-#: That without windows needs none of them.
+#: Of the system, which OpenCV's build with windows needs, each to Debian's package.
+SYSTEM_LIBRARIES = {'libGL.so.1': 'libgl1', 'libgthread-2.0.so.0': 'libglib2.0-0'}
+#: The build without windows needs neither.
 NO_WINDOWS = 'pip install --force-reinstall --no-deps opencv-python-headless'
 PACKAGE_RESOURCES = 'setuptools 81 and later lack pkg_resources: pip install "setuptools<81"'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .configs import differences, load_config
-from .processes import interrupted_by_signals, run_command
+from .processes import run_command
 from .runs import last_metrics, mim_command, shell_line
 
 
@@ -103,7 +103,7 @@ class Experiment:
         verb: str,
         *args: str,
         config: Path | None = None,
-        options: tuple[str, ...] | None = None,
+        options: Sequence[str] | None = None,
     ) -> list[str]:
         """A command line of MIM.
 
@@ -163,11 +163,10 @@ def run_missing(experiments: Iterable[Experiment]) -> list[str]:
         A line for each experiment that failed.
 
     Raises:
-        KeyboardInterrupt: By Ctrl-C, SIGTERM or SIGHUP; the training that ran is ended.
+        KeyboardInterrupt: By Ctrl-C; the training that ran is ended.
     """
     threads = os.cpu_count() or 1
-    with interrupted_by_signals():
-        return failures_of(complete(experiment, threads) for experiment in experiments)
+    return failures_of(complete(experiment, threads) for experiment in experiments)
 
 
 def failures_of(outcomes: Iterable[str | None]) -> list[str]:

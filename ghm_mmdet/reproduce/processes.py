@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,25 +62,3 @@ def _descendants(pid: int) -> Iterator[int]:
             for child in map(int, children.read_text(encoding='utf-8').split()):
                 yield child
                 yield from _descendants(child)
-
-
-@contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt this process as Ctrl-C does, unless they are taken already.
-
-    Only in the main thread, as Python handles signals there alone.
-    """
-    taken = [
-        number
-        for number in signal.Signals
-        if number.name in ('SIGTERM', 'SIGHUP')
-        and signal.getsignal(number) is signal.SIG_DFL
-        and threading.current_thread() is threading.main_thread()
-    ]
-    for number in taken:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)

@@ -64,21 +64,11 @@ class MeasuredRun:
         return None if value is None else 100 * value
 
     def test_dev_scores(self) -> dict[str, float]:
-        """The figures of the evaluation server, which the user has written down; empty if not.
-
-        Raises:
-            ValueError: The file is no JSON object.
-        """
+        """The figures of the evaluation server, where the user has written them down."""
         path = self.run.folder / TEST_DEV_SCORES
         if not path.exists():
             return {}
-        try:
-            scores = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError:
-            scores = None
-        if not isinstance(scores, dict):
-            raise ValueError(f'{path} must be a JSON object like {{"AP": 39.9}}')
-        return scores
+        return json.loads(path.read_text(encoding='utf-8'))
 
     def seconds(self) -> float | None:
         """Mean time of a training iteration."""

@@ -41,11 +41,7 @@ def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float
     newest = None
     for log in logs:
         for record in whole_lines(log):
-            found = {
-                name[len(prefix) :]: value
-                for name, value in record.items()
-                if name.startswith(prefix)
-            }
+            found = {k[len(prefix) :]: v for k, v in record.items() if k.startswith(prefix)}
             newest = found or newest
     return newest
 
@@ -65,12 +61,9 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     for number, line in enumerate(path.read_text('utf-8', 'replace').splitlines(), start=1):
         try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict):
-            yield record
-        elif line.strip():
+            if line.strip():
+                yield dict(json.loads(line))
+        except (TypeError, ValueError):
             _warn(f'{path}, line {number}: not whole, left out')
 
 
