@@ -38,6 +38,12 @@ if ! command -v "${CXX:-c++}" >/dev/null; then
     exit 1
 fi
 
+headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+if [ ! -f "$headers/Python.h" ]; then
+    echo "Python's headers are needed for mmcv's operators, and $headers has none (Debian: apt-get install python3-dev)." >&2
+    exit 1
+fi
+
 say "1/4 virtual environment and PyTorch ($torch); meanwhile the others' wheels ($stack)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 venv=$(cd "$venv" && pwd)

@@ -84,6 +84,21 @@ def test_compiler_reads_the_header(tmp_path: Path) -> None:
     assert f'! {tmp_path}/header/mmcv.h.gch' in compiled.stderr
 
 
+def test_missing_headers_of_python_are_named_before_anything_is_installed(tmp_path: Path) -> None:
+    """As on Debian without python3-dev, where mmcv's build would fail after minutes."""
+    python = tmp_path / 'python'
+    headless = f'case "$2" in *sysconfig*) echo {tmp_path};; *) exec {sys.executable} "$@";; esac'
+    python.write_text(f'#!/bin/sh\n{headless}\n', encoding='utf-8')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ['requirements/setup.sh', 'onedl', tmp_path / 'venv'], cwd=ROOT,
+        env={**os.environ, 'PYTHON': str(python)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'apt-get install python3-dev' in done.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
 def test_opencv_needs_no_library_of_a_desktop() -> None:
     """Else no training starts in a container without libGL and GLib."""
     opencv = find_spec('cv2')
