@@ -9,6 +9,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
+#: What trains on data that scripts of the repository make, and leftovers.
+LEFT_OUT = ('demo*', 'bccd*', 'convert_bccd.py', '__pycache__')
 
 
 class BuildWithMim(build_py):
@@ -24,7 +26,7 @@ class BuildWithMim(build_py):
         for name in MIM_FILES:
             source = ROOT / name
             if source.is_dir():
-                ignore = shutil.ignore_patterns('__pycache__')
+                ignore = shutil.ignore_patterns(*LEFT_OUT)
                 shutil.copytree(source, target / name, ignore=ignore)
             else:
                 target.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def main() -> None:
         output = done.stdout if title != 'Tests' else '\n'.join(done.stdout.splitlines()[-40:])
         errors = done.stderr[-4000:] if done.returncode else ''
         texts.append(f'## {title}\n\n{output}\n\n{errors}'.rstrip())
-        args.out.write_text('\n\n'.join(texts) + '\n')
+        args.out.write_text('\n\n'.join(texts) + '\n', encoding='utf-8')
     print(f'written to {args.out}' + (f'; failed: {", ".join(failed)}' if failed else ''))
     sys.exit(bool(failed))
 

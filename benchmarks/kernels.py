@@ -336,7 +336,7 @@ def main() -> None:
                 asdict(k) | dict(instructions_an_element=k.instructions_an_element) for k in kernels
             ],
         )
-        args.json.write_text(json.dumps(result, indent=2))
+        args.json.write_text(json.dumps(result, indent=2), encoding='utf-8')
 
 
 if __name__ == '__main__':

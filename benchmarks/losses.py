@@ -402,7 +402,7 @@ def main() -> None:
         text = '\n\n'.join(format_table(name, rows) for name, rows in tables.items())
     print(machine(device), text, sep='\n\n')
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2))
+        args.json.write_text(json.dumps(result, indent=2), encoding='utf-8')
 
 
 if __name__ == '__main__':

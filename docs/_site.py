@@ -35,7 +35,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     for page, source in FROM_ROOT.items():
-        text = (ROOT / source).read_text().replace('](docs/', '](')
+        text = (ROOT / source).read_text(encoding='utf-8').replace('](docs/', '](')
         for other, root_file in FROM_ROOT.items():
             text = text.replace(f']({root_file})', f']({other})')
         text = text.replace('](LICENSE)', '](LICENSE.txt)')
@@ -43,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     add(files, config, 'LICENSE.txt', (ROOT / 'LICENSE').read_bytes())
     for path in sorted(ROOT.glob('docs/notebooks/*.ipynb')):
         page = f'notebooks/{path.stem}.md'
-        add_notebook(files, config, page, json.loads(path.read_text()), path.name)
+        add_notebook(files, config, page, json.loads(path.read_text(encoding='utf-8')), path.name)
 
 
 def on_page_markdown(markdown: str, **kwargs: object) -> str:

@@ -22,11 +22,12 @@ STACKS = {
 
 
 def distribution_name(requirement: str) -> str:
+    """The name in a requirement `name==version`."""
     return requirement.split('==')[0]
 
 
 def installed_version(name: str) -> str | None:
-    """Of a distribution; None if it is not installed."""
+    """The version of an installed distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -34,13 +35,17 @@ def installed_version(name: str) -> str | None:
 
 
 def distributions(module: str) -> list[str]:
-    """The installed distributions that bring a module; the lite ones have less in them."""
+    """The installed distributions that bring a module, `mmcv-lite` and its like included."""
     names = [distribution_name(stack[module]) for stack in STACKS.values()]
     return [name for name in (*names, f'{module}-lite') if installed_version(name)]
 
 
 def mmdet_distribution() -> str:
-    """The name of MMDetection's installed distribution, which is what `mim` wants."""
+    """The name of MMDetection's installed distribution, which `mim train` and `mim test` take.
+
+    Raises:
+        ModuleNotFoundError: MMDetection is not installed.
+    """
     installed = distributions('mmdet')
     if not installed:
         raise ModuleNotFoundError('MMDetection is not installed: run ghm-mmdet doctor')

@@ -38,6 +38,12 @@ if ! command -v "${CXX:-c++}" >/dev/null; then
     exit 1
 fi
 
+headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+if [ ! -f "$headers/Python.h" ]; then
+    echo "Python's headers are needed for mmcv's operators, and $headers has none (Debian: apt-get install python3-dev)." >&2
+    exit 1
+fi
+
 say "1/4 virtual environment and PyTorch ($torch); meanwhile the others' wheels ($stack)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
@@ -95,6 +101,10 @@ if [ -n "$build" ]; then
     wait "$build" || { tail -n 40 "$log"; echo "The build of $mmcv failed; its whole log: $log" >&2; exit 1; }
     "${install[@]}" --no-index --find-links "$wheels" "$mmcv"
 fi
+# mmcv asks for opencv-python, whose cv2 needs libGL and GLib. The build without windows lies in the
+# same folder, and the one that comes last is imported.
+opencv=$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("opencv-python"))')
+"${install[@]}" --no-deps --force-reinstall --find-links "$wheels" "opencv-python-headless==$opencv"
 rm -rf "$wheels"
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
     # Only to fetch torchvision:// backbones; beside a CPU build of torch it fails to import.

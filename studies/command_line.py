@@ -9,9 +9,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.runs import shell_line
 
-from .experiment import Experiment, Settings, run_missing
+from .experiment import Experiment, StudySettings, run_missing
 
 V = TypeVar('V')
 
@@ -52,17 +53,19 @@ def study_parser(
     return parser
 
 
-def settings_of(args: Namespace) -> Settings:
+def settings_of(args: Namespace) -> StudySettings:
+    """The settings that the options of `study_parser` make."""
     names = ('work_dir', 'data_root', 'gpus', 'root_variable', 'results', 'variables')
     shared = {name: getattr(args, name) for name in names}
-    return Settings(**shared, cfg_options=tuple(args.cfg_options))
+    return StudySettings(**shared, cfg_options=tuple(args.cfg_options))
 
 
+@command_line()
 def perform(
     args: Namespace,
     variants: Sequence[V],
-    experiment: Callable[[V, Settings, int], Experiment],
-    table: Callable[[Settings, int], str],
+    experiment: Callable[[V, StudySettings, int], Experiment],
+    table: Callable[[StudySettings, int], str],
 ) -> None:
     """Print the commands; or run what is missing, and print the table; or print the table.
 

@@ -28,6 +28,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from torch import nn
 
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.swap import harmonize, inherited_config, losses_found
@@ -143,7 +144,7 @@ def scan(name: str, out: Path, folder: Path = CONFIGS) -> Scanned:
     scanned = Scanned(name, 'harmonized', swaps=sorted(swaps), kept=sorted(kept))
     if plan.replaced:
         new = harmonize(cfg, preset=PRESET)
-        out.write_text(inherited_config(path, cfg, new, out))
+        out.write_text(inherited_config(path, cfg, new, out), encoding='utf-8')
         written = Config.fromfile(out)
         assert written.to_dict() == new.to_dict(), f'{name} is not what was written'
         again = losses_found(written, preset=PRESET)
@@ -243,7 +244,7 @@ def run(out: Path, library: Library, builds: bool = True) -> None:
     configs = [asdict(s) for s in scanned]
     out.parent.mkdir(parents=True, exist_ok=True)
     results = dict(**library.versions, torch=torch.__version__, configs=configs, steps=steps)
-    out.write_text(json.dumps(results, indent=1))
+    out.write_text(json.dumps(results, indent=1), encoding='utf-8')
 
 
 def report(results: list[dict[str, Any]]) -> str:
@@ -419,6 +420,7 @@ def _exceptions(configs: list[Scanned], results: list[dict[str, Any]]) -> str:
     return markdown_table(['what', 'why', 'number', 'in'], rows)
 
 
+@command_line()
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest='action', required=True)
@@ -435,9 +437,9 @@ def main() -> None:
     if args.action == 'run':
         run(args.json, mmrotate() if args.mmrotate else mmdetection(), not args.no_builds)
         return
-    text = report([json.loads(path.read_text()) for path in args.json])
+    text = report([json.loads(path.read_text(encoding='utf-8')) for path in args.json])
     if args.out:
-        args.out.write_text(text)
+        args.out.write_text(text, encoding='utf-8')
     else:
         print(text)
 

@@ -28,6 +28,7 @@ from mmengine.runner import Runner, set_random_seed
 from mmengine.structures import InstanceData
 
 from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.functional import assign_regions, count_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
@@ -41,7 +42,7 @@ from ghm_mmdet.visualization.observer import (
 from ghm_mmdet.visualization.style import BLUE, ORANGE
 
 from .command_line import IN_THE_CLONE, iterations
-from .experiment import Experiment, Settings, run_missing
+from .experiment import Experiment, StudySettings, run_missing
 
 #: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
 RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-tempered'}
@@ -56,7 +57,7 @@ IMAGES = 4
 def experiments(work_dir: Path, number: int | None = None) -> dict[str, Experiment]:
     """The two trainings by their headings; `number` of iterations, or the configs'."""
     options = () if number is None else iterations(number)
-    settings = Settings(work_dir, variables=IN_THE_CLONE)
+    settings = StudySettings(work_dir, variables=IN_THE_CLONE)
     path = 'studies/configs/retinanet_lite0_fpn_{}_chess.py'
     return {
         heading: Experiment(name, config_path(path.format(name)), settings, options)
@@ -79,7 +80,7 @@ def draw_page(runs: dict[str, Experiment], models: dict[str, tuple]) -> Figure:
 def trained(run: Experiment) -> tuple[Config, torch.nn.Module]:
     """The config of a finished run, and its detector."""
     config = Config.fromfile(run.folder / run.config.name)
-    checkpoint = (run.folder / 'last_checkpoint').read_text().strip()
+    checkpoint = (run.folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
     return config, init_detector(config, checkpoint, device='cpu')
 
 
@@ -212,6 +213,7 @@ def draw_gradient_norms(both: list[Axes], norms: dict[type, np.ndarray]) -> None
         axes.legend()
 
 
+@command_line()
 def main() -> None:
     """Train what is missing, then write the page, the pictures and the table."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
@@ -223,7 +225,7 @@ def main() -> None:
     if run_missing(runs.values(), jobs=len(runs)):
         sys.exit(1)
     table = markdown_table(['losses', *COLUMNS], cells(runs))
-    (args.work_dir / 'ap.md').write_text(table + '\n')
+    (args.work_dir / 'ap.md').write_text(table + '\n', encoding='utf-8')
     models = {heading: trained(run) for heading, run in runs.items()}
     draw_page(runs, models).savefig(args.work_dir / 'page.png', dpi=100)
     pictures = Figure(figsize=(13, 7.2), layout='constrained')

@@ -43,7 +43,7 @@ def write_demo_data(
                 annotations.append(dict(id=len(annotations) + 1, category_id=category_id, **where))
         categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)]
         content = dict(images=images, annotations=annotations, categories=categories)
-        (out / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+        (out / 'annotations' / f'{split}.json').write_text(json.dumps(content), encoding='utf-8')
     return out
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ghm_mmdet.reproduce import experiment as base
+from ghm_mmdet.reproduce.processes import end_commands
+from ghm_mmdet.reproduce.runs import whole_lines
 from ghm_mmdet.reproduce.tables import METRICS
 
 
 @dataclass(frozen=True)
-class Settings(base.Settings):
+class StudySettings(base.RunSettings):
     """What the trainings of a study share."""
 
     results: Path | None = None  # file that keeps the results, one JSON line each
@@ -23,7 +26,7 @@ class Settings(base.Settings):
 
 @dataclass(frozen=True)
 class Result:
-    """What an `Experiment` gave: a line of `Settings.results`."""
+    """What an `Experiment` gave: a line of `StudySettings.results`."""
 
     run: str
     config: str
@@ -33,26 +36,28 @@ class Result:
 
 
 def read_results(path: Path | None) -> list[Result]:
-    """The lines of a file of results, none if it is not there."""
+    """The whole lines of a file of results, none if it is not there."""
     if path is None or not path.exists():
         return []
-    return [Result(**json.loads(line)) for line in path.read_text().splitlines()]
+    return [Result(**record) for record in whole_lines(path)]
 
 
 @dataclass(frozen=True)
 class Experiment(base.Experiment):
     """One training; with the seed the name is that of its folder."""
 
-    settings: Settings
+    settings: StudySettings
     seed: int | None = None  # of MMEngine's `randomness`; None: the config's
     starts_from: Experiment | None = None  # the one whose weights it starts from
 
     @property
     def run(self) -> str:
+        """The name of the folder: `<name>-seed<seed>`, or `<name>` without a seed."""
         return self.name if self.seed is None else f'{self.name}-seed{self.seed}'
 
     @property
     def cfg_options(self) -> tuple[str, ...]:
+        """`key=value` of the training, the seed among them."""
         seed = () if self.seed is None else (f'randomness.seed={self.seed}',)
         return (*seed, *super().cfg_options)
 
@@ -80,10 +85,12 @@ class Experiment(base.Experiment):
             return
         row = Result(self.run, self.config.name, self.seed, list(self.cfg_options), metrics)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, 'a') as file:
-            file.write(json.dumps(asdict(row)) + '\n')
+        half = path.exists() and not path.read_bytes().endswith(b'\n')
+        with open(path, 'a', encoding='utf-8') as file:
+            file.write('\n' * half + json.dumps(asdict(row)) + '\n')
 
     def check(self) -> None:
+        """Raise ValueError, too, if the file of results has this run with other settings."""
         kept = self.kept()
         if kept is None:
             super().check()
@@ -105,13 +112,17 @@ def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
     Path('~/.cache/mim').expanduser().mkdir(parents=True, exist_ok=True)
     pending: dict[Path, Future[str | None]] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        for experiment in experiments:
-            first = experiment.starts_from and pending.get(experiment.starts_from.folder)
-            pending[experiment.folder] = pool.submit(_complete, experiment, threads, first)
         try:
+            for experiment in experiments:
+                first = experiment.starts_from and pending.get(experiment.starts_from.folder)
+                pending[experiment.folder] = pool.submit(_complete, experiment, threads, first)
             return base.failures_of([future.result() for future in pending.values()])
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in pending.values():
+                future.cancel()
+            while not all(future.done() for future in pending.values()):
+                end_commands()
+                time.sleep(0.1)
             raise
 
 

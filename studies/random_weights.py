@@ -19,7 +19,7 @@ from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import last_metrics
 
 from .command_line import perform, schedule, study_parser
-from .experiment import Experiment, Settings, ap_cells
+from .experiment import Experiment, StudySettings, ap_cells
 from .real_images import harmonized_options
 
 RESULTS = Path('studies/results/random_weights.jsonl')
@@ -93,7 +93,7 @@ class Training(Experiment):
         return not set(NO_VALIDATION) <= set(self.options)
 
 
-def experiment(variant: tuple[Detector, str], settings: Settings, seed: int) -> Training:
+def experiment(variant: tuple[Detector, str], settings: StudySettings, seed: int) -> Training:
     detector, losses = variant
     config = config_path(detector.config)
     options = (*schedule(detector.epochs), *detector.options)
@@ -105,7 +105,7 @@ def experiment(variant: tuple[Detector, str], settings: Settings, seed: int) -> 
     return Training(name, config, settings, options, seed, detector=detector)
 
 
-def table(settings: Settings, seeds: int) -> str:
+def table(settings: StudySettings, seeds: int) -> str:
     """AP of each seed in percent, and its mean."""
     rows = []
     for detector, losses in VARIANTS:

@@ -17,7 +17,7 @@ from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.swap import losses_found
 
 from .command_line import IN_THE_CLONE, iterations, perform, study_parser
-from .experiment import Experiment, Settings
+from .experiment import Experiment, StudySettings
 from .real_images import (
     ITERATIONS,
     by_seed,
@@ -62,7 +62,7 @@ def config_of(detector: str) -> Path:
     return config_path(f'studies/configs/{detector}_lite0_chess.py')
 
 
-def experiment(variant: tuple[str, str, str], settings: Settings, seed: int) -> Experiment:
+def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int) -> Experiment:
     name, detector, losses = variant
     config = config_of(detector)
     settings = in_set(settings, name)
@@ -90,7 +90,7 @@ def length_of(detector: str) -> int:
     return ITERATIONS['3x' if detector in LONG else '1x']
 
 
-def table(settings: Settings, seeds: int) -> str:
+def table(settings: StudySettings, seeds: int) -> str:
     """Percent, mean and standard deviation over the seeds; the difference is paired by seed."""
     rows = []
     for name, detector in product(SETS, DETECTORS):
@@ -103,7 +103,7 @@ def table(settings: Settings, seeds: int) -> str:
     return f'{markdown_table(heads, rows)}\n\n{table_of_softmax(settings, seeds)}'
 
 
-def table_of_softmax(settings: Settings, seeds: int) -> str:
+def table_of_softmax(settings: StudySettings, seeds: int) -> str:
     """Where the preset keeps softmax cross entropy: what GHM-C does in its place."""
     rows = []
     for variant in OF_SOFTMAX:
@@ -114,7 +114,7 @@ def table_of_softmax(settings: Settings, seeds: int) -> str:
 
 
 def _runs(
-    variant: tuple[str, str, str], settings: Settings, seeds: int
+    variant: tuple[str, str, str], settings: StudySettings, seeds: int
 ) -> dict[int, dict[str, float]]:
     """Of each seed that was run, the metrics in percent."""
     return by_seed(experiment(variant, settings, seed) for seed in range(seeds))

@@ -36,7 +36,7 @@ from ghm_mmdet.swap.writer import difference
 from ghm_mmdet.visualization.style import BLUE, ORANGE, new_figure
 
 from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
-from .experiment import Experiment, Settings
+from .experiment import Experiment, StudySettings
 
 CONFIG = 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
 RESULTS = Path('studies/results/real_images.jsonl')
@@ -154,7 +154,7 @@ def train_file(data: Path) -> str:
     return next(name for name in ('trainval.json', 'train.json') if (data / name).exists())
 
 
-def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
+def experiment(variant: Variant, settings: StudySettings, seed: int) -> Experiment:
     settings = in_set(settings, variant.set)
     options = (
         *of_set(settings.data_root),
@@ -165,7 +165,7 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
 
 
-def in_set(settings: Settings, name: str) -> Settings:
+def in_set(settings: StudySettings, name: str) -> StudySettings:
     """With the folder of a set below `--data-root`."""
     return replace(settings, data_root=str(Path(settings.data_root or 'data', name)))
 
@@ -176,7 +176,10 @@ def of_set(data_root: str, heads: tuple[str, ...] = ('model.bbox_head',)) -> tup
     data = Path(data_root)
     if not (data / 'test.json').exists():
         return ()
-    names = [c['name'] for c in json.loads((data / 'test.json').read_text())['categories']]
+    names = [
+        c['name']
+        for c in json.loads((data / 'test.json').read_text(encoding='utf-8'))['categories']
+    ]
     classes = f'[{",".join(names)}]'
     return (
         *(f'{head}.num_classes={len(names)}' for head in heads),
@@ -243,7 +246,7 @@ def _options_of(value: object, original: object, name: str) -> Iterator[str]:
 Results = defaultdict[Variant, dict[int, dict[str, float]]]
 
 
-def results(settings: Settings, seeds: int) -> Results:
+def results(settings: StudySettings, seeds: int) -> Results:
     """The metrics in percent, by variant and seed, of what was run; nothing of other variants."""
     found: Results = defaultdict(dict)
     for variant in VARIANTS:
@@ -469,7 +472,7 @@ def table_of_parts(found: Results) -> str:
     return markdown_table(heads, rows)
 
 
-def table(settings: Settings, seeds: int) -> str:
+def table(settings: StudySettings, seeds: int) -> str:
     found = results(settings, seeds)
     tables = [table_over_sets(found)]
     for regimes in (BY_ADAMW, BY_SGD):

@@ -29,9 +29,11 @@ def main() -> None:
     (args.target / 'images').mkdir(parents=True)
     shutil.copyfile(args.source / 'LICENSE', args.target / 'LICENSE')
     for path in sorted(args.source.glob('*.json')):
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding='utf-8'))
         shrink(data, args)
-        (args.target / path.name).write_text(json.dumps(data, separators=(',', ':')) + '\n')
+        (args.target / path.name).write_text(
+            json.dumps(data, separators=(',', ':')) + '\n', encoding='utf-8'
+        )
 
 
 def shrink(data: dict, args: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from mmengine.fileio import load
 
-from ghm_mmdet.reproduce.experiment import Experiment, Settings, run_missing
+from ghm_mmdet.cli.streams import command_line
+from ghm_mmdet.reproduce.experiment import Experiment, RunSettings, run_missing
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.report import COCO_IMAGES, number_of_images
 
@@ -77,11 +78,13 @@ class ZooTest(Experiment):
     checkpoint: Path = Path()
 
     def commands(self) -> list[list[str]]:
+        """The evaluation."""
         where = str(self.folder)
         return [self.command('test', '--checkpoint', str(self.checkpoint), '--work-dir', where)]
 
     @property
     def annotations(self) -> Path:
+        """The ground truth that the config names."""
         return Path(self.wanted.test_evaluator.ann_file)
 
     def check(self) -> None:
@@ -94,7 +97,7 @@ class ZooTest(Experiment):
         super().check()
 
 
-def zoo_tests(checkpoints: Iterable[Path], settings: Settings) -> list[ZooTest]:
+def zoo_tests(checkpoints: Iterable[Path], settings: RunSettings) -> list[ZooTest]:
     """The tests of published checkpoints, each with MMDetection's config and this package's losses.
 
     Args:
@@ -156,7 +159,16 @@ def _notes(test: ZooTest, model: Published) -> list[str]:
     return notes
 
 
+@command_line()
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Test the checkpoints, and print the report.
+
+    Args:
+        arguments: Default: None, those of this process.
+
+    Raises:
+        SystemExit: With status 1 if a test failed, or a message if none could start.
+    """
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('checkpoints', nargs='+', type=Path, metavar='CHECKPOINT', help='the published files')
@@ -166,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of every config')
     args = parser.parse_args(arguments)
     try:
-        settings = Settings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
+        settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
         tests = zoo_tests(args.checkpoints, settings)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))

@@ -35,11 +35,14 @@ def voc(tmp_path: Path) -> Path:
         )
         (folder / f'Annotations/{name}.xml').write_text(
             f'<annotation><filename>wrong.jpg</filename><size><width>640</width>'
-            f'<height>480</height><depth>3</depth></size>{items}</annotation>'
+            f'<height>480</height><depth>3</depth></size>{items}</annotation>',
+            encoding='utf-8',
         )
         (folder / f'JPEGImages/{name}.jpg').write_bytes(b'')
     for split, names in {**LISTS, 'trainval': LISTS['train'] + LISTS['val']}.items():
-        (folder / f'ImageSets/Main/{split}.txt').write_text('\n'.join(names) + '\n')
+        (folder / f'ImageSets/Main/{split}.txt').write_text(
+            '\n'.join(names) + '\n', encoding='utf-8'
+        )
     return folder
 
 
@@ -59,7 +62,9 @@ def test_converted_boxes_are_those_of_voc(voc: Path, tmp_path: Path) -> None:
 
 def test_boxes_without_area_are_left_out(voc: Path, tmp_path: Path) -> None:
     convert_bccd(voc, tmp_path / 'out')
-    annotations = json.loads((tmp_path / 'out/train.json').read_text())['annotations']
+    annotations = json.loads((tmp_path / 'out/train.json').read_text(encoding='utf-8'))[
+        'annotations'
+    ]
     assert [a['bbox'] for a in annotations] == [[10, 20, 30, 40]]
 
 
@@ -70,7 +75,7 @@ def test_other_folders_and_classes_are_refused(voc: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match='is not a link to'):
         convert_bccd(voc, tmp_path / 'out')
     path = voc / 'Annotations/BloodImage_00000.xml'
-    path.write_text(path.read_text().replace('WBC', 'cell'))
+    path.write_text(path.read_text(encoding='utf-8').replace('WBC', 'cell'), encoding='utf-8')
     with pytest.raises(ValueError, match="BloodImage_00000 has an object of class 'cell'"):
         convert_bccd(voc, tmp_path / 'other')
 

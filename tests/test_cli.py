@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from ghm_mmdet import losses_found
 from ghm_mmdet.cli import COMMANDS, main
+from ghm_mmdet.visualization.record import GradientDensityRecord
 
 ROOT = Path(__file__).parent.parent
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+GREEK = 'retinanet_r50_fpn_ce_8xb2-14e_coco'
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 
@@ -24,7 +27,7 @@ def test_harmonize_ends_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFix
     # The config alone is printed, for those who send it to a file.
     main(['harmonize', FASTER])
     printed = capsys.readouterr()
-    (tmp_path / 'printed.py').write_text(printed.out)
+    (tmp_path / 'printed.py').write_text(printed.out, encoding='utf-8')
     head = Config.fromfile(tmp_path / 'printed.py').model.rpn_head
     assert head.loss_bbox.type == 'ghm_mmdet.GHMR'
     assert printed.err == '3 replaced, 1 kept\n'
@@ -32,12 +35,12 @@ def test_harmonize_ends_with_a_summary(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_harmonize_overwrites_by_force_alone(tmp_path: Path) -> None:
     out = tmp_path / 'ghm.py'
-    out.write_text('mine')
+    out.write_text('mine', encoding='utf-8')
     with pytest.raises(SystemExit, match=r'ghm\.py exists: --force overwrites it'):
         main(['harmonize', RETINANET, '--out', str(out)])
-    assert out.read_text() == 'mine'
+    assert out.read_text(encoding='utf-8') == 'mine'
     main(['harmonize', RETINANET, '--out', str(out), '--force'])
-    assert 'ghm_mmdet.GHMC' in out.read_text()
+    assert 'ghm_mmdet.GHMC' in out.read_text(encoding='utf-8')
 
 
 def test_harmonize_prints_a_line_for_each_loss(
@@ -69,6 +72,54 @@ def test_a_closed_pipe_ends_quietly() -> None:
     done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, '')
+
+
+COMMAND_LINES = """
+import locale, sys
+from ghm_mmdet.cli import main
+assert locale.getpreferredencoding(False) == 'ANSI_X3.4-1968'
+for line in sys.argv[1:]:
+    try:
+        main(line.split())
+    except SystemExit as end:
+        assert not end.code, (line, end.code)
+"""
+
+
+def test_every_command_under_a_locale_that_is_not_utf_8(tmp_path: Path) -> None:
+    """Files are read and written in UTF-8; what a terminal lacks is printed as its code."""
+    mine, text = tmp_path / 'mine.py', '# \ud55c\uad6d\uc5b4, \u03bc\n'
+    text += f'_base_ = {RETINANET!r}\nmetainfo = dict(classes=("\u7d30\u80de",))\n'
+    mine.write_text(text, encoding='utf-8')
+    sums = torch.ones(2, 2, 600, dtype=torch.float64)
+    record = GradientDensityRecord.empty(600, mu=0.02)
+    record.append(1, sums)
+    record.save(tmp_path / 'record.npz')
+    lines = [
+        f'harmonize {mine} --out {tmp_path}/ghm.py',
+        f'harmonize {mine}',
+        f'config {GREEK} --out {tmp_path}/greek.py',
+        'config',
+        'doctor',
+        'reproduce plan',
+        f'reproduce report --work-dir {tmp_path}',
+        f'figures {tmp_path}/record.npz --out {tmp_path}/figures --format svg',
+    ]
+    assert {line.split()[0] for line in lines} == set(COMMANDS)
+    locale = dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0', PYTHONIOENCODING='')
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', COMMAND_LINES, *lines],
+        env={**os.environ, **locale, 'PYTHONPATH': str(ROOT)}, cwd=ROOT, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    main(['harmonize', str(mine), '--out', str(tmp_path / 'expected.py')])
+    expected = (tmp_path / 'expected.py').read_bytes()
+    assert (tmp_path / 'ghm.py').read_bytes() == expected
+    assert expected.strip() in done.stdout, 'printed into a file as it is written'
+    assert Config.fromfile(tmp_path / 'ghm.py').metainfo.classes == ('\u7d30\u80de',)
+    shipped = ROOT / f'configs/ghm/{GREEK}.py'
+    assert not shipped.read_bytes().isascii()
+    assert Config.fromfile(tmp_path / 'greek.py').model == Config.fromfile(shipped).model
 
 
 def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -134,6 +185,6 @@ def test_figures_names_a_file_that_is_no_record(tmp_path: Path) -> None:
     for text, message in ((None, 'No such file'), ('text', 'broken.npz: ')):
         path = tmp_path / 'broken.npz'
         if text is not None:
-            path.write_text(text)
+            path.write_text(text, encoding='utf-8')
         with pytest.raises(SystemExit, match=message):
             main(['figures', str(path), '--out', str(tmp_path)])

@@ -227,7 +227,7 @@ def test_test_evaluator_works(
     metrics = evaluator.evaluate(len(dataset))
     if name in TEST_DEV:
         [written] = tmp_path.glob(f'work_dirs/{name}/detections.bbox.json')
-        assert len(json.loads(written.read_text())) == 8
+        assert len(json.loads(written.read_text(encoding='utf-8'))) == 8
         assert dataset[0]['data_samples'].img_path.startswith(f'{coco_root}/test2017/')
     else:
         assert {f'coco/bbox_mAP_{iou}' for iou in (50, 60, 70, 80, 90)} <= metrics.keys()

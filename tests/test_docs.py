@@ -41,7 +41,7 @@ PROGRAMS = (
         f'-m {path.parent.name}.{path.stem}'
         for folder in ('studies', 'benchmarks')
         for path in sorted(ROOT.glob(f'{folder}/*.py'))
-        if '.parse_args(' in path.read_text() and path.stem != 'command_line'
+        if '.parse_args(' in path.read_text(encoding='utf-8') and path.stem != 'command_line'
     ]
     + ['-m ghm_mmdet', *(f'-m ghm_mmdet {command}' for command in COMMANDS)]
 )
@@ -80,7 +80,7 @@ class Block(NamedTuple):
 
 def blocks() -> Iterator[Block]:
     for page in PAGES:
-        text = page.read_text()
+        text = page.read_text(encoding='utf-8')
         for match in re.finditer(r'^```(\w*)\n(.*?)^```$', text, re.M | re.S):
             yield Block(page, text[: match.start()].count('\n') + 1, match[1], match[2])
 
@@ -100,7 +100,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / 'my_config.py').write_text(
-        "_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n"
+        "_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n", encoding='utf-8'
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -141,7 +141,7 @@ def test_code_fits_the_page() -> None:
     blocks = [block for block in BLOCKS if block.page.name != 'README.md']
     lines = [(block.id, line) for block in blocks for line in block.code.splitlines()]
     for path in NOTEBOOKS:
-        for cell in json.loads(path.read_text())['cells']:
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
             if cell['cell_type'] == 'code':
                 lines += [(path.name, line.rstrip()) for line in cell['source']]
     assert [line for line in lines if len(line[1]) > WIDTH] == []
@@ -159,7 +159,7 @@ def test_python(block: Block, clone_after_demo: Path) -> None:
             pytest.skip(reason)
     if all(isinstance(node, ast.Assign) for node in ast.parse(block.code).body):
         path = clone_after_demo / 'block.py'
-        path.write_text(block.code)
+        path.write_text(block.code, encoding='utf-8')
         build(Config.fromfile(path))
     else:
         exec(compile(block.code, block.id, 'exec'), {'__name__': '__main__'})
@@ -200,7 +200,7 @@ def test_shell(block: Block, clone: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def commands(block: Block) -> list[str]:
     """The commands of a block without comments, with variables of the page replaced."""
     lines = block.code.replace('\\\n', ' ').splitlines()
-    variables = dict(re.findall(r'^([A-Z]+)=(\S+)$', block.page.read_text(), re.M))
+    variables = dict(re.findall(r'^([A-Z]+)=(\S+)$', block.page.read_text(encoding='utf-8'), re.M))
     found = []
     for line in lines:
         words = shlex.split(line, comments=True)
@@ -216,7 +216,7 @@ def check(command: str) -> None:
     """What can be said of a command without running it."""
     words = shlex.split(command)
     if words[0] == 'make':
-        targets = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.M)
+        targets = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.M)
         assert words[1] in targets
     elif words[0] == 'mim' and words[1] in ('train', 'test', 'run'):
         check_mim(words[1:])
@@ -241,9 +241,9 @@ def check_mim(words: list[str]) -> None:
     script = f'tools/{verb}.py'
     if verb == 'run':
         script = f'tools/{rest.pop(0).replace(":", "/")}.py'
-    source = Path(mmdet.__path__[0], '.mim', script).read_text()
+    source = Path(mmdet.__path__[0], '.mim', script).read_text(encoding='utf-8')
     if verb != 'run':
-        source += Path(mim.__path__[0], f'commands/{verb}.py').read_text()
+        source += Path(mim.__path__[0], f'commands/{verb}.py').read_text(encoding='utf-8')
     options = [word for word in rest if word.startswith('--')]
     assert [option for option in options if f"'{option}'" not in source] == []
     if rest[0].startswith('configs/'):
@@ -343,7 +343,7 @@ def test_help_of_scripts_has_an_example(script: Path) -> None:
 
 
 def test_every_make_target_says_what_it_does() -> None:
-    makefile = (ROOT / 'Makefile').read_text()
+    makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
     targets = set(re.findall(r'^([a-z-]+):', makefile, re.M))
     # `make test` runs this, too: a make within make says which directory it is in.
     command = ['make', '--no-print-directory', 'help']
@@ -355,12 +355,16 @@ def test_every_make_target_says_what_it_does() -> None:
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_versions_are_those_of_requirements(page: Path) -> None:
     pin = re.compile(r'[\w-]+==[\d.]*\d')
-    pinned = {p for path in ROOT.glob('requirements/*.txt') for p in pin.findall(path.read_text())}
-    assert set(pin.findall(page.read_text())) <= pinned
+    pinned = {
+        p
+        for path in ROOT.glob('requirements/*.txt')
+        for p in pin.findall(path.read_text(encoding='utf-8'))
+    }
+    assert set(pin.findall(page.read_text(encoding='utf-8'))) <= pinned
 
 
 def test_api_page_has_every_public_name() -> None:
-    named = re.findall(r'^::: (\S+)$', (ROOT / 'docs/api.md').read_text(), re.M)
+    named = re.findall(r'^::: (\S+)$', (ROOT / 'docs/api.md').read_text(encoding='utf-8'), re.M)
     shown = [pkgutil.resolve_name(name) for name in named]
     public = [getattr(functional, name) for name in functional.__all__]
     public += [getattr(ghm_mmdet, name) for name in ghm_mmdet._HOME_OF]
@@ -370,7 +374,9 @@ def test_api_page_has_every_public_name() -> None:
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_links_between_pages(page: Path) -> None:
     """As files, which is how a code host follows them; `make docs` checks those of the site."""
-    for target, anchor in re.findall(r'\]\(([^):#]*\.md)?(?:#([\w-]+))?\)', page.read_text()):
+    for target, anchor in re.findall(
+        r'\]\(([^):#]*\.md)?(?:#([\w-]+))?\)', page.read_text(encoding='utf-8')
+    ):
         linked = page.parent / target if target else page
         assert linked.exists(), target
         if anchor:
@@ -378,5 +384,5 @@ def test_links_between_pages(page: Path) -> None:
 
 
 def anchors(page: Path) -> list[str]:
-    headings = re.findall(r'^#+ (.*)$', page.read_text(), re.M)
+    headings = re.findall(r'^#+ (.*)$', page.read_text(encoding='utf-8'), re.M)
     return [re.sub(r'[^\w -]', '', heading).lower().replace(' ', '-') for heading in headings]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -114,12 +115,33 @@ def test_package_that_fails_on_import(tmp_path: Path) -> None:
     """Of a kind that no one foresees, with an error of several lines."""
     (tmp_path / 'mmdet').mkdir()
     (tmp_path / 'mmdet/__init__.py').write_text(
-        "print('noise')\nraise AssertionError('MMCV==9 is used\\nbut incompatible')\n"
+        "print('noise')\nraise AssertionError('MMCV==9 is used\\nbut incompatible')\n",
+        encoding='utf-8',
     )
     status, found, advice = examine(path=tmp_path)
     assert status == 1
     assert found['mmdet'] == 'AssertionError: MMCV==9 is used'
-    assert STACKS[STACK]['mmdet'] in advice['mmdet']
+    # Where it is installed, an install alone does nothing.
+    installed = STACKS[STACK]['mmdet'].split('==')[0]
+    assert f'pip uninstall -y {installed}, then pip install {installed}==' in advice['mmdet']
+
+
+@pytest.mark.parametrize(
+    ('library', 'package'),
+    [('libGL.so.1', 'libgl1'), ('libgthread-2.0.so.0', 'libglib2.0-0')],
+)
+def test_library_of_the_system_is_named(tmp_path: Path, library: str, package: str) -> None:
+    """As mmcv fails where it imports OpenCV's build with windows in a slim container."""
+    (tmp_path / 'mmcv').mkdir()
+    error = f'{library}: cannot open shared object file: No such file or directory'
+    (tmp_path / 'mmcv/__init__.py').write_text(f'raise ImportError({error!r})\n', encoding='utf-8')
+    status, found, advice = examine(path=tmp_path)
+    assert status == 1
+    assert found['mmcv'] == f'ImportError: {error}'
+    assert advice['mmcv'] == (
+        f'!!  the system has no {library}: apt-get install {package} (Debian), or pip install '
+        f'--force-reinstall --no-deps opencv-python-headless=={version("opencv-python")}'
+    )
 
 
 @pytest.mark.skipif(STACK != 'openmmlab', reason='the default stack does not need it')
@@ -145,16 +167,24 @@ def test_kernels_that_cannot_run(monkeypatch: pytest.MonkeyPatch, value: str) ->
     ('installed', 'name', 'words'),
     [
         (['onedl-mmcv', 'mmcv'], 'mmcv', ['overwrite one another', 'uninstall -y onedl-mmcv mmcv']),
-        (['mmdet', 'mmengine', 'onedl-mmcv'], 'stack', ['openmmlab alone', 'mmcv==2.1.0']),
-        (['onedl-mmdetection', 'mmengine'], 'stack', ['onedl alone', 'onedl-mmengine==0.10.12']),
+        (
+            ['mmdet', 'mmengine', 'onedl-mmcv'],
+            'stack',
+            ['openmmlab alone', 'uninstall -y onedl-mmcv && pip install mmcv==2.1.0'],
+        ),
+        (
+            ['onedl-mmdetection', 'mmengine'],
+            'stack',
+            ['onedl alone', 'uninstall -y mmengine && ', 'onedl-mmengine==0.10.12'],
+        ),
     ],
 )
 def test_mixed_distributions(
     monkeypatch: pytest.MonkeyPatch, installed: list[str], name: str, words: list[str]
 ) -> None:
     for module in (stacks, doctor):
-        version = lambda name: '1.0' if name in installed else None  # noqa: E731
-        monkeypatch.setattr(module, 'installed_version', version)
+        found = lambda name: '1.0' if name in installed else None  # noqa: E731
+        monkeypatch.setattr(module, 'installed_version', found)
     stack = 'openmmlab' if 'mmdet' in installed else 'onedl'
     finding = doctor._stack(stack) if name == 'stack' else doctor._package(name, stack)
     assert [word for word in words if word not in finding.advice] == []
@@ -169,6 +199,8 @@ def test_a_check_that_fails_itself_is_a_finding() -> None:
 @pytest.mark.parametrize('stack', STACKS)
 def test_advice_is_what_requirements_say(stack: str) -> None:
     pinned = re.findall(
-        r'^(?!torch)[\w-]+==.+$', (ROOT / f'requirements/{stack}.txt').read_text(), re.M
+        r'^(?!torch)[\w-]+==.+$',
+        (ROOT / f'requirements/{stack}.txt').read_text(encoding='utf-8'),
+        re.M,
     )
     assert list(STACKS[stack].values()) == pinned

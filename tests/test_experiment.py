@@ -15,7 +15,7 @@ from ghm_mmdet.reproduce.configs import load_config
 from ghm_mmdet.reproduce.markdown import markdown_table
 from studies import random_weights
 from studies.command_line import perform, study_parser
-from studies.experiment import Experiment, Settings, ap_cells, read_results, run_missing
+from studies.experiment import Experiment, StudySettings, ap_cells, read_results, run_missing
 
 from .training import GHM_CONFIG, ROOT
 
@@ -42,27 +42,27 @@ class Quick(Experiment):
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudySettings:
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    (tmp_path / 'script.py').write_text(SCRIPT)
-    return Settings(tmp_path, 'nowhere')
+    (tmp_path / 'script.py').write_text(SCRIPT, encoding='utf-8')
+    return StudySettings(tmp_path, 'nowhere')
 
 
-def quick(settings: Settings, *names: str, fails: str | None = None) -> list[Experiment]:
+def quick(settings: StudySettings, *names: str, fails: str | None = None) -> list[Experiment]:
     return [Quick(n, GHM_CONFIG, settings, seed=0, fails=n == fails) for n in names]
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_goes_on_after_a_failure_and_lists_it(
-    settings: Settings, jobs: int, capfd: pytest.CaptureFixture
+    settings: StudySettings, jobs: int, capfd: pytest.CaptureFixture
 ) -> None:
     failures = run_missing(quick(settings, 'a', 'b', 'c', fails='b'), jobs)
     log = settings.work_dir / 'b-seed0.log'
     folder = settings.work_dir / 'b-seed0'
     assert failures == [f'b-seed0: train {folder} ended with exit status 1, see {log}']
-    assert 'out of memory' in log.read_text()
+    assert 'out of memory' in log.read_text(encoding='utf-8')
     threads = max(1, os.cpu_count() // jobs)
-    assert f'threads {threads} root nowhere/' in log.read_text()
+    assert f'threads {threads} root nowhere/' in log.read_text(encoding='utf-8')
     printed = capfd.readouterr().out
     assert printed.endswith(f'1 failed:\n{failures[0]}\n')
     assert 'a-seed0: AP 25.0\n' in printed and 'c-seed0: AP 25.0\n' in printed
@@ -70,6 +70,14 @@ def test_goes_on_after_a_failure_and_lists_it(
     printed = capfd.readouterr().out
     assert printed.count('its result is there') == 2
     assert ap_cells(quick(settings, 'a', 'd')) == ['25.0', None, None]
+
+
+def test_threads_that_the_user_asks_for_are_kept(
+    settings: StudySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('OMP_NUM_THREADS', '37')
+    assert run_missing(quick(settings, 'a')) == []
+    assert 'threads 37 ' in (settings.work_dir / 'a-seed0.log').read_text(encoding='utf-8')
 
 
 def test_the_first_trainings_need_not_race_for_the_folder_of_mim(
@@ -83,21 +91,21 @@ def test_the_first_trainings_need_not_race_for_the_folder_of_mim(
     assert found == [Path(folder.strip())]
 
 
-def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: Settings) -> None:
+def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: StudySettings) -> None:
     """No metric is in its log; its failure is a result, and not left out of the tables."""
     [run] = quick(settings, 'a')
     run.folder.mkdir()
     pointer = run.folder / 'last_checkpoint'
-    pointer.write_text(str(run.checkpoint.with_name('epoch_1.pth')))
+    pointer.write_text(str(run.checkpoint.with_name('epoch_1.pth')), encoding='utf-8')
     assert run.result() is None
-    pointer.write_text(str(run.checkpoint))
+    pointer.write_text(str(run.checkpoint), encoding='utf-8')
     assert run.result()['bbox_mAP'] == run.result()['bbox_mAP_75'] == 0
     (run.folder / '1').mkdir()
-    (run.folder / '1/1.json').write_text('{"coco/bbox_mAP": 0.25}')
+    (run.folder / '1/1.json').write_text('{"coco/bbox_mAP": 0.25}', encoding='utf-8')
     assert run.result()['bbox_mAP'] == 0.25
 
 
-def test_waits_for_the_experiment_that_it_starts_from(settings: Settings) -> None:
+def test_waits_for_the_experiment_that_it_starts_from(settings: StudySettings) -> None:
     [first] = quick(settings, 'first')
 
     @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def test_waits_for_the_experiment_that_it_starts_from(settings: Settings) -> Non
     assert run_missing([first, second], jobs=2) == []
 
 
-def test_file_of_results_is_written_and_skips_what_it_has(settings: Settings) -> None:
+def test_file_of_results_is_written_and_skips_what_it_has(settings: StudySettings) -> None:
     kept = replace(settings, results=settings.work_dir / 'kept/results.jsonl')
     run_missing(quick(settings, 'a'))
     assert run_missing(quick(kept, 'a', 'b')) == []
@@ -124,7 +132,19 @@ def test_file_of_results_is_written_and_skips_what_it_has(settings: Settings) ->
     assert 'results.jsonl holds a-seed0 with other settings' in failure
 
 
-def test_other_settings_in_a_folder_are_refused(settings: Settings) -> None:
+def test_half_a_line_of_results_is_left_out_and_not_gone_on_with(
+    settings: StudySettings, capsys: pytest.CaptureFixture
+) -> None:
+    kept = replace(settings, results=settings.work_dir / 'results.jsonl')
+    assert run_missing(quick(kept, 'a')) == []
+    with open(kept.results, 'a', encoding='utf-8') as file:
+        file.write('{"run": "b-se')
+    assert run_missing(quick(kept, 'b')) == []
+    assert [row.run for row in read_results(kept.results)] == ['a-seed0', 'b-seed0']
+    assert f'{kept.results}, line 2: not whole, left out\n' in capsys.readouterr().err
+
+
+def test_other_settings_in_a_folder_are_refused(settings: StudySettings) -> None:
     [trained] = quick(settings, 'a')
     trained.folder.mkdir(parents=True)
     trained.wanted.dump(trained.folder / GHM_CONFIG.name)

@@ -230,7 +230,7 @@ def test_command_draws_the_record_of_the_documentation(tmp_path: Path) -> None:
     main(['figures', str(ROOT / 'docs/records/demo.npz'), '--out', str(tmp_path)])
     names = [f'figure{i}.png' for i in range(1, 6)]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    page = (ROOT / 'docs/figures.md').read_text()
+    page = (ROOT / 'docs/figures.md').read_text(encoding='utf-8')
     for name in names:
         shown = ROOT / 'docs/images' / name
         assert f'(images/{name})' in page

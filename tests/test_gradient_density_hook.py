@@ -250,7 +250,7 @@ def test_training_is_the_same_bit_for_bit(runs: SimpleNamespace) -> None:
 def test_visualizer_gets_scalars_and_pictures(runs: SimpleNamespace) -> None:
     """Through the backend that MMDetection's default runtime has."""
     (log,) = runs.folder.glob('*/vis_data/scalars.json')
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
     rows = [row for row in rows if 'gradient_density/cls_easy' in row]
     assert [row['step'] for row in rows] == [3, 6]
     last = runs.calls[4:6]

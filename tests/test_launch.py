@@ -96,7 +96,7 @@ def test_two_machines_train_as_one_with_two_processes(
 
 def test_slurm_gets_a_task_for_each_gpu(tmp_path: Path) -> None:
     srun = tmp_path / 'srun'
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding='utf-8')
     srun.chmod(0o755)
     path = f'{tmp_path}:{os.environ["PATH"]}'
     command = ['tools/slurm_train.sh', 'gpu', 'ghm', TWO, 'out dir', '--resume']

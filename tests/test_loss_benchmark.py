@@ -22,7 +22,7 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = f'x --device cpu --logits 2e4 --rounds 2 --warm-up 0 --json {path}'
     monkeypatch.setattr('sys.argv', command.split())
     bench.main()
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding='utf-8'))
     rows = result['classification, concatenated']['rows']
     names = [row['name'] for row in rows]
     assert names[0] == 'torch BCE, one-hot'

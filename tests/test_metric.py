@@ -27,7 +27,7 @@ def ann_file(demo_data: Path) -> str:
 def detections(ann_file: str) -> list[dict]:
     """Jittered ground truth with some wrong classes and false positives, per image."""
     rng = np.random.default_rng(0)
-    truth = json.loads(Path(ann_file).read_text())
+    truth = json.loads(Path(ann_file).read_text(encoding='utf-8'))
     samples = []
     for image in truth['images']:
         found = [a for a in truth['annotations'] if a['image_id'] == image['id']]
@@ -172,6 +172,6 @@ def test_format_only_writes_the_submission(ann_file: str, tmp_path: Path) -> Non
     prefix = str(tmp_path / 'detections')
     metric = CocoIoUMetric(ann_file=ann_file, format_only=True, outfile_prefix=prefix)
     assert evaluate(metric, samples) == {}
-    written = json.loads((tmp_path / 'detections.bbox.json').read_text())
+    written = json.loads((tmp_path / 'detections.bbox.json').read_text(encoding='utf-8'))
     assert len(written) == sum(len(s['pred_instances']['labels']) for s in samples)
     assert written[0].keys() == {'image_id', 'category_id', 'bbox', 'score'}

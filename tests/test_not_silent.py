@@ -244,7 +244,8 @@ def test_the_share_of_positives_is_the_samplers(share: float, tmp_path: Path) ->
     path.write_text(
         f'_base_ = {FASTER!r}\nmodel = dict(train_cfg=dict('
         f'rpn=dict(sampler=dict(pos_fraction={share})), '
-        f'rcnn=dict(sampler=dict(pos_fraction={share / 2}))))\n'
+        f'rcnn=dict(sampler=dict(pos_fraction={share / 2}))))\n',
+        encoding='utf-8',
     )
     cfg = Config.fromfile(path)
     assert weight_of(cfg, 'model.rpn_head.loss_bbox') == pytest.approx(10 * share / 5)
@@ -254,7 +255,7 @@ def test_the_share_of_positives_is_the_samplers(share: float, tmp_path: Path) ->
 
 def test_the_share_of_positives_is_that_of_the_stage(tmp_path: Path) -> None:
     path = tmp_path / 'cascade.py'
-    path.write_text(f'_base_ = {CASCADE!r}\n')
+    path.write_text(f'_base_ = {CASCADE!r}\n', encoding='utf-8')
     cfg = Config.fromfile(path)
     before = [weight_of(cfg, f'model.roi_head.bbox_head.{i}.loss_bbox') for i in range(3)]
     cfg.model.train_cfg.rcnn[1].sampler.pos_fraction = 0.5
@@ -309,7 +310,7 @@ def failed(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_config_that_can_not_be_read_is_one_line(
     name: str, content: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding='utf-8')
     message = failed('harmonize', str(tmp_path / name), capsys=capsys)
     assert [word for word in words if word not in message] == []
 

@@ -27,6 +27,7 @@ from ghm_mmdet.reproduce.runs import last_metrics
 from ghm_mmdet.stacks import mmdet_distribution
 
 from .processes import ROOT
+from .training import SMALL
 
 DEMO_CONFIGS = sorted(ROOT.glob('configs/demo/*.py'))
 
@@ -127,7 +128,7 @@ def install_wheel(folder: Path) -> None:
         run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
     )
     # The base environment's .pth files, its editable install among them, do not run this way.
-    (purelib / 'zz_base.pth').write_text(sysconfig.get_path('purelib'))
+    (purelib / 'zz_base.pth').write_text(sysconfig.get_path('purelib'), encoding='utf-8')
     wheel = next(folder.glob('*.whl'))
     run(*pip, 'install', '-q', '--no-deps', '--no-index', '--target', purelib, wheel)
 
@@ -146,7 +147,7 @@ import contextlib, io, json, os, runpy, subprocess, sys, traceback
 from functools import lru_cache
 from pathlib import Path
 
-distribution, config, *names = sys.argv[1:]
+distribution, options, *names = sys.argv[1:]
 answers = {}
 def printed(name, run, *arguments, **keywords):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
@@ -184,18 +185,18 @@ answers['scope'] = [type(loss).__module__, loss.bins]
 import ghm_mmdet
 from mim.cli import cli
 answers['file'] = ghm_mmdet.__file__
+ghm = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
 if distribution == 'mmdet':  # OpenMMLab's MIM
     printed('search', cli, ['search', 'ghm_mmdet', '--model', 'ghm'])
-    name = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
-    cli(['download', 'ghm_mmdet', '--config', name, '--dest', '.'], standalone_mode=False)
+    cli(['download', 'ghm_mmdet', '--config', ghm, '--dest', '.'], standalone_mode=False)
 printed('reproduce', main, ['reproduce', 'plan', '--table', '7'])
 tool('harmonize', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '--dry-run')
 printed('doctor', main, ['doctor'])
 check_output, subprocess.check_call = subprocess.check_output, check_call
 subprocess.check_output = lambda command: b''  # MIM looks for --gpus in `train.py -h`: not there
-common = [distribution, config, '--gpus', '0', '--work-dir']
-options = ['--cfg-options', 'train_cfg.max_epochs=1', 'custom_hooks.0.iters=3']
-options.append('model.test_cfg.score_thr=0')
+config = Path(ghm_mmdet.__path__[0], f'.mim/configs/ghm/{ghm}.py')
+common = [distribution, str(config), '--gpus', '0', '--work-dir']
+options = ['--cfg-options', *options.split(), 'train_cfg.max_epochs=1']
 cli(['train', *common, 'work', *options], standalone_mode=False)
 tested = ['test', '--checkpoint', 'work/epoch_1.pth']
 cli(['test', *common, *tested, *options], standalone_mode=False)
@@ -206,23 +207,22 @@ SHIPPED = sorted(path.stem for path in ROOT.glob('configs/ghm/*.py'))
 
 
 @pytest.fixture(scope='module')
-def wheel_folder(wheel_python: Path, demo_data: Path, make_once: Callable[..., Path]) -> Path:
+def wheel_folder(wheel_python: Path, coco_root: Path, make_once: Callable[..., Path]) -> Path:
     """Where the wheel answered: answers.json, and the configs that it wrote."""
 
     def ask(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        config = ROOT / 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
-        arguments = [mmdet_distribution(), config, *SHIPPED]
-        command = [wheel_python, '-W', 'ignore', '-c', ASKED, *arguments]
-        printed = run_wheel(*command, cwd=folder, DEMO_ROOT=f'{demo_data}/')
-        (folder / 'printed.txt').write_text(printed)
+        command = [wheel_python, '-W', 'ignore', '-c', ASKED]
+        command += [mmdet_distribution(), ' '.join(SMALL), *SHIPPED]
+        printed = run_wheel(*command, cwd=folder, COCO_ROOT=str(coco_root))
+        (folder / 'printed.txt').write_text(printed, encoding='utf-8')
 
     return make_once('wheel_answers', ask)
 
 
 @pytest.fixture(scope='module')
 def answers(wheel_folder: Path) -> dict:
-    return json.loads((wheel_folder / 'answers.json').read_text())
+    return json.loads((wheel_folder / 'answers.json').read_text(encoding='utf-8'))
 
 
 def test_wheel_is_what_is_imported(wheel_python: Path, answers: dict) -> None:
@@ -243,6 +243,8 @@ def test_wheel_writes_configs_that_stand_alone(name: str, wheel_folder: Path) ->
     assert written == {key: original[key] for key in original.keys() - dropped}
     read_by_a_runner = set(inspect.signature(Runner.__init__).parameters)
     assert not dropped & read_by_a_runner
+    for piece in ('backbones', 'box_losses', 'coco_test_dev', 'ghm_losses'):
+        assert not written.keys() & Config.fromfile(ROOT / f'configs/_base_/{piece}.py').keys()
 
 
 def test_wheel_lists_its_configs(answers: dict) -> None:
@@ -274,6 +276,23 @@ def test_wheel_brings_nothing_beside_the_package(wheel_python: Path) -> None:
     assert 'ghm_mmdet' not in with_wheel and 'importlib.util' not in with_wheel
 
 
+def test_wheel_has_what_works_without_the_repository(wheel_python: Path) -> None:
+    """The configs of the paper's tables, and no other, whose data scripts here make."""
+    [wheel] = wheel_python.parents[2].glob('*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        places = [name.partition('ghm_mmdet/.mim/')[2] for name in archive.namelist()]
+        shipped = {name: archive.read(f'ghm_mmdet/.mim/{name}') for name in places if name}
+    expected = {path.relative_to(ROOT) for path in ROOT.glob('configs/ghm/*')}
+    bases = ('backbones', 'box_losses', 'coco_detection', 'coco_test_dev', 'ghm_losses')
+    expected |= {Path(f'configs/_base_/{name}.py') for name in (*bases, 'schedule_14e')}
+    tools = ('dist_train.sh', 'harmonize.py', 'reproduce.py', 'slurm_train.sh')
+    expected |= {Path('tools', name) for name in tools} | {Path('model-index.yml')}
+    assert set(map(Path, shipped)) == {path for path in expected if path.name != '__pycache__'}
+    assert [name for name, text in shipped.items() if b'studies' in text] == []
+    for path in yaml.safe_load(shipped['model-index.yml'])['Import']:
+        assert path in shipped
+
+
 def test_uninstalled_wheel_leaves_nothing(wheel_python: Path, tmp_path: Path) -> None:
     [wheel] = wheel_python.parents[2].glob('*.whl')
     venv.create(tmp_path / 'env', symlinks=True, with_pip=True)
@@ -295,7 +314,9 @@ def test_wheel_plans_the_reproduction(answers: dict) -> None:
     mmdet_distribution() != 'mmdet', reason="OneDL's MIM takes a wheel's first file"
 )
 def test_wheel_answers_mim(wheel_folder: Path, answers: dict) -> None:
-    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())['Models']
+    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text(encoding='utf-8'))[
+        'Models'
+    ]
     assert [model['Name'] for model in models if model['Name'] not in answers['search']] == []
     config = Config.fromfile(wheel_folder / 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco.py')
     assert config.model.bbox_head.loss_cls.type == 'ghm_mmdet.GHMC'
@@ -305,7 +326,8 @@ def test_wheel_harmonizes(wheel_python: Path, answers: dict, tmp_path: Path) -> 
     """A config in a user's own folder, and one by name."""
     (tmp_path / 'mine.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
-        'model = dict(bbox_head=dict(num_classes=3))\n'
+        'model = dict(bbox_head=dict(num_classes=3))\n',
+        encoding='utf-8',
     )
     tool = [wheel_python, '-m', 'ghm_mmdet', 'harmonize']
     printed = run_wheel(*tool, 'mine.py', '--out', 'ghm.py', '--preset', 'tempered', cwd=tmp_path)
@@ -319,8 +341,8 @@ def test_wheel_harmonizes(wheel_python: Path, answers: dict, tmp_path: Path) -> 
 
 
 def test_wheel_trains_and_tests_through_mim(wheel_folder: Path) -> None:
-    """Outside the repository: train by a config, evaluate the checkpoint."""
-    assert 'loss_cls' in (wheel_folder / 'printed.txt').read_text()
+    """Outside the repository: train by a shipped config, evaluate the checkpoint."""
+    assert 'loss_cls' in (wheel_folder / 'printed.txt').read_text(encoding='utf-8')
     assert 0 <= last_metrics(wheel_folder / 'test')['bbox_mAP'] <= 1
 
 

@@ -16,7 +16,7 @@ from ghm_mmdet import harmonize
 from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.tables import METRICS
 from studies import real_images
-from studies.experiment import Settings
+from studies.experiment import StudySettings
 from studies.real_detectors import DETECTORS, experiment
 from studies.real_images import BY_ADAMW, BY_SGD, Regime, Variant
 
@@ -32,7 +32,7 @@ CHESS = Path(__file__).parent.parent / 'data/chess'
 
 @pytest.mark.parametrize(('split', 'images', 'boxes'), [('train', 202, 2107), ('test', 87, 762)])
 def test_chess_is_what_its_annotations_say(split: str, images: int, boxes: int) -> None:
-    content = json.loads((CHESS / f'{split}.json').read_text())
+    content = json.loads((CHESS / f'{split}.json').read_text(encoding='utf-8'))
     assert (len(content['images']), len(content['annotations'])) == (images, boxes)
     assert len(content['categories']) == 12
     sizes = {}
@@ -86,7 +86,7 @@ def tiny_set(folder: Path, classes: tuple[str, ...]) -> None:
     categories = [dict(id=i, name=name) for i, name in enumerate(classes, 1)]
     content = dict(images=images, annotations=annotations, categories=categories)
     for name in ('train.json', 'test.json'):
-        (folder / name).write_text(json.dumps(content))
+        (folder / name).write_text(json.dumps(content), encoding='utf-8')
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_study_trains_keeps_and_reports(
     arguments += ['--results', str(results), '--cfg-options', *options]
     for _ in range(2):
         assert run_study('run', *arguments) == 0
-        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        lines = [json.loads(line) for line in results.read_text(encoding='utf-8').splitlines()]
         assert [line['run'] for line in lines] == [f'{v.name}-seed0' for v in CHOSEN]
     shown = capsys.readouterr().out
     assert 'its result is there' in shown
@@ -130,9 +130,9 @@ def run_study(*arguments: str) -> int:
     return 0
 
 
-def write_results(path: Path, aps: dict[str, list[float]]) -> Settings:
+def write_results(path: Path, aps: dict[str, list[float]]) -> StudySettings:
     """AP by the name of a run's variant, a value for each seed; AP75 is 10 points below."""
-    with path.open('w') as file:
+    with path.open('w', encoding='utf-8') as file:
         for name, values in aps.items():
             for seed, ap in enumerate(values):
                 metrics = dict.fromkeys(METRICS.values(), ap / 100) | {
@@ -142,7 +142,7 @@ def write_results(path: Path, aps: dict[str, list[float]]) -> Settings:
                     run=f'{name}-seed{seed}', config='', seed=seed, options=[], metrics=metrics
                 )
                 file.write(json.dumps(row) + '\n')
-    return Settings(path.parent, results=path)
+    return StudySettings(path.parent, results=path)
 
 
 def test_differences_are_paired_by_seed_and_sets_are_the_unit(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_best_rates_have_the_mean_of_the_confirmation(tmp_path: Path) -> None:
 @pytest.mark.parametrize('regime', [BY_ADAMW[0], BY_SGD[0], Regime('1x', 'AdamW', 0.001)])
 def test_preset_of_the_study_is_that_of_harmonize(regime: Regime) -> None:
     """The options of a run build the config that `harmonize` makes."""
-    run = real_images.experiment(Variant('chess', 'preset', regime), Settings(), 0)
+    run = real_images.experiment(Variant('chess', 'preset', regime), StudySettings(), 0)
     original = ROOT / 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
     expected = harmonize(original, preset='tempered')
     assert run.wanted.model.bbox_head == expected.model.bbox_head
@@ -280,12 +280,12 @@ def test_preset_of_the_study_is_that_of_harmonize(regime: Regime) -> None:
 
 @pytest.mark.parametrize('detector', DETECTORS)
 def test_options_of_a_detector_build_what_harmonize_does(detector: str) -> None:
-    run = experiment(('chess', detector, 'tempered'), Settings(), 0)
+    run = experiment(('chess', detector, 'tempered'), StudySettings(), 0)
     assert run.wanted.model.to_dict() == harmonize(run.config, preset='tempered').model.to_dict()
 
 
 def test_softmax_of_faster_rcnn_is_replaced_in_its_variant_alone() -> None:
-    head = experiment(('chess', 'faster-rcnn', 'softmax'), Settings(), 0).wanted.model.roi_head
+    head = experiment(('chess', 'faster-rcnn', 'softmax'), StudySettings(), 0).wanted.model.roi_head
     expected = {**PRESETS['tempered'].ghm_c, 'use_sigmoid': False}
     assert head.bbox_head.loss_cls == expected
 
@@ -293,7 +293,7 @@ def test_softmax_of_faster_rcnn_is_replaced_in_its_variant_alone() -> None:
 @pytest.mark.parametrize('detector', DETECTORS)
 def test_heads_of_a_detector_have_the_classes_of_the_set(detector: str, tmp_path: Path) -> None:
     tiny_set(tmp_path / 'bccd', ('a', 'b', 'c'))
-    settings = Settings(data_root=str(tmp_path), root_variable='REAL_ROOT')
+    settings = StudySettings(data_root=str(tmp_path), root_variable='REAL_ROOT')
     wanted = experiment(('bccd', detector, 'original'), settings, 0).wanted
     assert wanted.data_root == f'{tmp_path}/bccd/'
     model = wanted.model

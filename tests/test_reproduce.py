@@ -18,11 +18,13 @@ from mmengine.config import Config
 
 from ghm_mmdet.reproduce import experiment
 from ghm_mmdet.reproduce.configs import differences
-from ghm_mmdet.reproduce.experiment import Settings
-from ghm_mmdet.reproduce.paper import paper_run, paper_runs, plan
+from ghm_mmdet.reproduce.experiment import RunSettings
+from ghm_mmdet.reproduce.paper_runs import paper_run, paper_runs, plan
 from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
 from ghm_mmdet.reproduce.tables import GPUS, METRICS, TABLES, Table, tables
 from ghm_mmdet.stacks import mmdet_distribution
+
+from .training import SMALL
 
 ROOT = Path(__file__).parent.parent
 GHM_C = 'retinanet_r50_fpn_ghmc_8xb2-14e_coco'
@@ -31,7 +33,7 @@ GHM_R = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
 FIGURES = {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_60': 0.45}
 
 
-def run_missing(tables: list[Table], settings: Settings) -> list[str]:
+def run_missing(tables: list[Table], settings: RunSettings) -> list[str]:
     return experiment.run_missing(paper_runs(tables, settings))
 
 
@@ -47,6 +49,60 @@ def test_every_config_is_a_row_of_a_table() -> None:
     assert others >= {'retinanet_r50_fpn_ghmc-ghmr-noprior_8xb2-14e_coco'}
 
 
+#: As printed in the paper, a line for each of its rows that a config here repeats.
+PAPER = {
+    1: """
+        33.4 51.7 35.6 18.6 36.8 45.7
+        34.6 53.9 36.5 19.5 37.1 46.1
+        35.2 54.4 36.9 19.4 38.4 46.3
+        35.8 55.5 38.1 19.6 39.6 46.7
+        35.4 54.8 36.3 19.5 38.5 46.3
+    """,
+    2: """
+        28.6 0.566
+        35.9 13.675
+        35.8 0.824
+    """,
+    3: """
+        39.1 59.1 42.3 21.8 42.7 50.2
+        40.8 61.1 44.1 24.1 44.2 51.2
+        39.9 60.8 42.5 20.3 43.6 54.1
+        41.6 62.8 44.2 22.3 45.1 55.3
+    """,
+    4: """
+        28.6 43.3 30.7 11.4 30.7 40.7
+        31.1 47.2 33.2 - - -
+        35.6 55.6 38.2 19.1 39.2 46.3
+        35.8 55.5 38.1 19.6 39.6 46.7
+    """,
+    5: """
+        35.8 55.5 38.1 19.6 39.6 46.7
+        35.7 55.0 38.1 19.7 39.7 45.9
+        36.4 54.6 38.7 20.5 40.6 47.8
+    """,
+    6: """
+        35.8 55.5 51.2 43.4 31.4 11.9
+        35.7 55.0 51.1 43.5 31.5 12.1
+        36.4 54.6 51.4 44.0 32.2 13.1
+    """,
+    7: """
+        36.4 58.7 38.8 21.1 39.6 47.0
+        37.4 58.9 39.9 21.8 40.8 48.8
+    """,
+}
+COLUMNS = dict.fromkeys(PAPER, 'AP AP50 AP75 APs APm APl')
+COLUMNS.update({2: 'AP s/iteration', 6: 'AP AP50 AP60 AP70 AP80 AP90'})
+
+
+@pytest.mark.parametrize('table', TABLES, ids=lambda table: table.number)
+def test_figures_are_those_of_the_paper(table: Table) -> None:
+    expected = [line.split() for line in PAPER[table.number].strip().splitlines()]
+    found = [[str(x).replace('None', '-') for x in row.paper] for row in table.rows]
+    assert found == expected
+    assert table.columns == tuple(COLUMNS[table.number].split())
+    assert table.on_test_dev == (table.number == 3)
+
+
 def test_rows_have_a_number_for_each_column() -> None:
     for table in TABLES:
         for row in table.rows:
@@ -56,7 +112,9 @@ def test_rows_have_a_number_for_each_column() -> None:
 
 def test_metafile_has_the_papers_numbers() -> None:
     """One fact in two files: `box AP (paper)` of the metafile and the tables."""
-    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text())['Models']
+    models = yaml.safe_load((ROOT / 'configs/ghm/metafile.yml').read_text(encoding='utf-8'))[
+        'Models'
+    ]
     names = [model['Name'] for model in models]
     trained = {p.stem for p in ROOT.glob('configs/ghm/*.py') if not p.stem.endswith('_test-dev')}
     assert sorted(names) == sorted(trained)
@@ -77,7 +135,7 @@ def test_metafile_has_the_papers_numbers() -> None:
 
 
 def test_plan_names_every_run_once() -> None:
-    lines = commands(plan(tables(), Settings(gpus=GPUS)))
+    lines = commands(plan(tables(), RunSettings(gpus=GPUS)))
     mim = mmdet_distribution()
     trainings = [line for line in lines if line.startswith('mim train')]
     runs = {row.run for table in TABLES for row in table.rows}
@@ -98,7 +156,7 @@ def test_plan_names_every_run_once() -> None:
 
 
 def test_data_root_and_options_reach_every_command() -> None:
-    settings = Settings(Path('w'), '/some data', 0, ('train_cfg.max_epochs=3', 'a.b=(1,2)'))
+    settings = RunSettings(Path('w'), '/some data', 0, ('train_cfg.max_epochs=3', 'a.b=(1,2)'))
     lines = commands(plan(tables(), settings))
     options = "--cfg-options auto_scale_lr.enable=True train_cfg.max_epochs=3 'a.b=(1,2)'"
     for line in lines:
@@ -112,6 +170,15 @@ def test_data_root_and_options_reach_every_command() -> None:
     assert config.val_evaluator.ann_file == '/some data/annotations/instances_val2017.json'
     assert config.train_cfg.max_epochs == 3
     assert 'COCO_ROOT' not in os.environ
+
+
+@pytest.mark.parametrize('gpus', [0, 1, 2, 8])
+def test_several_gpus_have_a_process_each(gpus: int) -> None:
+    for line in commands(plan(tables([7]), RunSettings(gpus=gpus))):
+        assert f' --gpus {gpus} ' in line
+        assert ('--launcher pytorch' in line) == (gpus > 1)
+        assert ('CUDA_VISIBLE_DEVICES=-1' in line) == (gpus == 0)
+        assert ('auto_scale_lr.enable=True' in line) == (gpus != 8)
 
 
 def test_plan_can_be_piped_into_a_shell(
@@ -130,48 +197,52 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match='table must be one of 1, 2, 3, 4, 5, 6, 7, got 8'):
         tables([5, 8])
     with pytest.raises(ValueError, match="cfg_options must be key=value, got 'x'"):
-        Settings(cfg_options=('x',))
+        RunSettings(cfg_options=('x',))
     with pytest.raises(ValueError, match='gpus must be >= 0, got -1'):
-        Settings(gpus=-1)
+        RunSettings(gpus=-1)
 
 
 class FakeMIM:
     """Does what MIM does to a work folder, and fails where it is told to."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.failing: tuple[str, ...] = ()
         self.calls: list[tuple[str, str]] = []
 
-    def __call__(self, command: list[str], **_: object) -> None:
+    def __call__(self, command: list[str], *_: object) -> None:
         verb, name = command[command.index('mim') + 1], Path(command[5]).stem
         self.calls.append((verb, name))
         if name in self.failing and verb == 'train':
             raise subprocess.CalledProcessError(1, command)
         folder = Path(command[command.index('--work-dir') + 1])
+        if name.endswith('_test-dev'):
+            folder.parent.mkdir(exist_ok=True)
+            folder.with_name(f'{folder.name}.bbox.json').touch()
+            return
         (folder / '1').mkdir(parents=True, exist_ok=True)
         paper_run(name, self.settings).wanted.dump(folder / f'{name}.py')
         if verb == 'train':
-            (folder / 'last_checkpoint').write_text('/elsewhere/epoch_14.pth')
+            (folder / 'last_checkpoint').write_text('/elsewhere/epoch_14.pth', encoding='utf-8')
         else:
-            (folder / '1/1.json').write_text(json.dumps(FIGURES))
+            (folder / '1/1.json').write_text(json.dumps(FIGURES), encoding='utf-8')
 
 
 @pytest.fixture
-def settings(coco_root: Path, tmp_path: Path) -> Settings:
-    return Settings(tmp_path, str(coco_root), GPUS)
+def settings(coco_root: Path, tmp_path: Path) -> RunSettings:
+    return RunSettings(tmp_path, str(coco_root), GPUS)
 
 
 @pytest.fixture
-def fake(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
+def fake(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
     """What is started instead of `mim`."""
     fake = FakeMIM(settings)
-    monkeypatch.setattr(experiment.subprocess, 'run', fake)
+    monkeypatch.setattr(experiment, 'run_command', fake)
     return fake
 
 
 def test_goes_on_after_a_failure_and_runs_what_is_missing(
-    settings: Settings, fake: FakeMIM
+    settings: RunSettings, fake: FakeMIM
 ) -> None:
     fake.failing = (ASL1,)
     failures = run_missing(tables([5]), settings)
@@ -185,7 +256,7 @@ def test_goes_on_after_a_failure_and_runs_what_is_missing(
     assert fake.calls == [('train', ASL1), ('test', ASL1)]
 
 
-def test_a_finished_training_is_only_tested(settings: Settings, fake: FakeMIM) -> None:
+def test_a_finished_training_is_only_tested(settings: RunSettings, fake: FakeMIM) -> None:
     run = paper_run(GHM_C, settings)
     fake(run.train_command())
     fake.calls.clear()
@@ -194,19 +265,24 @@ def test_a_finished_training_is_only_tested(settings: Settings, fake: FakeMIM) -
     assert ('test', GHM_C) in fake.calls
 
 
-def test_test_dev_is_run_where_its_images_are_listed(settings: Settings, fake: FakeMIM) -> None:
+def test_test_dev_is_run_where_its_images_are_listed(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([3]), settings)
     submitted = [name for verb, name in fake.calls if name.endswith('_test-dev')]
     assert submitted == [
         'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev',
         'retinanet_x101-32x8d_fpn_ghmc-ghmr_8xb2-14e_coco_test-dev',
     ]
+    fake.calls.clear()
+    run_missing(tables([3]), settings)
+    assert fake.calls == [], 'the detections are there'
 
 
-def test_other_settings_in_a_folder_are_not_gone_on_with(settings: Settings, fake: FakeMIM) -> None:
+def test_other_settings_in_a_folder_are_not_gone_on_with(
+    settings: RunSettings, fake: FakeMIM
+) -> None:
     """The rehearsal's checkpoint must not become the beginning of the real run."""
     run_missing(tables([5]), settings)
-    changed = Settings(settings.work_dir, settings.data_root, 8, ('train_cfg.max_epochs=2',))
+    changed = RunSettings(settings.work_dir, settings.data_root, 8, ('train_cfg.max_epochs=2',))
     fake.settings, fake.calls = changed, []
     failures = run_missing(tables([5]), changed)
     assert len(failures) == 3
@@ -215,8 +291,19 @@ def test_other_settings_in_a_folder_are_not_gone_on_with(settings: Settings, fak
     assert fake.calls == []
 
 
+def test_how_a_run_was_started_is_no_setting(settings: RunSettings, fake: FakeMIM) -> None:
+    """MIM records it beside what was trained."""
+    run = paper_run(GHM_C, settings)
+    recorded = run.wanted.copy()
+    started = dict(work_dir='x', launcher='pytorch', resume=True, load_from='y.pth')
+    recorded.merge_from_dict(started)
+    assert differences(recorded, run.wanted) == []
+    recorded.merge_from_dict({'randomness.seed': 1})
+    assert differences(recorded, run.wanted) == [('randomness.seed', 1, None)]
+
+
 def test_missing_data_is_named(tmp_path: Path) -> None:
-    failure, *_ = run_missing(tables([5]), Settings(tmp_path, 'nowhere'))
+    failure, *_ = run_missing(tables([5]), RunSettings(tmp_path, 'nowhere'))
     assert 'nowhere/annotations/instances_train2017.json is not there' in failure
 
 
@@ -228,7 +315,7 @@ def test_report_without_runs_is_the_paper(tmp_path: Path) -> None:
     assert ohem in text.splitlines()
 
 
-def test_report_shows_paper_measured_difference(settings: Settings, fake: FakeMIM) -> None:
+def test_report_shows_paper_measured_difference(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([5]), settings)
     text = report(tables([5, 6]), settings.work_dir)
     assert '**Not COCO**: trained on 40 images and evaluated on 8' in text
@@ -240,7 +327,7 @@ def test_report_shows_paper_measured_difference(settings: Settings, fake: FakeMI
     )
 
 
-def test_report_names_changed_settings(settings: Settings, fake: FakeMIM) -> None:
+def test_report_names_changed_settings(settings: RunSettings, fake: FakeMIM) -> None:
     options = ('optim_wrapper.optimizer.lr=1.0',)
     changed = fake.settings = replace(settings, gpus=1, cfg_options=options)
     run_missing(tables([7]), changed)
@@ -255,9 +342,9 @@ def test_report_takes_coco_for_coco(fake: FakeMIM, tmp_path: Path) -> None:
     for split, count in (('train', 118287), ('val', 5000)):
         images = [dict(id=i, file_name=f'{i}.jpg') for i in range(count)]
         (root / f'annotations/instances_{split}2017.json').write_text(
-            json.dumps(dict(images=images))
+            json.dumps(dict(images=images)), encoding='utf-8'
         )
-    real = fake.settings = Settings(tmp_path / 'work', str(root), GPUS)
+    real = fake.settings = RunSettings(tmp_path / 'work', str(root), GPUS)
     run_missing(tables([5]), real)
     text = report(tables([5]), real.work_dir)
     assert 'Data: COCO' in text
@@ -266,48 +353,109 @@ def test_report_takes_coco_for_coco(fake: FakeMIM, tmp_path: Path) -> None:
     assert 'Whether this is COCO can not be told' in report(tables([5]), real.work_dir)
 
 
-def test_report_of_test_dev_takes_the_servers_figures(settings: Settings, fake: FakeMIM) -> None:
+def test_report_of_test_dev_takes_the_servers_figures(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([3]), settings)
     folder = settings.work_dir / 'retinanet_r101_fpn_ghmc-ghmr_8xb2-14e_coco'
-    (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)))
+    (folder / TEST_DEV_SCORES).write_text(json.dumps(dict(AP=40.1, AP50=60.0)), encoding='utf-8')
     text = report(tables([3]), settings.work_dir)
     assert '| GHM-C + GHM-R, ResNet-101 | 39.9 | 40.1 | +0.2 | 60.8 | 60.0 | -0.8 |' in text
     assert '| GHM-C + GHM-R, ResNeXt-101 | 41.6 |  |  |' in text
     assert '- GHM-C + GHM-R, ResNeXt-101: AP 40.0 on val2017, not comparable' in text
 
 
-def test_report_gives_times_of_gpus_alone(settings: Settings, fake: FakeMIM) -> None:
+def test_report_gives_times_of_gpus_alone(settings: RunSettings, fake: FakeMIM) -> None:
     run_missing(tables([2]), settings)
     for row in tables([2])[0].rows:
         folder = settings.work_dir / row.run / '1'
         (folder / 'vis_data').mkdir()
         records = [json.dumps(dict(loss=1.0, time=t, step=i)) for i, t in enumerate((0.2, 0.3))]
-        (folder / 'vis_data/scalars.json').write_text('\n'.join(records))
+        (folder / 'vis_data/scalars.json').write_text('\n'.join(records), encoding='utf-8')
     assert '0.566 |  |  |' in report(tables([2]), settings.work_dir)
-    (folder / '1.log').write_text('    CUDA available: True\n    GPU 0,1: NVIDIA X\n')
+    (folder / '1.log').write_text(
+        '    CUDA available: True\n    GPU 0,1: NVIDIA X\n', encoding='utf-8'
+    )
     text = report(tables([2]), settings.work_dir)
     assert '| GHM-C RU | 35.8 | 40.0 | +4.2 | 0.824 | 0.250 | -0.574 |' in text
     assert '- GHM-C RU: time on NVIDIA X; the paper: GTX 1080 Ti' in text
 
 
-def test_recorded_config_is_the_wanted_one(settings: Settings, tmp_path: Path) -> None:
+def test_report_counts_whole_lines_and_names_the_rest(
+    settings: RunSettings, fake: FakeMIM, capsys: pytest.CaptureFixture
+) -> None:
+    """As a killed writer or a full disk leaves a log, here within a character of UTF-8."""
+    run_missing(tables([5]), settings)
+    whole = report(tables([5]), settings.work_dir)
+    log = settings.work_dir / GHM_C / 'test/epoch_14/1/1.json'
+    log.write_bytes(log.read_bytes() + b'\n{"coco/bbox_mAP": 0.9, "\xce')
+    capsys.readouterr()
+    assert report(tables([5]), settings.work_dir) == whole
+    assert capsys.readouterr().err == f'{log}, line 2: not whole, left out\n'
+    log.write_text('{"coco', encoding='utf-8')
+    assert '| SL1 | 35.8 |  |  | 55.5 |' in report(tables([5]), settings.work_dir)
+    assert capsys.readouterr().err == f'{log}, line 1: not whole, left out\n'
+
+
+def test_recorded_config_is_the_wanted_one(settings: RunSettings, tmp_path: Path) -> None:
     """What the comparison of folders rests on: a config survives being dumped."""
     config = paper_run(GHM_R, settings).wanted
     config.dump(tmp_path / 'dumped.py')
     assert differences(Config.fromfile(tmp_path / 'dumped.py'), config) == []
 
 
-SMALL = (
-    'model.backbone.depth=18', 'model.backbone.base_channels=16', 'model.backbone.stem_channels=16',
-    'model.backbone.frozen_stages=-1', 'model.backbone.norm_eval=False',
-    'model.backbone.init_cfg=None', 'model.neck.in_channels=[16,32,64,128]',
-    'model.neck.out_channels=32', 'model.bbox_head.in_channels=32',
-    'model.bbox_head.feat_channels=32', 'model.bbox_head.stacked_convs=1',
-    'model.test_cfg.score_thr=0', 'model.test_cfg.nms_pre=100',
-    'train_dataloader.dataset.pipeline.2.scale=(160,160)',
-    'val_dataloader.dataset.pipeline.1.scale=(160,160)',
-    'test_dataloader.dataset.pipeline.1.scale=(160,160)', 'train_cfg.max_epochs=3',
-)  # fmt: skip
+#: Instead of MIM: as that and PyTorch's launcher, it starts what trains in a session of its own.
+LAUNCHER = """
+import os, subprocess, sys
+code = 'import os, time; print(os.getpid(), file=open(sys.argv[1], "a")); time.sleep(100)'
+folder = sys.argv[sys.argv.index('--work-dir') + 1]
+training = [sys.executable, '-c', f'import sys; {code}', f'{folder}.pids']
+os.makedirs(folder, exist_ok=True)
+subprocess.run(training, start_new_session=True)
+"""
+STUDY = """
+import sys
+from pathlib import Path
+from studies.command_line import command_line
+from studies.experiment import Experiment, StudySettings, run_missing
+settings = StudySettings(Path(sys.argv[1]))
+config = Path('configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py')
+with command_line():
+    run_missing([Experiment(name, config, settings) for name in 'abc'], jobs=2)
+"""
+
+
+def lives(pid: int) -> bool:
+    stat = Path(f'/proc/{pid}/stat')
+    return stat.exists() and stat.read_text(encoding='utf-8').split()[2] != 'Z'
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs the processes of Linux')
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_a_signal_ends_all_that_was_started(
+    coco_root: Path, tmp_path: Path, number: signal.Signals, jobs: int
+) -> None:
+    (tmp_path / 'mim').mkdir()
+    (tmp_path / 'mim/__init__.py').touch()
+    (tmp_path / 'mim/__main__.py').write_text(LAUNCHER, encoding='utf-8')
+    command = ['-c', STUDY, str(tmp_path)]
+    if jobs == 1:
+        command = ['-m', 'ghm_mmdet', 'reproduce', 'run', '--table', '7', '--gpus', '0']
+        command += ['--data-root', str(coco_root), '--work-dir', str(tmp_path)]
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    runner = subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, 'PYTHONPATH': paths}, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while len(pids := [f.read_text('utf-8') for f in tmp_path.glob('*.pids')]) < jobs or '' in pids:
+        assert time.monotonic() < deadline and runner.poll() is None
+        time.sleep(0.05)
+    runner.send_signal(number)
+    printed, errors = runner.communicate(timeout=30)
+    assert [pid for pid in pids if lives(int(pid))] == []
+    assert (runner.returncode, errors) == (130, 'interrupted\n')
+    assert 'FAILED' not in printed
+    assert len([*tmp_path.glob('*.pids')]) == jobs, 'none is started after the signal'
 
 
 @pytest.mark.slow
@@ -318,7 +466,7 @@ def test_a_killed_rehearsal_goes_on(coco_root: Path, tmp_path: Path) -> None:
     run = [*tool, 'run', *common, '--data-root', str(coco_root), '--gpus', '0']
     run += ['--cfg-options', *SMALL]
     first = tmp_path / GHM_C
-    with open(tmp_path / 'first.log', 'w') as log:
+    with open(tmp_path / 'first.log', 'w', encoding='utf-8') as log:
         process = subprocess.Popen(run, start_new_session=True, stdout=log, stderr=log, cwd=ROOT)
         deadline = time.monotonic() + 300
         while not (first / 'last_checkpoint').exists() and process.poll() is None:
@@ -326,12 +474,14 @@ def test_a_killed_rehearsal_goes_on(coco_root: Path, tmp_path: Path) -> None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert process.returncode == -signal.SIGKILL, (tmp_path / 'first.log').read_text()
-    assert Path((first / 'last_checkpoint').read_text()).name == 'epoch_1.pth'
+    assert process.returncode == -signal.SIGKILL, (tmp_path / 'first.log').read_text(
+        encoding='utf-8'
+    )
+    assert Path((first / 'last_checkpoint').read_text(encoding='utf-8')).name == 'epoch_1.pth'
 
     done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    logs = ''.join(log.read_text() for log in tmp_path.glob('retinanet*.log'))
+    logs = ''.join(log.read_text(encoding='utf-8') for log in tmp_path.glob('retinanet*.log'))
     assert logs.count('resumed epoch: 1, iter: ') == 1
     for name in (GHM_C, ASL1, GHM_R):
         assert (tmp_path / name / 'epoch_3.pth').exists()

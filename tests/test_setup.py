@@ -1,10 +1,13 @@
-"""The precompiled header with which requirements/setup.sh compiles mmcv."""
+"""What requirements/setup.sh installs, and the precompiled header with which it compiles mmcv."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,7 +29,10 @@ def precompile(folder: Path, **environment: str) -> subprocess.CompletedProcess:
 def compiler(folder: Path, version: str, compiles: str) -> str:
     """One that answers `--version`, and does what it is told to for all else."""
     path = folder / 'c++'
-    path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; else {compiles}; fi\n')
+    path.write_text(
+        f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; else {compiles}; fi\n',
+        encoding='utf-8',
+    )
     path.chmod(0o755)
     return str(path)
 
@@ -35,11 +41,11 @@ def test_header_is_compiled_as_the_build_will_be(tmp_path: Path) -> None:
     done = precompile(tmp_path, CXX=compiler(tmp_path, GCC, COMPILES))
     assert done.returncode == 0, done.stderr
     header = tmp_path / 'header/mmcv.h'
-    assert header.read_text() == '#include <torch/types.h>\n'
+    assert header.read_text(encoding='utf-8') == '#include <torch/types.h>\n'
     assert Path(f'{header}.gch').exists()
     flags, include = done.stdout.split(' -include ')
     assert include.split()[0] == str(header)
-    arguments = (tmp_path / 'c++.arguments').read_text()
+    arguments = (tmp_path / 'c++.arguments').read_text(encoding='utf-8')
     assert arguments.startswith(f'{flags} -fPIC -std=c++17 ')
     assert '/torch/include' in arguments
 
@@ -68,7 +74,7 @@ def test_compiler_reads_the_header(tmp_path: Path) -> None:
     done = precompile(tmp_path)
     assert done.returncode == 0, done.stderr
     source = tmp_path / 'operator.cpp'
-    source.write_text('at::Tensor f(at::Tensor x) { return x + 1; }\n')
+    source.write_text('at::Tensor f(at::Tensor x) { return x + 1; }\n', encoding='utf-8')
     # Without the folders to include from, the header can't be read as text instead.
     build = [COMPILER, *done.stdout.split(), '-Werror', '-fPIC', '-std=c++17']
     compiled = subprocess.run(
@@ -76,3 +82,30 @@ def test_compiler_reads_the_header(tmp_path: Path) -> None:
     )
     assert compiled.returncode == 0, compiled.stderr
     assert f'! {tmp_path}/header/mmcv.h.gch' in compiled.stderr
+
+
+def test_missing_headers_of_python_are_named_before_anything_is_installed(tmp_path: Path) -> None:
+    """As on Debian without python3-dev, where mmcv's build would fail after minutes."""
+    python = tmp_path / 'python'
+    headless = f'case "$2" in *sysconfig*) echo {tmp_path};; *) exec {sys.executable} "$@";; esac'
+    python.write_text(f'#!/bin/sh\n{headless}\n', encoding='utf-8')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ['requirements/setup.sh', 'onedl', tmp_path / 'venv'], cwd=ROOT,
+        env={**os.environ, 'PYTHON': str(python)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'apt-get install python3-dev' in done.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
+def test_opencv_needs_no_library_of_a_desktop() -> None:
+    """Else no training starts in a container without libGL and GLib."""
+    opencv = find_spec('cv2')
+    libraries = [*Path(opencv.submodule_search_locations[0]).glob('*.so')]
+    assert len(libraries) == 1
+    # The names of the libraries that an ELF file needs are in it as they are.
+    needed = set(re.findall(rb'lib[\w+.-]+\.so(?:\.\d+)*', libraries[0].read_bytes()))
+    assert b'libc.so.6' in needed
+    assert not {b'libGL.so.1', b'libgthread-2.0.so.0', b'libglib-2.0.so.0'} & needed
+    assert version('opencv-python-headless') == version('opencv-python')

@@ -52,7 +52,7 @@ LOSSES = ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1', 'loss_conf', 'loss_bbo
 
 def written(original: str | Path, out: Path, **options: Any) -> Config:
     """The harmonized config, as read from the file that was written."""
-    out.write_text(harmonized_text(original, out, **options)[1])
+    out.write_text(harmonized_text(original, out, **options)[1], encoding='utf-8')
     return Config.fromfile(out)
 
 
@@ -169,7 +169,7 @@ def test_every_stage_of_a_cascade() -> None:
 
 def local(folder: Path, text: str, base: str = RETINANET) -> Path:
     path = folder / 'mine.py'
-    path.write_text(f'_base_ = {base!r}\n{text}')
+    path.write_text(f'_base_ = {base!r}\n{text}', encoding='utf-8')
     return path
 
 
@@ -208,7 +208,7 @@ def test_relative_base_is_relative_to_the_file_written(
     monkeypatch.chdir(tmp_path)
     text = harmonized_text('mine.py', 'deeper/ghm.py', preset='released')[1]
     assert "_base_ = '../mine.py'\n" in text
-    Path('deeper/ghm.py').write_text(text)
+    Path('deeper/ghm.py').write_text(text, encoding='utf-8')
     assert Config.fromfile('deeper/ghm.py').model.bbox_head.loss_cls == GHM_C
 
 
@@ -232,7 +232,8 @@ def test_config_that_imports_its_bases_is_written_whole(tmp_path: Path) -> None:
         'from mmdet.models import FocalLoss, L1Loss, RetinaHead, RetinaNet\n'
         'model = dict(type=RetinaNet, bbox_head=dict(type=RetinaHead, num_classes=3,\n'
         '    loss_cls=dict(type=FocalLoss, use_sigmoid=True), loss_bbox=dict(type=L1Loss)))\n'
-        'optim_wrapper = dict(type="OptimWrapper")\n'
+        'optim_wrapper = dict(type="OptimWrapper")\n',
+        encoding='utf-8',
     )
     read = written(path, tmp_path / 'ghm.py', preset='released')
     assert read.model.bbox_head.num_classes == 3

@@ -173,7 +173,7 @@ def lose_a_process(rank: int, folder: str, how: str) -> None:
     try:
         loss(*make_batch('GHMC', 1))
     except RuntimeError:
-        Path(folder, 'seconds').write_text(str(time.monotonic() - begin))
+        Path(folder, 'seconds').write_text(str(time.monotonic() - begin), encoding='utf-8')
 
 
 @pytest.mark.parametrize('how', ['dies', 'hangs'])
@@ -183,4 +183,4 @@ def test_a_lost_process_is_an_error(how: str, tmp_path: Path) -> None:
     processes[0].join(200)
     for process in processes:
         process.kill()
-    assert float((tmp_path / 'seconds').read_text()) < 2 * TIMEOUT
+    assert float((tmp_path / 'seconds').read_text(encoding='utf-8')) < 2 * TIMEOUT

@@ -84,7 +84,7 @@ def write_base(path: Path, form: str = 'plain') -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(FORMS[form], encoding='utf-8')
     if 'bases' in form:
-        (path.parent / 'lazy_base.py').write_text(LAZY)
+        (path.parent / 'lazy_base.py').write_text(LAZY, encoding='utf-8')
     return path
 
 
@@ -156,9 +156,9 @@ def test_relative_where_that_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """So that a project can move."""
     monkeypatch.chdir(Path(os.path.realpath(tmp_path)))
     Path('configs').mkdir()
-    Path('configs/base.py').write_text(BASE)
+    Path('configs/base.py').write_text(BASE, encoding='utf-8')
     main(['harmonize', 'configs/base.py', '--out', 'configs/ghm.py'])
-    assert "_base_ = 'base.py'" in Path('configs/ghm.py').read_text()
+    assert "_base_ = 'base.py'" in Path('configs/ghm.py').read_text(encoding='utf-8')
 
 
 def test_absolute_on_another_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,10 +201,10 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, out = write_base(tmp_path / 'base.py'), tmp_path / 'ghm.py'
-    out.write_text('mine')
+    out.write_text('mine', encoding='utf-8')
 
     def full(self: Path, *args: Any, **kwargs: Any) -> None:
-        with open(self, 'w') as file:
+        with open(self, 'w', encoding='utf-8') as file:
             file.write('half')
         raise OSError(28, 'No space left on device')
 
@@ -212,7 +212,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(
         patch.setattr(Path, 'write_text', full)
         with pytest.raises(SystemExit, match=r'can not be written: .*No space left'):
             main(['harmonize', str(base), '--out', str(out), '--force'])
-    assert out.read_text() == 'mine'
+    assert out.read_text(encoding='utf-8') == 'mine'
     assert {path.name for path in tmp_path.iterdir()} == {'base.py', 'ghm.py'}
     main(['harmonize', str(base), '--out', str(out), '--force'])
     assert_is_harmonized(out, base)

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.reproduce.configs import parse_options
-from ghm_mmdet.reproduce.experiment import Settings
+from ghm_mmdet.reproduce.experiment import RunSettings
 from studies.zoo import WHAT_IT_CHECKS, main, published, zoo_report, zoo_tests
 
 R50 = 'retinanet_r50_fpn_ghm-1x_coco'
@@ -56,7 +56,7 @@ def test_config_is_mmdetections_with_the_losses_of_this_package(tmp_path: Path) 
     for model in published():
         (tmp_path / model.file).touch()
     checkpoints = [tmp_path / model.file for model in published()]
-    tests = zoo_tests(checkpoints, Settings(tmp_path, '/data/coco'))
+    tests = zoo_tests(checkpoints, RunSettings(tmp_path, '/data/coco'))
     for test, model in zip(tests, published()):
         head = MODELS.build(test.wanted.model.bbox_head)
         assert (type(head.loss_cls), type(head.loss_bbox)) == (GHMC, GHMR)
@@ -69,10 +69,10 @@ def test_config_is_mmdetections_with_the_losses_of_this_package(tmp_path: Path) 
 
 def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r'must be named as one of .*a437fda3\.pth.*, got .*my\.p'):
-        zoo_tests([tmp_path / 'my.pth'], Settings())
+        zoo_tests([tmp_path / 'my.pth'], RunSettings())
     name = published()[0].file
     with pytest.raises(FileNotFoundError, match=f'{name} is not there'):
-        zoo_tests([tmp_path / name], Settings())
+        zoo_tests([tmp_path / name], RunSettings())
     (tmp_path / name).touch()
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / name), '--data-root', str(tmp_path / 'none')])
@@ -84,13 +84,15 @@ def test_report_says_what_was_not_checked(tmp_path: Path, coco_root: Path) -> No
     models = published()
     content = b'not weights'
     (tmp_path / models[0].file).write_bytes(content)
-    tests = zoo_tests([tmp_path / models[0].file], Settings(tmp_path, str(coco_root)))
+    tests = zoo_tests([tmp_path / models[0].file], RunSettings(tmp_path, str(coco_root)))
     empty = zoo_report(tests)
     assert f'| {R50} | 37.0 |  |  |' in empty
     assert empty.endswith(WHAT_IT_CHECKS)
     assert 'Not' not in empty
     (tests[0].folder / '1').mkdir(parents=True)
-    (tests[0].folder / '1/1.json').write_text(json.dumps({'coco/bbox_mAP': 0.365}))
+    (tests[0].folder / '1/1.json').write_text(
+        json.dumps({'coco/bbox_mAP': 0.365}), encoding='utf-8'
+    )
     filled = zoo_report(tests)
     assert f'| {R50} | 37.0 | 36.5 | -0.5 |' in filled
     assert '**Not COCO**: evaluated on 8 images' in filled
@@ -108,10 +110,10 @@ def test_rehearsal(coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     root = tmp_path / 'coco'
     shutil.copytree(coco_root, root, symlinks=True)
     path = root / 'annotations/instances_val2017.json'
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding='utf-8'))
     content['annotations'] = detections(config, checkpoint, root / 'val2017', content)
     path.unlink()
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding='utf-8')
 
     command = [checkpoint, '--data-root', root, '--work-dir', tmp_path / 'zoo', '--gpus', 0]
     with pytest.raises(SystemExit):
@@ -120,7 +122,7 @@ def test_rehearsal(coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f'| {R50} | 37.0 | 100.0 | +63.0 |' in printed
     assert '**Not COCO**: evaluated on 8 images' in printed
     assert '**Not the published weights**' in printed
-    log = (tmp_path / f'zoo/{R50}.log').read_text()
+    log = (tmp_path / f'zoo/{R50}.log').read_text(encoding='utf-8')
     assert 'ghm_mmdet.GHMC' in log and 'ghm_mmdet.GHMR' in log
     with pytest.raises(SystemExit):
         main([*map(str, command), '--cfg-options', *SMALL])

@@ -15,6 +15,18 @@ from ghm_mmdet.presets import RELEASED
 
 ROOT = Path(__file__).parent.parent
 GHM_CONFIG = ROOT / 'configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py'
+#: `key=value`, by which a RetinaNet of `configs/ghm/` trains on small images in seconds.
+SMALL = (
+    'model.backbone.depth=18', 'model.backbone.base_channels=16', 'model.backbone.stem_channels=16',
+    'model.backbone.frozen_stages=-1', 'model.backbone.norm_eval=False',
+    'model.backbone.init_cfg=None', 'model.neck.in_channels=[16,32,64,128]',
+    'model.neck.out_channels=32', 'model.bbox_head.in_channels=32',
+    'model.bbox_head.feat_channels=32', 'model.bbox_head.stacked_convs=1',
+    'model.test_cfg.score_thr=0', 'model.test_cfg.nms_pre=100',
+    'train_dataloader.dataset.pipeline.2.scale=(160,160)',
+    'val_dataloader.dataset.pipeline.1.scale=(160,160)',
+    'test_dataloader.dataset.pipeline.1.scale=(160,160)', 'train_cfg.max_epochs=3',
+)  # fmt: skip
 
 
 class LossRecorder(Hook):
@@ -75,11 +87,11 @@ def write_coco_layout(demo_data: Path, root: Path) -> Path:
     categories = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
     for split, folder in (('train', 'train2017'), ('val', 'val2017'), ('val', 'test2017')):
         (root / folder).symlink_to(demo_data / split)
-        content = json.loads((demo_data / f'annotations/{split}.json').read_text())
+        content = json.loads((demo_data / f'annotations/{split}.json').read_text(encoding='utf-8'))
         content['categories'] = categories
         name = f'instances_{folder}.json'
         if folder == 'test2017':
             name = 'image_info_test-dev2017.json'
             del content['annotations']
-        (root / 'annotations' / name).write_text(json.dumps(content))
+        (root / 'annotations' / name).write_text(json.dumps(content), encoding='utf-8')
     return root

@@ -45,8 +45,8 @@ def convert_bccd(voc: str | Path, out: str | Path) -> dict[str, tuple[int, int]]
         raise ValueError(f'{link} is there and is not a link to {images}: remove it')
     sizes = {}
     for split, path in lists.items():
-        content = _coco(voc, path.read_text().split())
-        (out / f'{split}.json').write_text(json.dumps(content))
+        content = _coco(voc, path.read_text(encoding='utf-8').split())
+        (out / f'{split}.json').write_text(json.dumps(content), encoding='utf-8')
         sizes[split] = (len(content['images']), len(content['annotations']))
     return sizes
 

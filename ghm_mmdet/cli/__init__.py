@@ -10,8 +10,6 @@ Examples:
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from . import config, doctor, figures, harmonize, reproduce
+from .streams import command_line
 
 #: Each has a docstring, which is its help, `add_options` and `run`. What these import, and so
 #: `--help`, needs Python alone; `run` imports the rest.
@@ -40,17 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With a message or a status other than 0, if the command failed.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')  # μ on a terminal that has none
-    args = build_parser().parse_args(arguments)
-    try:
-        args.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ModuleNotFoundError as error:
-        sys.exit(f'{error}: {SET_UP}')
+    with command_line():
+        args = build_parser().parse_args(arguments)
+        try:
+            args.run(args)
+        except ModuleNotFoundError as error:
+            sys.exit(f'{error}: {SET_UP}')
 
 
 def build_parser() -> ArgumentParser:

@@ -17,11 +17,17 @@ from .write import add_out, print_config, write
 
 
 def add_options(parser: ArgumentParser) -> None:
+    """Add what the command takes to its parser."""
     parser.add_argument('name', nargs='?', metavar='NAME', help='a config; default: list them')
     add_out(parser)
 
 
 def run(args: Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        SystemExit: With a message, if it failed.
+    """
     from ..reproduce.configs import shipped_configs, stand_alone
 
     shipped = {path.stem: path for path in shipped_configs()}

@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,6 +29,10 @@ BUILD_MMCV = (
     "pip install 'setuptools<81' wheel ninja psutil && "
     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir'
 )
+#: Of the system, which OpenCV's build with windows needs, each to Debian's package.
+SYSTEM_LIBRARIES = {'libGL.so.1': 'libgl1', 'libgthread-2.0.so.0': 'libglib2.0-0'}
+#: The build without windows needs neither.
+NO_WINDOWS = 'pip install --force-reinstall --no-deps opencv-python-headless'
 PACKAGE_RESOURCES = 'setuptools 81 and later lack pkg_resources: pip install "setuptools<81"'
 
 
@@ -47,10 +51,15 @@ class Finding:
 
 
 def add_options(_: ArgumentParser) -> None:
-    """None."""
+    """Add nothing: the command takes no options."""
 
 
 def run(_: Namespace) -> None:
+    """Print the report.
+
+    Raises:
+        SystemExit: With status 0 if a training can start, else 1.
+    """
     # Packages print warnings and remarks while they are imported.
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
@@ -66,7 +75,7 @@ def examine() -> list[Finding]:
     """All findings. What rests on a package that is missing or broken is not examined."""
     # The default stack where there is none.
     stack = 'openmmlab' if distributions('mmdet') == ['mmdet'] else 'onedl'
-    torch = _module('torch', 'pip install torch')
+    torch = _module('torch', 'pip install torch', ['torch'])
     findings = [
         Finding('ghm_mmdet', f'{__version__}, {Path(__file__).parents[1]}'),
         Finding('python', f'{sys.version.split()[0]}, {sys.executable}'),
@@ -100,16 +109,29 @@ def _line(error: BaseException) -> str:
     return ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
-def _module(name: str, install: str, stops: bool = True) -> Finding:
-    """A module that must import."""
+def _module(name: str, install: str, installed: Sequence[str] = (), stops: bool = True) -> Finding:
+    """A module that must import, of the installed distributions."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         return Finding(name, 'missing', install, stops)
     error = failure(lambda: import_module(name))
     if error is None:
         return Finding(name, getattr(sys.modules[name], '__version__', spec.origin))
-    again = f'it is installed, but its import fails; install it again: {install}'
-    return Finding(name, error, PACKAGE_RESOURCES if 'pkg_resources' in error else again, stops)
+    return Finding(name, error, _remedy(error, install, installed), stops)
+
+
+def _remedy(error: str, install: str, installed: Sequence[str]) -> str:
+    """What to do about the error of an import."""
+    if 'pkg_resources' in error:
+        return PACKAGE_RESOURCES
+    for library, package in SYSTEM_LIBRARIES.items():
+        if library in error:
+            version = installed_version('opencv-python')
+            pinned = f'{NO_WINDOWS}=={version}' if version else NO_WINDOWS
+            return f'the system has no {library}: apt-get install {package} (Debian), or {pinned}'
+    # An install alone would find its requirement satisfied.
+    uninstall = f'pip uninstall -y {" ".join(installed)}, then ' if installed else ''
+    return f'it is installed, but its import fails; install it again: {uninstall}{install}'
 
 
 def _package(module: str, stack: str) -> Finding:
@@ -125,7 +147,7 @@ def _package(module: str, stack: str) -> Finding:
         prebuilt = f'prebuilt, where there is a wheel for this torch: mim install {requirement}'
         install = f'{prebuilt}; from source: {BUILD_MMCV} {requirement}'
     # MMDetection's own tools/train.py trains without MIM.
-    finding = _module(module, install, stops=module != 'mim')
+    finding = _module(module, install, installed, stops=module != 'mim')
     if finding.advice is not None:
         return finding
     finding.found = names or f'{finding.found}, of no known distribution'
@@ -148,7 +170,8 @@ def _stack(stack: str) -> Finding:
     mine = {distribution_name(requirement) for requirement in STACKS[stack].values()}
     others = [name for name in installed if name not in mine and not name.endswith('-lite')]
     if others:
-        advice = f'not tested; for {stack} alone: pip install {" ".join(STACKS[stack].values())}'
+        install = f'pip uninstall -y {" ".join(others)} && pip install'
+        advice = f'not tested; for {stack} alone: {install} {" ".join(STACKS[stack].values())}'
         return Finding('stack', f'{stack}, mixed with {", ".join(others)}', advice)
     mmdet = distribution_name(STACKS[stack]['mmdet'])
     return Finding('stack', f'{stack}; with MIM: mim train {mmdet} CONFIG')

@@ -29,6 +29,7 @@ ACTIONS = {
 
 
 def add_options(parser: ArgumentParser) -> None:
+    """Add what the command takes to its parser."""
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
     for name, what in ACTIONS.items():
         action = actions.add_parser(name, help=what, description=what)
@@ -42,19 +43,24 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from ..reproduce.experiment import Settings, run_missing
-    from ..reproduce.paper import paper_runs, plan
+    """Run the command.
+
+    Raises:
+        SystemExit: With a message, if it failed.
+    """
+    from ..reproduce.experiment import RunSettings, run_missing
+    from ..reproduce.paper_runs import paper_runs, plan
     from ..reproduce.report import report
 
     try:
-        settings = Settings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
+        settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
         chosen = tables(args.table)
         runs = paper_runs(chosen, settings)
+        if args.action == 'plan':
+            print(plan(chosen, settings))
+        elif args.action == 'report':
+            print(report(chosen, args.work_dir))
+        elif run_missing(runs):
+            sys.exit(1)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
-    if args.action == 'plan':
-        print(plan(chosen, settings))
-    elif args.action == 'report':
-        print(report(chosen, args.work_dir))
-    elif run_missing(runs):
-        sys.exit(1)

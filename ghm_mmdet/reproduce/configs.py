@@ -40,7 +40,7 @@ def stand_alone(path: Path) -> str:
     bases = list(dict.fromkeys(_bases_by_name(path)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'bases.py')
-        file.write_text(f'_base_ = {bases!r}\n')
+        file.write_text(f'_base_ = {bases!r}\n', encoding='utf-8')
         original, new = (Config.fromfile(x, use_environment_variables=False) for x in (file, path))
     for piece in PIECES:
         for key in Config.fromfile(config_path(f'configs/_base_/{piece}.py')):
@@ -50,7 +50,7 @@ def stand_alone(path: Path) -> str:
 
 def _bases_by_name(path: Path) -> Iterator[str]:
     """`mmdet::...` among the bases of a config and of its bases."""
-    found = _BASES.search(path.read_text())
+    found = _BASES.search(path.read_text(encoding='utf-8'))
     for base in re.findall(r"'([^']+)'", found[1]) if found else ():
         if '::' in base:
             yield base

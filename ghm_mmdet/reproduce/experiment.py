@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,12 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .configs import differences, load_config
+from .processes import run_command
 from .runs import last_metrics, mim_command, shell_line
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What the experiments of a study share."""
 
     work_dir: Path = Path('work_dirs')  # receives a folder of each experiment
@@ -53,7 +54,7 @@ class Experiment:
 
     name: str
     config: Path
-    settings: Settings
+    settings: RunSettings
     options: tuple[str, ...] = ()  # `key=value` of its own
 
     @property
@@ -63,10 +64,12 @@ class Experiment:
 
     @property
     def folder(self) -> Path:
+        """Where the training writes its checkpoints and logs."""
         return self.settings.work_dir / self.run
 
     @property
     def log(self) -> Path:
+        """The file that receives what the commands print."""
         return self.settings.work_dir / f'{self.run}.log'
 
     @property
@@ -90,18 +93,33 @@ class Experiment:
     def is_trained(self) -> bool:
         """Whether the training reached its end and wrote the last checkpoint whole."""
         pointer = self.folder / 'last_checkpoint'
-        return pointer.exists() and Path(pointer.read_text().strip()).name == self.checkpoint.name
+        if not pointer.exists():
+            return False
+        last = Path(pointer.read_text(encoding='utf-8').strip())
+        return last.name == self.checkpoint.name
 
     def command(
-        self, verb: str, *args: str, config: Path | None = None, options: tuple | None = None
+        self,
+        verb: str,
+        *args: str,
+        config: Path | None = None,
+        options: Sequence[str] | None = None,
     ) -> list[str]:
-        """A command line of MIM; without `config` and `options`, with those of the training."""
+        """A command line of MIM.
+
+        Args:
+            verb: `train` or `test`.
+            *args: Further arguments of MIM's command.
+            config: Default: None, that of the training.
+            options: `key=value`. Default: None, those of the training.
+        """
         gpus = self.settings.gpus
-        if gpus > 1:
-            args = ('--launcher', 'pytorch', *args)
-        if options := self.cfg_options if options is None else options:
-            args = (*args, '--cfg-options', *options)
-        return mim_command(verb, config or self.config, *args, gpus=gpus)
+        if options is None:
+            options = self.cfg_options
+        launcher = ('--launcher', 'pytorch') if gpus > 1 else ()
+        overrides = ('--cfg-options', *options) if options else ()
+        config = config or self.config
+        return mim_command(verb, config, *launcher, *args, *overrides, gpus=gpus)
 
     def train_command(self) -> list[str]:
         """It resumes from the last checkpoint in the folder, where there is one."""
@@ -143,6 +161,9 @@ def run_missing(experiments: Iterable[Experiment]) -> list[str]:
 
     Returns:
         A line for each experiment that failed.
+
+    Raises:
+        KeyboardInterrupt: By Ctrl-C; the training that ran is ended.
     """
     threads = os.cpu_count() or 1
     return failures_of(complete(experiment, threads) for experiment in experiments)
@@ -186,9 +207,9 @@ def _execute(experiment: Experiment, command: list[str], threads: int) -> None:
         variables.setdefault('OMP_NUM_THREADS', str(threads))
     experiment.log.parent.mkdir(parents=True, exist_ok=True)
     _say(f'{experiment.run}: {_words(command)}, see {experiment.log}')
-    with open(experiment.log, 'a') as log:
+    with open(experiment.log, 'a', encoding='utf-8') as log:
         print(shell_line(command, environment), file=log, flush=True)
-        subprocess.run(command, check=True, stdout=log, stderr=log, env=variables)
+        run_command(command, log, variables)
 
 
 def _say(line: str) -> None:

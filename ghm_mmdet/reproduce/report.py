@@ -11,9 +11,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .configs import differences
-from .experiment import Settings
+from .experiment import RunSettings
 from .markdown import markdown_table
-from .paper import annotation_files, paper_run
+from .paper_runs import annotation_files, paper_run
 from .runs import last_metrics, training_curve
 from .tables import GPUS, METRICS, SECONDS, Row, Table
 
@@ -30,7 +30,7 @@ def report(tables: Iterable[Table], work_dir: str | Path) -> str:
     trained and evaluated on, and where their settings are not the configs'.
     """
     tables = list(tables)
-    settings = Settings(Path(work_dir), gpus=GPUS)
+    settings = RunSettings(Path(work_dir), gpus=GPUS)
     runs = {row.run: MeasuredRun(row.run, settings) for table in tables for row in table.rows}
     tested = [run for run in runs.values() if run.config is not None]
     parts = [_heading(tested), *(_table(table, runs) for table in tables)]
@@ -44,7 +44,7 @@ class MeasuredRun:
     are None if nothing was evaluated.
     """
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: RunSettings) -> None:
         self.name = name
         self.run = paper_run(name, settings)
         self.config: Config | None = None
@@ -59,10 +59,16 @@ class MeasuredRun:
         if column == SECONDS:
             return self.seconds() if self.gpu() else None
         if on_test_dev:
-            path = self.run.folder / TEST_DEV_SCORES
-            return json.loads(path.read_text()).get(column) if path.exists() else None
+            return self.test_dev_scores().get(column)
         value = None if self.metrics is None else self.metrics.get(METRICS[column])
         return None if value is None else 100 * value
+
+    def test_dev_scores(self) -> dict[str, float]:
+        """The figures of the evaluation server, where the user has written them down."""
+        path = self.run.folder / TEST_DEV_SCORES
+        if not path.exists():
+            return {}
+        return json.loads(path.read_text(encoding='utf-8'))
 
     def seconds(self) -> float | None:
         """Mean time of a training iteration."""
@@ -72,8 +78,8 @@ class MeasuredRun:
     def gpu(self) -> str | None:
         """The GPU that the training's log names."""
         for log in sorted(self.run.folder.glob('*/*.log')):
-            found = re.search(r'^\s*GPU [\d,]+: (.+)$', log.read_text(), re.MULTILINE)
-            if found:
+            text = log.read_text('utf-8', 'replace')
+            if found := re.search(r'^\s*GPU [\d,]+: (.+)$', text, re.MULTILINE):
                 return found[1]
         return None
 
@@ -136,7 +142,9 @@ def _other_settings(run: MeasuredRun) -> list[str]:
 
 def _table(table: Table, runs: dict[str, MeasuredRun]) -> str:
     split = 'test-dev' if table.on_test_dev else 'val2017'
-    heads = [h for c in table.columns for h in (f'{c} paper', f'{c} measured', 'difference')]
+    heads = []
+    for column in table.columns:
+        heads += [f'{column} paper', f'{column} measured', 'difference']
     rows = [_row(row, table, runs[row.run]) for row in table.rows]
     parts = [
         f'## Table {table.number}: {table.title} ({split})',

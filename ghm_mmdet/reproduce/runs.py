@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..stacks import mmdet_distribution
 
 
 def mim_command(verb: str, config: str | Path, *args: str, gpus: int = 0) -> list[str]:
-    """The command line of `mim train` or `mim test`, with this Python's MIM."""
+    """The command line of `mim train` or `mim test`, with this Python's MIM.
+
+    Args:
+        verb: `train` or `test`.
+        config: Path of the config.
+        *args: Further arguments.
+        gpus: Number. Default: 0, the CPU.
+    """
     command = [sys.executable, '-m', 'mim', verb, mmdet_distribution(), str(config)]
     return [*command, '--gpus', str(gpus), *args]
 
@@ -25,9 +35,12 @@ def shell_line(command: list[str], environment: dict[str, str]) -> str:
 
 def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float] | None:
     """The newest evaluation in a work folder: name without the prefix to value; None if none."""
+    folder = Path(work_dir)
+    # What `mim test` writes at its end is newer than the scalars of the training.
+    logs = [*sorted(folder.glob('*/vis_data/*.json')), *sorted(folder.glob('*/*.json'))]
     newest = None
-    for pattern in ('*/vis_data/*.json', '*/*.json'):
-        for record in (x for log in sorted(Path(work_dir).glob(pattern)) for x in _records(log)):
+    for log in logs:
+        for record in whole_lines(log):
             found = {k[len(prefix) :]: v for k, v in record.items() if k.startswith(prefix)}
             newest = found or newest
     return newest
@@ -36,10 +49,24 @@ def last_metrics(work_dir: str | Path, prefix: str = 'coco/') -> dict[str, float
 def training_curve(work_dir: str | Path) -> list[dict[str, float]]:
     """The records of training (with 'loss') of the newest run in a work folder, in order."""
     for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json'), reverse=True):
-        if records := [record for record in _records(log) if 'loss' in record]:
+        if records := [record for record in whole_lines(log) if 'loss' in record]:
             return records
     return []
 
 
-def _records(log: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{')]
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one in each line; a line that is not whole is named and left out.
+
+    So ends a file whose writer was killed, or found the disk full.
+    """
+    for number, line in enumerate(path.read_text('utf-8', 'replace').splitlines(), start=1):
+        try:
+            if line.strip():
+                yield dict(json.loads(line))
+        except (TypeError, ValueError):
+            _warn(f'{path}, line {number}: not whole, left out')
+
+
+@lru_cache(maxsize=None)  # once, though a report reads a log several times
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -113,7 +113,7 @@ def load(cfg: ConfigLike) -> Config:
         return Config.fromfile(cfg)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'config.py')
-        file.write_text(f'_base_ = {str(cfg)!r}\n')
+        file.write_text(f'_base_ = {str(cfg)!r}\n', encoding='utf-8')
         return Config.fromfile(file)
 
 

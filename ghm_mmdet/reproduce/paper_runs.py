@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .configs import config_path
-from .experiment import Experiment, Settings
+from .experiment import Experiment, RunSettings
 from .runs import last_metrics, shell_line
 from .tables import GPUS, Table
 
@@ -26,9 +26,11 @@ class PaperRun(Experiment):
 
     @property
     def test_folder(self) -> Path:
+        """Where the evaluation of the last checkpoint writes its result."""
         return self.folder / 'test' / self.checkpoint.stem
 
     def test_command(self, checkpoint: Path) -> list[str]:
+        """The command that evaluates a checkpoint on val2017."""
         where = str(self.test_folder)
         return self.command('test', '--checkpoint', str(checkpoint), '--work-dir', where)
 
@@ -38,6 +40,7 @@ class PaperRun(Experiment):
         return self.folder / 'test-dev' / f'{self.checkpoint.stem}.bbox.json'
 
     def test_dev_command(self) -> list[str]:
+        """The command that writes the detections on test-dev."""
         prefix = str(self.detections)[: -len('.bbox.json')]
         return self.command(
             'test', '--checkpoint', str(self.checkpoint), '--work-dir', prefix,
@@ -46,10 +49,12 @@ class PaperRun(Experiment):
         )  # fmt: skip
 
     def commands(self) -> list[list[str]]:
+        """The training, the evaluation, and the detections on test-dev where they are wanted."""
         commands = [self.train_command(), self.test_command(self.checkpoint)]
         return commands + ([self.test_dev_command()] if self.test_dev_config else [])
 
     def missing(self) -> Iterator[list[str]]:
+        """The commands whose results are not there; detections where the images are listed."""
         if self.result() is None:
             if not self.is_trained():
                 yield self.train_command()
@@ -62,6 +67,7 @@ class PaperRun(Experiment):
                 print(f'{self.run}: no test-dev submission, {images} is not there', flush=True)
 
     def measured(self) -> dict[str, float] | None:
+        """The metrics of the last checkpoint on val2017."""
         return last_metrics(self.test_folder)
 
     def check(self) -> None:
@@ -81,7 +87,7 @@ def annotation_files(config: Config) -> tuple[Path, Path]:
     return Path(dataset.data_root, dataset.ann_file), Path(config.val_evaluator.ann_file)
 
 
-def paper_run(name: str, settings: Settings) -> PaperRun:
+def paper_run(name: str, settings: RunSettings) -> PaperRun:
     """The run of a config of `configs/ghm/`.
 
     On another number of GPUs than 8, the learning rate is scaled to the batch (`auto_scale_lr`).
@@ -90,13 +96,13 @@ def paper_run(name: str, settings: Settings) -> PaperRun:
     return PaperRun(name, config_path(f'configs/ghm/{name}.py'), settings, scaled)
 
 
-def paper_runs(tables: Iterable[Table], settings: Settings) -> list[PaperRun]:
+def paper_runs(tables: Iterable[Table], settings: RunSettings) -> list[PaperRun]:
     """The runs of the tables, each once."""
     names = dict.fromkeys(row.run for table in tables for row in table.rows)
     return [paper_run(name, settings) for name in names]
 
 
-def plan(tables: Iterable[Table], settings: Settings) -> str:
+def plan(tables: Iterable[Table], settings: RunSettings) -> str:
     """The commands that fill the tables, as shell lines, each run once."""
     lines: list[str] = []
     planned: set[str] = set()

@@ -1,0 +1,38 @@
+"""What every command line does with its output and its interrupts."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Run a command without a traceback where its terminal, reader or user is the reason.
+
+    A character that the terminal's encoding lacks is printed as its code. A reader that closes the
+    pipe, as `head` does, ends the command with status 0. Ctrl-C ends it with a line and status 130,
+    and so does SIGTERM, with which job schedulers and containers end a process.
+
+    Raises:
+        SystemExit: By Ctrl-C or SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
