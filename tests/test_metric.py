@@ -108,7 +108,7 @@ def test_only_the_best_detections_of_a_class_count(ann_file: str) -> None:
 
 
 def test_a_class_without_objects_does_not_count(ann_file: str, tmp_path: Path) -> None:
-    content = json.loads(Path(ann_file).read_text())
+    content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
     content['categories'].append(dict(id=len(CLASSES) + 1, name='star'))
     path = tmp_path / 'with_star.json'
     path.write_text(json.dumps(content))
@@ -135,7 +135,7 @@ def test_only_the_classes_of_the_data_set_count(ann_file: str) -> None:
 
 
 def test_nothing_to_find_is_minus_one(ann_file: str, tmp_path: Path) -> None:
-    content = json.loads(Path(ann_file).read_text())
+    content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
     content['annotations'] = []
     path = tmp_path / 'empty.json'
     path.write_text(json.dumps(content))
