@@ -32,6 +32,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghm_mmdet import ops
+
 #: For which targets the kernels are compiled: T4, A100, H100, B200.
 ARCHS = (75, 80, 90, 100)
 #: Warps that a multiprocessor holds.
@@ -229,8 +231,10 @@ def launches(variant: Variant = VARIANTS[0], momentum: float = 0.75) -> Launches
     function = call(variant, momentum)
     with recorded(lambda *_: None, None):
         function().backward()
-        with _Launches() as forward, recorded(forward.launch, None):
-            loss = function()
+        # Under a dispatch mode the plain formula would be chosen.
+        with mock.patch.object(ops, 'is_traced', return_value=False):
+            with _Launches() as forward, recorded(forward.launch, None):
+                loss = function()
         with _Launches() as backward, recorded(backward.launch, None):
             loss.backward()
     # Autograd begins with the gradient 1 of a loss, in training that of the sum of all losses.

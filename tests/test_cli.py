@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
 
 from ghm_mmdet import losses_found
@@ -91,9 +91,8 @@ def test_every_command_under_a_locale_that_is_not_utf_8(tmp_path: Path) -> None:
     mine, text = tmp_path / 'mine.py', '# \ud55c\uad6d\uc5b4, \u03bc\n'
     text += f'_base_ = {RETINANET!r}\nmetainfo = dict(classes=("\u7d30\u80de",))\n'
     mine.write_text(text, encoding='utf-8')
-    sums = torch.ones(2, 2, 600, dtype=torch.float64)
-    record = GradientDensityRecord.empty(600, mu=0.02)
-    record.append(1, sums)
+    record = GradientDensityRecord.empty(600)
+    record.append(1, np.ones((2, 2, 600)), 0.02)
     record.save(tmp_path / 'record.npz')
     lines = [
         f'harmonize {mine} --out {tmp_path}/ghm.py',

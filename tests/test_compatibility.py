@@ -68,7 +68,7 @@ def test_training_step_finds_a_loss_without_gradient() -> None:
     cfg.model.bbox_head.loss_cls.loss_weight = cfg.model.bbox_head.loss_bbox.loss_weight = 0.0
     with pytest.raises(ValueError, match='bbox_head has no gradient'):
         training_step(build(small_model(cfg)))
-    cfg.model.bbox_head.loss_cls.loss_weight = float('nan')
+    cfg.model.bbox_head.loss_cls.loss_weight = 1e38
     with pytest.raises(ValueError, match='the loss is not finite'):
         training_step(build(small_model(cfg)))
 
