@@ -18,7 +18,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from ghm_mmdet.losses import GHMC, GHMR
-from ghm_mmdet.swap.heads import name_of
+from ghm_mmdet.swap.find import name_of
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 #: It replaces every loss that `harmonize` can; the default keeps those of a softmax.
