@@ -153,13 +153,13 @@ def _largest_gradient(name: str, head: nn.Module) -> float:
     return largest
 
 
-def random_batch(model: nn.Module, size: int, with_mask: bool) -> dict:
+def random_batch(model: nn.Module, size: int, with_mask: bool, boxes: int = 10) -> dict:
     if 'Video' in type(model).__name__:
         return demo_track_inputs(
-            batch_size=1, num_frames=2, image_shapes=(3, size, size), num_items=[10], num_classes=4,
-            with_mask=with_mask,
+            batch_size=1, num_frames=2, image_shapes=(3, size, size), num_items=[boxes],
+            num_classes=4, with_mask=with_mask,
         )  # fmt: skip
     return demo_mm_inputs(
-        2, [(3, size, size)] * 2, num_items=[10, 10], num_classes=4,
+        2, [(3, size, size)] * 2, num_items=[boxes, boxes], num_classes=4,
         with_mask=with_mask, with_semantic=with_mask,
     )  # fmt: skip

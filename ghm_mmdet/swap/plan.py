@@ -12,7 +12,7 @@ from ..checks import check_positive, check_real
 from ..formulas import FORMULAS
 from ..presets import BESIDE_SOFTMAX, MAX_NORM, PRESETS, Options
 from . import rules
-from .find import Head, Path, find_heads, name_of, several
+from .find import Head, Path, find_heads, name_of
 from .rules import Call
 
 GHM_LOSSES = ('GHMC', 'GHMR')
@@ -225,12 +225,10 @@ def _why_not_its_settings(head: Head, loss: dict, is_cls: bool) -> str | None:
 
 
 def _settings_of(train_cfg: dict) -> Iterator[tuple[str, Any]]:
-    """Every key of a `train_cfg` and its stages, but for those of assigners and samplers."""
-    for key, value in train_cfg.items():
-        yield key, value
-        for stage in several(value):
-            if isinstance(stage, dict) and 'type' not in stage:
-                yield from _settings_of(stage)
+    """Every key of a `train_cfg` and of its stages."""
+    yield from train_cfg.items()
+    for stage in rules.STAGES:
+        yield from (train_cfg.get(stage) or {}).items()
 
 
 def _is_sigmoid(loss: dict) -> bool:
@@ -446,9 +444,10 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     numbers = sorted({number for allowed in _numbers_of_classes(dataset) for number in allowed})
     for head in heads:
         number = head.config.get('num_classes')
-        if number is None or head.name in rules.RPN_HEADS or 'rpn_head' in head.path:
+        has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
+        if number is None or has_others:
             continue
-        if numbers and any(number not in allowed for allowed in _numbers_of_classes(dataset)):
+        if any(number not in allowed for allowed in _numbers_of_classes(dataset)):
             plan.notes.append(
                 f'{head.where}: num_classes={number}, but the data set has '
                 f'{" or ".join(map(str, numbers))} classes; '

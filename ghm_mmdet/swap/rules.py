@@ -101,6 +101,8 @@ SOFTMAX_HEADS = (*_BOX_HEADS.split(), 'SABLHead', 'GVBBoxHead')
 
 #: Heads of one class, whatever the data set has.
 RPN_HEADS = ('RPNHead', 'GARPNHead', 'StageCascadeRPNHead', 'OrientedRPNHead')
+#: Heads whose `num_classes` is not that of the data set: those, and the ones of words of a text.
+OTHER_CLASSES = (*RPN_HEADS, 'GroundingDINOHead', 'ATSSVLFusionHead')
 
 #: Each head to its calls.
 HEADS: dict[str, Calls] = {
@@ -270,40 +272,42 @@ OF_SOFTMAX = ('class_weight', 'bg_cls_weight', 'ignore_index')
 _KEYS_OF_TRAIN_CFG = (
     'allowed_border assigner center_ratio debug dynamic_rcnn ga_assigner ga_sampler ignore_ratio '
     'importance_sample_ratio init initial_assigner initial_epoch mask_size mask_thr_binary '
-    'max_num_grid neg_pos_ratio num num_points oversample_ratio pos_radius rcnn refine rpn '
-    'rpn_proposal sampler smoothl1_beta stage_loss_weights'
+    'max_num_grid neg_pos_ratio num num_points oversample_ratio pos_radius rcnn refine '
+    'reg_assigner rpn rpn_proposal sampler smoothl1_beta stage_loss_weights'
 )
 _ARGUMENTS_OF_HEADS = (
     '_scope_ act_cfg adapt_cfg agnostic_resize_classes anchor_coder anchor_generator angle_coder '
-    'angle_version approx_anchor_generator as_two_stage aux_num_pos base_edge_list bbox_coder '
-    'bbox_norm_type bridged_feature center_init center_sample_radius center_sampling '
-    'centerness_on_reg cls_down_index cls_in_channels cls_out_channels cls_predictor_cfg '
-    'contrastive_cfg conv_bias conv_cfg conv_out_channels crop_size dcn_apply_to_all_conv '
-    'dcn_cfg dcn_on_last_conv deform_groups dropout dyconv_channels dynamic_conv_cfg '
-    'dynamic_conv_size early_fuse embed_dims enforce_decoder_input_project exp_on_reg '
-    'fc_out_channels feat_channels featmap_strides feedforward_channels ffn_act_cfg fix_coder '
-    'fix_predictor_cfg frm_cfg gradient_mul h_bbox_coder in_channels init_cfg lang_model_name '
-    'loc_filter_thr loss_bbox_type mask_feature_head mask_loss_stride moment_mul norm_cfg '
-    'norm_on_bbox num_classes num_cls_convs num_cls_fcs num_convs num_dyconvs num_dyhead_blocks '
-    'num_fcs num_ffn_fcs num_frames num_grids num_heads num_ins num_params num_points '
-    'num_pred_layer num_prototypes num_queries num_reg_convs num_reg_fcs num_shared_convs '
-    'num_shared_fcs num_stuff_classes num_things_classes num_transformer_feat_level '
-    'one_hot_smoother out_channels pixel_decoder point_base_scale point_feat_channels '
-    'point_strides pos_scale positional_encoding pred_kernel_size predict_box_type ratio_coder '
-    'ratio_predictor_cfg ratio_thr reg_class_agnostic reg_cls_out_channels reg_decoded_bbox '
-    'reg_feat_up_ratio reg_in_channels reg_max reg_offset_out_channels reg_post_kernel '
-    'reg_post_num reg_pre_kernel reg_pre_num reg_predictor_cfg regress_ranges roi_feat_size '
-    'rotation_agnostic_classes scale_angle scale_ranges share_conv share_pred_layer '
-    'shield_reg_angle sigma square_anchor_generator square_classes stacked_convs strides '
-    'sync_cls_avg_factor sync_num_pos test_cfg train_cfg transform_method transformer_decoder '
-    'type use_atss use_checkpoint use_circumiou_loss use_dcn use_depthwise use_encoded_angle '
-    'use_grid_points use_hbbox_loss use_normalized_angle_feat use_reweighted_loss_bbox '
-    'use_standalone_angle use_vfl weak_supervised with_avg_pool with_cls with_deform '
-    'with_objectness with_reg'
+    'angle_version approx_anchor_generator as_two_stage assign_by_circumhbbox aux_num_pos '
+    'base_edge_list bbox_coder bbox_norm_type bridged_feature center_init center_sample_radius '
+    'center_sampling centerness_on_reg cls_down_index cls_in_channels cls_out_channels '
+    'cls_predictor_cfg contrastive_cfg conv_bias conv_cfg conv_out_channels crop_size '
+    'dcn_apply_to_all_conv dcn_cfg dcn_on_last_conv deform_groups dropout dyconv_channels '
+    'dynamic_conv_cfg dynamic_conv_size early_fuse embed_dims enforce_decoder_input_project '
+    'exp_on_reg fc_out_channels feat_channels featmap_strides feedforward_channels ffn_act_cfg '
+    'fix_coder fix_predictor_cfg frm_cfg gradient_mul h_bbox_coder in_channels init_cfg '
+    'lang_model_name loc_filter_thr loss_bbox_type mask_feature_head mask_loss_stride moment_mul '
+    'norm_cfg norm_on_bbox num_classes num_cls_convs num_cls_fcs num_convs num_dyconvs '
+    'num_dyhead_blocks num_fcs num_ffn_fcs num_frames num_grids num_heads num_ins num_params '
+    'num_points num_pred_layer num_prototypes num_queries num_reg_convs num_reg_fcs '
+    'num_shared_convs num_shared_fcs num_stuff_classes num_things_classes '
+    'num_transformer_feat_level one_hot_smoother out_channels pixel_decoder point_base_scale '
+    'point_feat_channels point_strides pos_scale positional_encoding pred_kernel_size '
+    'predict_box_type ratio_coder ratio_predictor_cfg ratio_thr reg_class_agnostic '
+    'reg_cls_out_channels reg_decoded_bbox reg_feat_up_ratio reg_in_channels reg_max '
+    'reg_offset_out_channels reg_post_kernel reg_post_num reg_pre_kernel reg_pre_num '
+    'reg_predictor_cfg regress_ranges roi_feat_size rotation_agnostic_classes sampling '
+    'scale_angle scale_ranges share_conv share_pred_layer shield_reg_angle sigma '
+    'square_anchor_generator square_classes stacked_convs strides sync_cls_avg_factor '
+    'sync_num_pos test_cfg train_cfg transform_method transformer_decoder type use_atss '
+    'use_checkpoint use_circumiou_loss use_dcn use_depthwise use_encoded_angle use_grid_points '
+    'use_hbbox_loss use_normalized_angle_feat use_reweighted_loss_bbox use_standalone_angle '
+    'use_vfl weak_supervised with_avg_pool with_cls with_deform with_objectness with_reg'
 )
 #: Keys of `train_cfg` that are no factor of the losses replaced; any other is a reason to keep
 #: the loss. Those of 'rpn' and of 'rcnn' are looked at for their heads.
 TRAIN_CFG = _KEYS_OF_TRAIN_CFG.split()
+#: The keys of it that hold the same again, for a stage of RepPoints.
+STAGES = ('init', 'refine')
 
 #: Arguments of heads that are no factor of the losses replaced, nor losses; any other is a reason
 #: to keep the loss. `plan` looks at `reg_decoded_bbox`.
