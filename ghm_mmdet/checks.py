@@ -5,6 +5,8 @@ Without PyTorch, whose import takes seconds, for what reads and writes configs a
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -35,6 +37,8 @@ def check_count(name: str, value: Any) -> None:
 def check_real(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f'{name} must be a number, got {value!r}')
+    if not math.isfinite(value):
+        raise ValueError(f'{name} must be finite, got {value!r}')
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -54,14 +58,17 @@ def check_use_sigmoid(value: object) -> None:
         raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
 
 
-def check_use_sigmoid_of_config(loss: type, settings: Mapping[str, object], caller: str) -> None:
+def check_use_sigmoid_of_config(loss: type, settings: Mapping[str, object]) -> None:
     """Refuse a config of a classification loss that leaves `use_sigmoid` out.
+
+    It must be called by `__new__`: MMEngine's module calls that where it builds from a config.
 
     Args:
         loss: The class, by whatever name the config has it.
         settings: The keyword arguments of the call that builds it.
-        caller: The module that calls: MMEngine's, if it builds from a config.
     """
+    # `exec` and `eval` may give a frame no name.
+    caller = sys._getframe(2).f_globals.get('__name__')
     if caller == 'mmengine.registry.build_functions' and 'use_sigmoid' not in settings:
         raise ValueError(
             f'use_sigmoid is missing from the config of ghm_mmdet.{loss.__name__}: write '

@@ -22,6 +22,8 @@ class Formula:
             losses divide: in a dense head the number of positives of the mini-batch.
         empty_regions_decay: Whether Eq. 12 applies to a region that is empty in the call;
             otherwise it keeps its S.
+        starts_at_first_count: Whether S of a region begins at its first count. Otherwise it begins
+            at 0, as in the released code, and is too small by 1 - α in that call.
         weights_are_counts: Whether N of GHM-R is the sum of the weights, as in the released
             code, instead of the number of valid offsets. For weights 0 and 1 it is the same.
         min_count: What a region counts as at least. The number of examples that fall into a
@@ -33,6 +35,7 @@ class Formula:
     power: float = 1.0
     takes_avg_factor: bool = False
     empty_regions_decay: bool = False
+    starts_at_first_count: bool = False
     weights_are_counts: bool = True
     min_count: int = 0
 
@@ -48,7 +51,13 @@ FORMULAS = {
     'floored': Formula(min_count=30),
     # `β = (N/S)^½` with N the head's `avg_factor`: halfway from cross entropy to GHM, and scaled
     # as the losses it replaces; for data of one's own.
-    'tempered': Formula('none', 0.5, takes_avg_factor=True, weights_are_counts=False),
+    'tempered': Formula(
+        'none',
+        0.5,
+        takes_avg_factor=True,
+        starts_at_first_count=True,
+        weights_are_counts=False,
+    ),
 }
 
 

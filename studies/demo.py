@@ -29,7 +29,7 @@ from mmengine.runner import Runner, set_random_seed
 from mmengine.structures import InstanceData
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.functional import assign_regions, harmonizing_parameter
+from ghm_mmdet.functional import assign_regions, count_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import training_curve
@@ -178,10 +178,11 @@ def gradient_norms(
             classification_examples if is_cls else partial(regression_examples, mu=mu_of(loss))
         )
         g, valid = examples(*args[:3])
-        beta, _ = harmonizing_parameter(
-            g, valid, valid.sum().float(), bins=loss.bins, density=loss.density,
-            formula=loss.formula,
-        )  # fmt: skip
+        own = assign_regions(g, loss.bins, valid)
+        of_regions = harmonizing_parameter(
+            count_regions(own, loss.bins), valid.sum().float(), bins=loss.bins, formula=loss.formula
+        )
+        beta = torch.nn.functional.pad(of_regions, (0, 1))[own]  # 0 where not valid
         regions = assign_regions(g, REGIONS, valid)
         both = (g, beta.double() * g.double())
         sums[type(loss)] += torch.stack([sum_regions(norm, regions, REGIONS) for norm in both])

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -47,13 +47,18 @@ CONFIRMATION = ('cards', 'fruit', 'aquarium', 'ships')
 LEARNT = (*SELECTION, *CONFIRMATION)
 #: At 320 pixels neither loss learns cherries: they are in no mean.
 SETS = (*LEARNT, 'cherries')
-ITERATIONS = {'1x': 200, '2x': 400, '3x': 600}
-#: The learning rates of SGD, which trains for 2x; 0.0025 is MMDetection's 0.01 for 16 images.
-RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
+ITERATIONS = {'1x': 200, '2x': 400, '3x': 600, '6x': 1200, '12x': 2400}
+#: The sets that are trained to the end, and how long.
+TO_THE_END, LENGTHS = ('chess', 'bccd', 'cards', 'fruit'), ('1x', '3x', '6x', '12x')
+ADAMW, SGD = 'AdamW', 'SGD'
+#: The learning rates of each; the first is that of the other tables. SGD's is MMDetection's 0.01
+#: for 16 images.
+RATES = {ADAMW: (5e-4, 1.25e-4, 2.5e-4, 1e-3, 2e-3), SGD: (0.0025, 0.005, 0.01, 0.02)}
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
 #: Those whose differences are shown.
 PAIRED = ('AP', 'AP50', 'AP75')
 FOCAL, RELEASED, PRESET, CLIPPED = 'focal', 'released', 'preset', 'focal-clipped'
+SCALED = 'preset-quarter'
 
 
 @dataclass(frozen=True)
@@ -82,42 +87,66 @@ LOSSES = {
     'ghmr-official': Losses(
         "the preset, GHM-R with formula='official'", TEMPERED, (f'{REG}.formula=official',)
     ),
+    # With the gradient's norm of the losses that it replaces, about a quarter of its own.
+    SCALED: Losses(
+        'the preset, both weights times 1/4',
+        TEMPERED,
+        (f'{CLS}.loss_weight=0.0625', f'{REG}.loss_weight=2.5'),
+    ),
 }
-WHOLE, PARTS = tuple(LOSSES)[:4], tuple(LOSSES)[4:]
+WHOLE, PARTS = tuple(LOSSES)[:4], tuple(LOSSES)[4:-1]
 COMPARED = (PRESET, RELEASED)
+
+
+class Regime(NamedTuple):
+    """The length of a training, its optimizer and its learning rate."""
+
+    length: str = '1x'
+    optimizer: str = ADAMW
+    rate: float = RATES[ADAMW][0]
+
+    @property
+    def is_base_rate(self) -> bool:
+        """Whether the rate is that of the config, or MMDetection's of SGD."""
+        return self.rate == RATES[self.optimizer][0]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A set, its losses, the length of the training, and its optimizer."""
+    """A set, its losses, and how they are trained."""
 
     set: str
     losses: str
-    length: str = '1x'
-    sgd: float | None = None  # the learning rate of SGD; None: AdamW
+    regime: Regime
 
     @property
     def name(self) -> str:
-        sgd = f'-sgd{self.sgd}' if self.sgd else ''
-        return f'{self.set}-{self.losses}{sgd}-{self.length}'
+        length, optimizer, rate = self.regime
+        is_config = optimizer == ADAMW and self.regime.is_base_rate
+        how = '' if is_config else f'-{optimizer.lower()}{rate}'
+        return f'{self.set}-{self.losses}{how}-{length}'
 
 
-#: Length and optimizer of a training.
-REGIMES = (('1x', None), ('3x', None), *(('2x', rate) for rate in RATES))
-OF_PARTS = (('1x', None), ('2x', RATES[0]))
+BY_ADAMW = tuple(Regime('1x', ADAMW, rate) for rate in RATES[ADAMW])
+BY_SGD = tuple(Regime('2x', SGD, rate) for rate in RATES[SGD])
+LONGER = tuple(Regime(length) for length in LENGTHS[1:])
+REGIMES = (BY_ADAMW[0], *LONGER, *BY_ADAMW[1:], *BY_SGD)
+OF_PARTS = (BY_ADAMW[0], BY_SGD[0])
+#: Two sets where the preset is behind with SGD at 0.01, and two where it is not.
+SCALED_ON = ('ships', 'cards', 'chess', 'bccd')
 VARIANTS = (
-    *(Variant(name, losses, *regime) for regime, name, losses in product(REGIMES, SETS, WHOLE)),
+    *(Variant(name, losses, regime) for regime, name, losses in product(REGIMES, SETS, WHOLE)),
     *(
-        Variant(name, losses, *regime)
+        Variant(name, losses, regime)
         for regime, name, losses in product(OF_PARTS, SELECTION, PARTS)
     ),
+    *(Variant(name, SCALED, regime) for regime, name in product(BY_SGD, SCALED_ON)),
 )
 
 
-def base_of(regime: tuple[str, float | None]) -> str:
+def base_of(regime: Regime) -> str:
     """What is compared with; above MMDetection's rate focal loss needs the clipping, too."""
-    _, sgd = regime
-    return CLIPPED if sgd and sgd > RATES[0] else FOCAL
+    return FOCAL if regime.optimizer == ADAMW or regime.is_base_rate else CLIPPED
 
 
 def train_file(data: Path) -> str:
@@ -129,9 +158,9 @@ def experiment(variant: Variant, settings: Settings, seed: int) -> Experiment:
     settings = in_set(settings, variant.set)
     options = (
         *of_set(settings.data_root),
-        *iterations(ITERATIONS[variant.length]),
-        *of_losses(variant.losses, clipped=variant.sgd is None),
-        *of_sgd(variant.sgd),
+        *iterations(ITERATIONS[variant.regime.length]),
+        *of_losses(variant.losses, clipped=variant.regime.optimizer == ADAMW),
+        *of_optimizer(variant.regime),
     )
     return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
 
@@ -166,13 +195,16 @@ def of_losses(name: str, clipped: bool) -> tuple[str, ...]:
     return (*harmonized, *losses.options)
 
 
-def of_sgd(rate: float | None) -> tuple[str, ...]:
-    """SGD as MMDetection's schedules have it."""
-    if rate is None:
-        return ()
-    optimizer = 'optim_wrapper.optimizer'
-    settings = dict(_delete_=True, type='SGD', lr=rate, momentum=0.9, weight_decay=0.0001)
-    return tuple(f'{optimizer}.{key}={value}' for key, value in settings.items())
+def of_optimizer(regime: Regime) -> tuple[str, ...]:
+    """The learning rate; SGD as MMDetection's schedules have it."""
+    settings: dict[str, object] = {}
+    if regime.optimizer == SGD:
+        settings = dict(
+            _delete_=True, type='SGD', lr=regime.rate, momentum=0.9, weight_decay=0.0001
+        )
+    elif not regime.is_base_rate:
+        settings = dict(lr=regime.rate)
+    return tuple(f'optim_wrapper.optimizer.{key}={value}' for key, value in settings.items())
 
 
 @cache
@@ -271,16 +303,15 @@ def table_of_sets(found: Results) -> str:
     """A row for each set, regime and losses."""
     rows = []
     for name, regime, losses in product(SETS, REGIMES, WHOLE):
-        runs = found[Variant(name, losses, *regime)]
+        runs = found[Variant(name, losses, regime)]
         if runs:
-            base = found[Variant(name, base_of(regime), *regime)]
+            base = found[Variant(name, base_of(regime), regime)]
             rows.append([name, *_named(regime), LOSSES[losses].what, *_cells(runs, base)])
     return markdown_table(['set', 'optimizer', 'iterations', 'losses', *_HEADS], rows)
 
 
-def _named(regime: tuple[str, float | None]) -> tuple[str, int]:
-    length, sgd = regime
-    return 'AdamW' if sgd is None else f'SGD, {sgd}', ITERATIONS[length]
+def _named(regime: Regime) -> tuple[str, int]:
+    return f'{regime.optimizer}, {regime.rate}', ITERATIONS[regime.length]
 
 
 _HEADS = ['seeds', *COLUMNS, *(f'{column}, paired difference' for column in PAIRED)]
@@ -318,29 +349,48 @@ def ahead_of(values: Sequence[float]) -> str:
 
 
 def of_sets(
-    found: Results, losses: str, regime: tuple[str, float | None], sets: Sequence[str]
+    found: Results, losses: str, regime: Regime, sets: Sequence[str]
 ) -> dict[str, list[list[float]]]:
     """By column, the paired differences of each set that has any."""
     base = base_of(regime)
-    runs = [(found[Variant(s, losses, *regime)], found[Variant(s, base, *regime)]) for s in sets]
+    runs = [(found[Variant(s, losses, regime)], found[Variant(s, base, regime)]) for s in sets]
     return {c: [d for pair in runs if (d := differences(*pair, c))] for c in PAIRED}
 
 
-def table_of_rates(found: Results) -> str:
-    """AP by the learning rate of SGD, the mean over the sets of the selection."""
+def table_of_rates(found: Results, regimes: Sequence[Regime]) -> str:
+    """AP by the learning rate of an optimizer, the mean over the sets that have every run.
+
+    Focal loss has the better of its two clippings at each rate of each set.
+    """
+    by_rate = sorted(regimes, key=lambda regime: regime.rate)
+    of_losses = {LOSSES[each[0]].what: each for each in ((FOCAL, CLIPPED), (PRESET,))}
     rows = []
-    for losses in WHOLE:
-        cells = [_mean_of_sets(found, losses, ('2x', rate)) for rate in RATES]
-        if any(cells):
-            rows.append([LOSSES[losses].what, *cells])
-    return markdown_table(['losses, AP with SGD', *map(str, RATES)], rows)
+    for what, losses in of_losses.items():
+        sets = _with_every_rate(found, by_rate)
+        if not sets:
+            continue
+        means = [statistics.mean(_ap_of(found, n, losses, r) for n in sets) for r in by_rate]
+        near = [r.rate for r, mean in zip(by_rate, means) if mean >= max(means) - 1]
+        cells = [f'{mean:.1f}' for mean in means]
+        rows.append([what, len(sets), *cells, ', '.join(map(str, near))])
+    heads = [f'losses, AP with {by_rate[0].optimizer}', 'sets', *(r.rate for r in by_rate)]
+    return markdown_table([*map(str, heads), 'within 1 AP of the best'], rows)
 
 
-def _mean_of_sets(found: Results, losses: str, regime: tuple[str, float | None]) -> str | None:
-    runs = [found[Variant(name, losses, *regime)] for name in SELECTION]
-    if not all(runs):
-        return None
-    return f'{statistics.mean(map(mean_ap, runs)):.1f}'
+def _with_every_rate(found: Results, regimes: Sequence[Regime]) -> list[str]:
+    """The sets that were trained with both losses at each rate."""
+    both = (FOCAL, CLIPPED), (PRESET,)
+    return [
+        name
+        for name in LEARNT
+        if all(_ap_of(found, name, each, r) is not None for each in both for r in regimes)
+    ]
+
+
+def _ap_of(found: Results, name: str, losses: Sequence[str], regime: Regime) -> float | None:
+    """The mean of AP over the seeds; of several losses, the highest."""
+    runs = [found[Variant(name, each, regime)] for each in losses]
+    return max((mean_ap(run) for run in runs if run), default=None)
 
 
 def mean_ap(runs: dict[int, dict[str, float]]) -> float:
@@ -348,15 +398,16 @@ def mean_ap(runs: dict[int, dict[str, float]]) -> float:
     return statistics.mean(run['AP'] for run in runs.values())
 
 
-def table_of_best_rates(found: Results) -> str:
-    """AP of SGD by set, each at its best rate of those run; in the last rows the mean difference.
+def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
+    """AP by set, each loss at its best rate of those run; in the last rows the mean difference.
 
-    Focal loss has the better of its two clippings.
+    Focal loss has the better of its two clippings. The last row has each loss at the one rate
+    that is best in the mean over the sets.
     """
     rows, gains = [], {}
     for name in LEARNT:
-        focal = _best_rate(found, name, (FOCAL, CLIPPED))
-        preset = _best_rate(found, name, (PRESET,))
+        focal = _best_rate(found, name, (FOCAL, CLIPPED), regimes)
+        preset = _best_rate(found, name, (PRESET,), regimes)
         if focal and preset:
             gains[name] = preset[0] - focal[0]
             shown = [f'{ap:.1f} ({rate})' for ap, rate in (focal, preset)]
@@ -364,14 +415,42 @@ def table_of_best_rates(found: Results) -> str:
     for what, sets in (('mean', LEARNT), ('mean, confirmed on', CONFIRMATION)):
         if of_these := [gains[name] for name in sets if name in gains]:
             rows.append([what, None, None, mean_with_interval(of_these)])
+    if sets := _with_every_rate(found, regimes):
+        focal, preset = (
+            max((_aps(found, sets, each, r) for r in regimes), key=statistics.mean)
+            for each in ((FOCAL, CLIPPED), (PRESET,))
+        )
+        shown = [f'{statistics.mean(aps):.1f}' for aps in (focal, preset)]
+        gain = mean_with_interval([ours - theirs for theirs, ours in zip(focal, preset)])
+        rows.append([f'the one best rate, {len(sets)} sets', *shown, gain])
     heads = ['set', 'focal loss, AP (rate)', 'preset, AP (rate)', 'difference']
-    return markdown_table(heads, rows)
+    return markdown_table([f'{heads[0]}, {regimes[0].optimizer}', *heads[1:]], rows)
 
 
-def _best_rate(found: Results, name: str, losses: Sequence[str]) -> tuple[float, float] | None:
+def _aps(found: Results, sets: Sequence[str], losses: Sequence[str], regime: Regime) -> list[float]:
+    return [ap for name in sets if (ap := _ap_of(found, name, losses, regime)) is not None]
+
+
+def _best_rate(
+    found: Results, name: str, losses: Sequence[str], regimes: Sequence[Regime]
+) -> tuple[float, float] | None:
     """The highest mean of AP over the seeds, and its rate."""
-    runs = [(found[Variant(name, each, '2x', rate)], rate) for each in losses for rate in RATES]
-    return max(((mean_ap(run), rate) for run, rate in runs if run), default=None)
+    aps = [(_ap_of(found, name, losses, regime), regime.rate) for regime in regimes]
+    return max(((ap, rate) for ap, rate in aps if ap is not None), default=None)
+
+
+def table_of_lengths(found: Results) -> str:
+    """AP by the length of the training, of the sets that are trained to the end."""
+    rows = []
+    for name, losses in product(TO_THE_END, (FOCAL, PRESET)):
+        runs = [found[Variant(name, losses, Regime(length))] for length in LENGTHS]
+        if any(runs[2:]):
+            cells = [
+                mean_and_spread([r['AP'] for r in run.values()]) if run else None for run in runs
+            ]
+            rows.append([name, LOSSES[losses].what, *cells])
+    heads = [f'{ITERATIONS[length]} iterations' for length in LENGTHS]
+    return markdown_table(['set, AP with AdamW', 'losses', *heads], rows)
 
 
 def table_of_parts(found: Results) -> str:
@@ -392,8 +471,11 @@ def table_of_parts(found: Results) -> str:
 
 def table(settings: Settings, seeds: int) -> str:
     found = results(settings, seeds)
-    made = (table_over_sets, table_of_best_rates, table_of_rates, table_of_parts, table_of_sets)
-    return '\n\n'.join(make(found) for make in made)
+    tables = [table_over_sets(found)]
+    for regimes in (BY_ADAMW, BY_SGD):
+        tables += [table_of_best_rates(found, regimes), table_of_rates(found, regimes)]
+    tables += [table_of_lengths(found), table_of_parts(found), table_of_sets(found)]
+    return '\n\n'.join(tables)
 
 
 def draw_differences(found: Results) -> Figure:
@@ -401,7 +483,8 @@ def draw_differences(found: Results) -> Figure:
 
     Of SGD, only MMDetection's rate.
     """
-    regimes = [r for r in REGIMES if base_of(r) == FOCAL and of_sets(found, PRESET, r, SETS)['AP']]
+    shown = (BY_ADAMW[0], LONGER[0], BY_SGD[0])
+    regimes = [r for r in shown if of_sets(found, PRESET, r, SETS)['AP']]
     names = [n for n in SETS if any(of_sets(found, PRESET, r, [n])['AP'] for r in regimes)]
     figure, panels = new_figure(4.5 * len(regimes), 3.2, columns=len(regimes))
     for axes in panels[1:]:

@@ -43,7 +43,9 @@ def test_three_calls(
             pred, target = torch.tensor(d, dtype=dtype), torch.zeros(60, 4, dtype=dtype)
             each, g = reference.asl1(d, MU), np.abs(reference.asl1_gradient(d, MU))
         counts = reference.region_counts(g, BINS, g >= 0)
-        average = np.where(counts > 0, momentum * average + (1 - momentum) * counts, average)
+        # S begins at its first count.
+        before = np.where(average > 0, average, counts)
+        average = np.where(counts > 0, momentum * before + (1 - momentum) * counts, average)
         s = np.vectorize(lambda value: average[reference.region_of(value, BINS)])(g)  # noqa: B023
         # GHM-R divides by its own N.
         n = avg_factor if loss_class is GHMC else None

@@ -99,7 +99,7 @@ def test_kernels_that_do_not_work_are_replaced_by_the_plain_formula(
         second = ghm_c_loss(pred, labels)
     expected = ghm_c_loss(pred, labels, reduction='none').mean()
     torch.testing.assert_close([first, second], [expected, expected])
-    assert ops.choose_kernels(pred, labels, Settings(30)) is None
+    assert ops.choose_kernels(pred, labels, None, Settings(30)) is None
 
 
 def test_triton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +133,29 @@ def test_the_variable_forces_kernels_without_a_trial(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(found, expected * (1 + 3e-5))
 
 
+KINDS = [
+    trial.Kind.of(
+        torch.zeros(shape, dtype=dtype),
+        torch.zeros(shape if is_dense else shape[:1], dtype=target),
+        None if weight is None else torch.ones(shape if of_logits else shape[:1], dtype=weight),
+        bins,
+    )
+    for bins, shape, dtype, target, is_dense, weight, of_logits in (
+        (30, (40, 8), torch.float32, torch.int64, False, torch.float32, False),
+        (255, (41, 1), torch.float16, torch.int32, False, None, False),
+        (10, (41, 3), torch.bfloat16, torch.float32, True, torch.float32, True),
+        (7, (40, 2), torch.float32, torch.float16, True, torch.bool, True),
+    )
+]
+
+
 def test_kernels_of_the_interpreter_pass() -> None:
+    """For what heads pass: labels or dense targets, of any dtype, with any kind of weight."""
     pytest.importorskip('triton', minversion='3.0')
     script = (
-        'import torch; from ghm_mmdet import ops; from ghm_mmdet.ops import trial\n'
-        "assert trial.passed(ops._triton, torch.device('cpu'), '') is ops._triton()"
+        'import torch; from ghm_mmdet import ops; from ghm_mmdet.ops.trial import Kind, passed\n'
+        f"for kind in {KINDS}:\n    kernels = passed(ops._triton, torch.device('cpu'), kind, '')\n"
+        '    assert kernels is ops._triton(), kind'
     )
     environment = {**os.environ, 'TRITON_INTERPRET': '1'}
     subprocess.run(
@@ -145,16 +163,50 @@ def test_kernels_of_the_interpreter_pass() -> None:
     )
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_kernels_of_every_kind_are_tried(kind: trial.Kind) -> None:
+    """The CPU's pass, and those do not whose weights or targets are lost."""
+    assert trial.largest_error(cpu, CPU, kind) < 1e-6
+    lost = SimpleNamespace(count=lambda *args: cpu.count(*args[:2], None, args[3]), weigh=cpu.weigh)
+    assert (trial.largest_error(lost, CPU, kind) > 1e-3) == (kind.weight is not None)
+    shifted = SimpleNamespace(
+        count=lambda pred, target, *rest: cpu.count(pred, target.roll(1, 0), *rest),
+        weigh=cpu.weigh,
+    )
+    assert trial.largest_error(shifted, CPU, kind) > 1e-3
+
+
+def test_each_kind_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compile that fails for dense targets alone is a warning at the first of them."""
+
+    def fails_for_dense(pred: Tensor, target: Tensor, *rest: Any) -> Any:
+        if target.shape == pred.shape:
+            raise RuntimeError('PassManager::run failed')
+        return cpu.count(pred, target, *rest)
+
+    use(monkeypatch, count=fails_for_dense)
+    pred, labels = batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ghm_c_loss(pred, labels)
+        ghm_c_loss(pred[:100], labels[:100])
+    dense = torch.nn.functional.one_hot(labels, 6)[:, :5].float()
+    with pytest.warns(UserWarning, match='PassManager::run failed'):
+        found = ghm_c_loss(pred, dense)
+    torch.testing.assert_close(found, ghm_c_loss(pred, labels))
+
+
 def test_the_plain_formula_of_the_trial_is_that_of_the_paper() -> None:
     """The counts are those of Eq. 9, the loss and its gradient those of autograd."""
     from ghm_mmdet.functional import assign_regions, classification_gradient_norm, count_regions
 
-    pred, labels = torch.randn(50, trial.CLASSES), torch.randint(0, trial.CLASSES + 1, (50,))
-    p_star = torch.nn.functional.one_hot(labels, trial.CLASSES + 1)[:, :-1].float()
-    weights = torch.rand(trial.BINS + 1)
+    bins, classes = 30, 8
+    pred, labels = torch.randn(50, classes).double(), torch.randint(0, classes + 1, (50,))
+    p_star = torch.nn.functional.one_hot(labels, classes + 1)[:, :-1].double()
+    weights = torch.rand(bins + 1).double()
     counts, loss, gradient = trial.plain(pred, weights, p_star, None)
-    regions = assign_regions(classification_gradient_norm(pred, p_star), trial.BINS)
-    assert torch.equal(counts, count_regions(regions, trial.BINS))
+    regions = assign_regions(classification_gradient_norm(pred, p_star), bins)
+    assert torch.equal(counts, count_regions(regions, bins))
     x = pred.clone().requires_grad_()
     each = torch.nn.functional.binary_cross_entropy_with_logits(x, p_star, reduction='none')
     (weights[regions] * each).sum().backward()

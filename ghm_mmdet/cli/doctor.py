@@ -170,7 +170,7 @@ def _kernels() -> Finding:
         if error := failure(lambda: ghm_c_loss(pred, labels).item()):
             advice = f'unset {VARIABLE}' if forced else f'{VARIABLE}=torch in the environment'
             return Finding('kernels', error, f'try {advice}', stops=True)
-        kernels = choose_kernels(pred, labels, Settings(30))
+        kernels = choose_kernels(pred, labels, None, Settings(30))
     name = 'plain PyTorch' if kernels is None else kernels.__name__.rpartition('.')[2]
     place = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
     why_plain = str(caught[0].message) if kernels is None and caught else None

@@ -10,7 +10,6 @@ from .paper import (
     harmonizing_parameter,
     moving_average,
     region_gradient_density,
-    region_harmonizing_parameter,
     regression_gradient_norm,
     softmax_gradient_norm,
 )
@@ -26,7 +25,6 @@ __all__ = [
     'harmonizing_parameter',
     'moving_average',
     'region_gradient_density',
-    'region_harmonizing_parameter',
     'regression_gradient_norm',
     'softmax_ghm_c_loss',
     'softmax_gradient_norm',

@@ -5,10 +5,14 @@ Each error names the argument, its value and what is allowed.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..ops import is_compiling, is_traced
+from ..ops.regions import ROUNDING
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -19,6 +23,19 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` itself if it is float32 or float64, else in float32."""
     return x.to(compute_dtype(x))
+
+
+def widest_dtype(device_type: str) -> torch.dtype:
+    """float64, or float32 on a device that has no float64, as Apple's MPS."""
+    return torch.float32 if is_compiling() else _widest_dtype(device_type)
+
+
+@lru_cache(maxsize=None)
+def _widest_dtype(device_type: str) -> torch.dtype:
+    try:
+        return torch.zeros((), dtype=torch.float64, device=device_type).dtype
+    except (TypeError, RuntimeError):
+        return torch.float32
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -69,11 +86,30 @@ def check_weight(pred: Tensor, weight: Any) -> None:
         )
 
 
+def check_probabilities(target: Tensor) -> None:
+    """Whether targets lie in [0, 1], where their values are at hand."""
+    if target.numel() and _is_at_hand(target):
+        low, high = target.detach().aminmax()
+        # A NaN passes: it shows in the loss.
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            found = f'values from {low.item():g} to {high.item():g}'
+            raise ValueError(
+                f'target must lie in [0, 1] where it has the shape of pred, got {found}'
+            )
+
+
+def _is_at_hand(x: Tensor) -> bool:
+    """Whether a look at the values waits for no device."""
+    return x.device.type == 'cpu' and not is_traced(x)
+
+
 def check_classification(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
     """The tensors of a loss of sigmoids."""
     check_floating('pred', pred)
     check_target(pred, target)
     check_weight(pred, weight)
+    if target.shape == pred.shape:
+        check_probabilities(target)
 
 
 def check_rows(pred: Tensor) -> None:
@@ -85,7 +121,8 @@ def check_rows(pred: Tensor) -> None:
 def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
     """The tensors of a loss of a softmax over each row of `pred`, shape (N, C)."""
     check_rows(pred)
-    check_classification(pred, target, weight)
+    check_target(pred, target)
+    check_weight(pred, weight)
     for name, tensor in (('target', target), ('weight', weight)):
         if tensor is not None and tensor.dim() != 1:
             wanted = f'{name} must have the shape ({len(pred)},) where use_sigmoid=False'
@@ -106,6 +143,15 @@ def dense_target(pred: Tensor, target: Tensor) -> Tensor:
         return target.to(pred.dtype)
     classes = torch.arange(pred.shape[-1], device=target.device)
     return (target.unsqueeze(-1) == classes).to(pred.dtype)
+
+
+def probabilities(pred: Tensor, target: Tensor) -> Tensor:
+    """As `dense_target`; NaN outside [0, 1] where `check_probabilities` does not look."""
+    p_star = dense_target(pred, target)
+    if target.shape != pred.shape or _is_at_hand(target):
+        return p_star
+    outside = (p_star < -ROUNDING) | (p_star > 1 + ROUNDING)
+    return p_star.masked_fill(outside, torch.nan)
 
 
 def quality_target(pred: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
@@ -132,3 +178,8 @@ def sum_of_targets(pred: Tensor, target: Tensor, weight: Tensor | None) -> Tenso
     """The sum of p* over the valid examples, a scalar: the number of positives."""
     p_star = dense_target(at_least_float32(pred.detach()), target.detach())
     return torch.where(valid_examples(pred, weight), p_star, 0).sum()
+
+
+def number_of_rows(pred: Tensor, weight: Tensor | None) -> Tensor:
+    """How many rows of (N, C) have a valid example, a scalar."""
+    return valid_examples(at_least_float32(pred), weight).any(-1).sum().to(compute_dtype(pred))

@@ -1,6 +1,7 @@
-"""GHM-C (Eqs. 8 and 11), its softmax form, and GHM-R (Eq. 19): count, then weigh.
+"""GHM-C (Eqs. 8 and 11), its softmax form, and GHM-R (Eq. 19), each in two passes.
 
-Between the two a loss module sums what was counted over processes and into its moving average.
+The first counts the examples, the second weighs and sums their losses. Between the two a loss
+module sums the statistics over processes and into its moving average.
 """
 
 from __future__ import annotations
@@ -13,82 +14,84 @@ from torch import Tensor
 
 from .. import ops
 from ..formulas import FORMULAS, Settings
+from .fused import CountedLogits, count_cross_entropy, weighted_cross_entropy
 from .inputs import (
     at_least_float32,
     check_classification,
     check_regression,
     check_softmax,
     compute_dtype,
-    dense_target,
     expanded,
+    probabilities,
     valid_examples,
 )
 from .paper import (
     Statistics,
+    assign_regions,
     authentic_smooth_l1,
     classification_gradient_norm,
+    count_regions,
+    exact_gradient_density,
+    example_weights,
     of_examples,
     regression_gradient_norm,
     softmax_gradient_norm,
-    statistics_of,
     weighted,
-    weights_of,
 )
 
 
-class Counted(NamedTuple):
+class FirstPass(NamedTuple):
     """What the first pass over the examples leaves for the second."""
 
     statistics: Statistics  # of this call, from which β is computed
-    loss: Tensor | None = None  # L of each example with its graph, unless `ops` computes it
+    loss: Tensor | None = None  # L of each example with its graph, unless kernels compute it
     regions: Tensor | None = None  # of each example; None where β is that of each example
-    logits: ops.CountedLogits | None = None  # what `ops` has counted
+    logits: CountedLogits | None = None  # what the kernels have counted
+
+    def divided_by(self, avg_factor: float | Tensor | None, settings: Settings) -> FirstPass:
+        """With the head's `avg_factor` for N, where it gives one and the formula takes it."""
+        if avg_factor is None or not FORMULAS[settings.formula].takes_avg_factor:
+            return self
+        n = self.statistics.num_examples
+        n = avg_factor.to(n) if isinstance(avg_factor, Tensor) else torch.full_like(n, avg_factor)
+        return self._replace(statistics=self.statistics._replace(num_examples=n))
 
 
-def divided_by(avg_factor: float | Tensor | None, counted: Counted, settings: Settings) -> Counted:
-    """With the head's `avg_factor` for N, where it gives one and the formula takes it."""
-    if avg_factor is None or not FORMULAS[settings.formula].takes_avg_factor:
-        return counted
-    n = counted.statistics.num_examples
-    n = avg_factor.to(n) if isinstance(avg_factor, Tensor) else torch.full_like(n, avg_factor)
-    return counted._replace(statistics=counted.statistics._replace(num_examples=n))
+def second_pass(first: FirstPass, settings: Settings) -> Tensor:
+    """`(1/N) Σ β_i L_i` (Eqs. 8, 11 and 19), or each `β_i L_i` for 'none'."""
+    weights = example_weights(first.statistics, settings)
+    if first.logits is not None:
+        return weighted_cross_entropy(first.logits, weights)
+    assert first.loss is not None
+    return weighted(first.loss, of_examples(weights, first.regions), settings)
 
 
-def weigh(counted: Counted, settings: Settings) -> Tensor:
-    """The second pass: `(1/N) Σ β_i L_i`, or each `β_i L_i` for 'none'."""
-    weights = weights_of(counted.statistics, settings)
-    if counted.logits is not None:
-        return ops.weighted_cross_entropy(counted.logits, weights)
-    assert counted.loss is not None
-    return weighted(counted.loss, of_examples(weights, counted.regions), settings)
-
-
-def count_sigmoid(
+def first_pass_of_sigmoid(
     pred: Tensor, target: Tensor, weight: Tensor | None, settings: Settings
-) -> Counted:
-    """The first pass of binary cross entropy (Eq. 1), with g of Eq. 3."""
+) -> FirstPass:
+    """Binary cross entropy (Eq. 1), with g of Eq. 3."""
     check_classification(pred, target, weight)
-    kernels = ops.choose_kernels(pred, target, settings)
+    kernels = ops.choose_kernels(pred, target, weight, settings)
     if kernels is not None:
-        logits = ops.count_cross_entropy(kernels, pred, target, weight, settings.bins)
-        num_examples = logits.counts.sum().to(compute_dtype(pred))
-        return Counted(Statistics(logits.counts, None, num_examples, logits.finite), logits=logits)
+        logits = count_cross_entropy(kernels, pred, target, weight, settings.bins)
+        n = logits.counts.sum().to(compute_dtype(pred))
+        return FirstPass(Statistics(logits.counts, None, n, logits.finite), logits=logits)
     x = at_least_float32(pred)
-    p_star = dense_target(x, target)
+    p_star = probabilities(x, target)
     loss = F.binary_cross_entropy_with_logits(x, p_star, reduction='none')
     g = classification_gradient_norm(x.detach(), p_star)
-    return _count(loss, g, valid_examples(x, weight), None, settings)
+    return _first_pass(loss, g, valid_examples(x, weight), None, settings)
 
 
-def count_softmax(
+def first_pass_of_softmax(
     pred: Tensor,
     target: Tensor,
     weight: Tensor | None,
     class_weight: Sequence[float] | Tensor | None,
     ignore_index: int,
     settings: Settings,
-) -> Counted:
-    """The first pass of `w_y · (-log p_y)`, with g = 1 - p_y."""
+) -> FirstPass:
+    """`w_y · (-log p_y)` of each row, with g = 1 - p_y."""
     check_softmax(pred, target, weight)
     x, labels = at_least_float32(pred), target.long()
     valid = labels != ignore_index
@@ -104,35 +107,39 @@ def count_softmax(
                 f'pred, got the shape {tuple(w.shape)}'
             )
         loss = w[torch.where(valid, labels, 0)] * loss
-    return _count(loss, g, valid, None, settings)
+    return _first_pass(loss, g, valid, None, settings)
 
 
-def count_offsets(
+def first_pass_of_offsets(
     pred: Tensor,
     target: Tensor,
     weight: Tensor | None,
     mu: float | Tensor,
     settings: Settings,
-) -> Counted:
-    """The first pass of ASL1 (Eq. 17), with gr of Eq. 18."""
+) -> FirstPass:
+    """ASL1 (Eq. 17), with gr of Eq. 18."""
     check_regression(pred, target, weight)
     x = at_least_float32(pred)
     d = x - target.to(x.dtype)
-    num_examples = None
+    n = None
     if FORMULAS[settings.formula].weights_are_counts and weight is not None:
-        num_examples = expanded(weight, x).sum(dtype=x.dtype)
+        n = expanded(weight, x).sum(dtype=x.dtype)
     loss, gr = authentic_smooth_l1(d, mu), regression_gradient_norm(d.detach(), mu)
-    return _count(loss, gr, valid_examples(x, weight), num_examples, settings)
+    return _first_pass(loss, gr, valid_examples(x, weight), n, settings)
 
 
-def _count(
-    loss: Tensor, g: Tensor, valid: Tensor, num_examples: Tensor | None, settings: Settings
-) -> Counted:
-    """N is the number of valid examples, unless it is given."""
-    n = valid.sum().to(g.dtype) if num_examples is None else num_examples
+def _first_pass(
+    loss: Tensor, g: Tensor, valid: Tensor, n: Tensor | None, settings: Settings
+) -> FirstPass:
+    """Count the gradient norms, or find their exact density; N is that of the valid, or given."""
+    n = valid.sum().to(g.dtype) if n is None else n
     finite = loss.detach().isfinite().all()
-    statistics, regions = statistics_of(g, valid, n, finite, settings)
-    return Counted(statistics, loss, regions)
+    if settings.density == 'exact':
+        s = exact_gradient_density(g, 1 / settings.bins, valid) / settings.bins
+        return FirstPass(Statistics(valid, s, n, finite), loss)
+    regions = assign_regions(g, settings.bins, valid)
+    counts = count_regions(regions, settings.bins)
+    return FirstPass(Statistics(counts, None, n, finite), loss, regions)
 
 
 def ghm_c_loss(
@@ -171,7 +178,9 @@ def ghm_c_loss(
 
     Raises:
         TypeError: A tensor of the wrong dtype, or a setting of the wrong type.
-        ValueError: A shape that does not fit, or a setting that is not among the allowed.
+        ValueError: A shape that does not fit, a setting that is not among the allowed, or
+            targets outside [0, 1]. These are looked for on the CPU alone; on other devices the
+            loss is NaN.
 
     Examples:
         >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
@@ -180,8 +189,8 @@ def ghm_c_loss(
         tensor(0.0801)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    counted = count_sigmoid(pred, target, weight, settings)
-    return weigh(divided_by(avg_factor, counted, settings), settings)
+    first = first_pass_of_sigmoid(pred, target, weight, settings)
+    return second_pass(first.divided_by(avg_factor, settings), settings)
 
 
 def softmax_ghm_c_loss(
@@ -222,8 +231,8 @@ def softmax_ghm_c_loss(
         tensor(0.0939)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    counted = count_softmax(pred, target, weight, class_weight, ignore_index, settings)
-    return weigh(divided_by(avg_factor, counted, settings), settings)
+    first = first_pass_of_softmax(pred, target, weight, class_weight, ignore_index, settings)
+    return second_pass(first.divided_by(avg_factor, settings), settings)
 
 
 def ghm_r_loss(
@@ -265,4 +274,4 @@ def ghm_r_loss(
         tensor(0.0575)
     """
     settings = Settings(bins, density, formula, reduction, loss_weight)
-    return weigh(count_offsets(pred, target, weight, mu, settings), settings)
+    return second_pass(first_pass_of_offsets(pred, target, weight, mu, settings), settings)

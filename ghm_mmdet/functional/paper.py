@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checks import check_count, check_positive
 from ..formulas import FORMULAS, Settings
-from .inputs import at_least_float32, check_floating, check_same_shape
+from .inputs import at_least_float32, check_floating, check_same_shape, widest_dtype
 
 # Gradient norms: how hard an example is.
 
@@ -50,8 +50,10 @@ def softmax_gradient_norm(cross_entropy: Tensor) -> Tensor:
 def authentic_smooth_l1(d: Tensor, mu: float | Tensor = 0.02) -> Tensor:
     """Eq. 17: `ASL1(d) = sqrt(d² + μ²) - μ`, elementwise.
 
+    It is computed as `d² / (sqrt(d² + μ²) + μ)`, the same without cancellation.
+
     Args:
-        d: Differences, any shape, floating point.
+        d: Differences, any shape, floating point. Half precision is computed in float32.
         mu: μ > 0, in units of `d`. Default: 0.02, the paper's.
 
     Returns:
@@ -64,7 +66,13 @@ def authentic_smooth_l1(d: Tensor, mu: float | Tensor = 0.02) -> Tensor:
     check_floating('d', d)
     if not isinstance(mu, Tensor):
         check_positive('mu', mu)
-    return (d * d + mu * mu).sqrt() - mu
+    x = at_least_float32(d)
+    root = (x * x + mu * mu).sqrt()
+    loss = root - mu
+    # Its gradient is Eq. 18, that of MMDetection's class bit for bit; of its value where d is
+    # small beside μ nothing is left.
+    correction = x * x / (root + mu) - loss
+    return (loss + correction.detach()).to(d.dtype)
 
 
 def regression_gradient_norm(d: Tensor, mu: float | Tensor) -> Tensor:
@@ -91,7 +99,8 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
 
     Args:
         g: Gradient norms in [0, 1], any shape, floating point.
-        epsilon: ε, the length of the window; 1/M for comparison with M regions.
+        epsilon: ε, the length of the window; 1/M for comparison with M regions. At least four
+            times the resolution of `g` at 1: 4.8e-7, or 8.9e-16 in float64.
         valid: Bool, the shape of `g`; the others are not counted. None counts all.
 
     Returns:
@@ -105,7 +114,11 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     check_positive('epsilon', epsilon)
     if valid is not None:
         check_same_shape('valid', valid, 'g', g)
-    ordered, order = at_least_float32(g).flatten().sort()
+    g = at_least_float32(g)
+    shortest = 4 * torch.finfo(g.dtype).eps
+    if epsilon < shortest:
+        raise ValueError(f'epsilon must be >= {shortest:.1e} in {g.dtype}, got {epsilon!r}')
+    ordered, order = g.flatten().sort()
     lower, upper = ordered - epsilon / 2, ordered + epsilon / 2
     first, end = torch.searchsorted(ordered, lower), torch.searchsorted(ordered, upper)
     if valid is None:
@@ -195,18 +208,24 @@ def moving_average(
         counts: R of this call, shape (M,).
         momentum: α in [0, 1).
         formula: A name in `FORMULAS`. 'paper' applies Eq. 12 to every region, 'official' leaves
-            S as it is where R is 0. Default: 'official'.
+            S as it is where R is 0, and 'tempered' also begins S at the first count that is not
+            0. Default: 'official'.
 
     Returns:
         The new S, shape (M,).
     """
-    updated = momentum * average + ((1 - momentum) * counts.double()).to(average.dtype)
-    decays = FORMULAS[formula].empty_regions_decay
-    return updated if decays else torch.where(counts > 0, updated, average)
+    rule = FORMULAS[formula]
+    r = counts.to(average.dtype)
+    # As the released code rounds it, whose product is Python's.
+    new = (1 - momentum) * counts.to(widest_dtype(counts.device.type))
+    updated = momentum * average + new.to(average.dtype)
+    if rule.starts_at_first_count:
+        updated = torch.where(average > 0, updated, r)
+    return updated if rule.empty_regions_decay else torch.where(r > 0, updated, average)
 
 
 class Statistics(NamedTuple):
-    """What β is computed from."""
+    """What β is computed from, of one mini-batch."""
 
     counts: Tensor  # R, shape (M,); for the exact density which examples are valid
     average: Tensor | None  # S of Eq. 12; for the exact density GD/M of each; None for S = R
@@ -215,111 +234,71 @@ class Statistics(NamedTuple):
     num_processes: int = 1  # over which they are summed
 
 
-def statistics_of(
-    g: Tensor, valid: Tensor, num_examples: Tensor, finite: Tensor, settings: Settings
-) -> tuple[Statistics, Tensor | None]:
-    """Count gradient norms, or find their exact density.
-
-    And the region of each example; None where β is that of each example.
-    """
-    bins = settings.bins
-    if settings.density == 'exact':
-        s = exact_gradient_density(g, 1 / bins, valid) / bins
-        return Statistics(valid, s, num_examples, finite), None
-    regions = assign_regions(g, bins, valid)
-    return Statistics(count_regions(regions, bins), None, num_examples, finite), regions
-
-
-def harmonizing(statistics: Statistics, settings: Settings) -> Tensor:
-    """β = N / (S·M) (Eqs. 7, 10 and 13), or as another of `FORMULAS` has it.
-
-    Returns:
-        Shape (M,), or with the exact density that of the examples; 0 where nothing is counted.
-    """
-    counts, average, num_examples, *_ = statistics
-    formula = FORMULAS[settings.formula]
-    n, filled = num_examples.clamp(min=1), counts > 0
-    counts = counts.to(n.dtype)
-    s = counts if average is None else average
-    if formula.min_count:
-        s = s.clamp(min=formula.min_count)
-    # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
-    # average: the same rounding here makes training runs equal bit for bit.
-    beta = n / s if average is None else n * s.reciprocal()
-    if formula.power != 1:
-        beta = beta.pow(formula.power)
-    beta = torch.where(filled, beta.to(n.dtype), 0)
-    if formula.divisor == 'none':
-        return beta
-    if formula.divisor == 'all' or settings.density == 'exact':
-        return beta / settings.bins
-    return beta / filled.sum().clamp(min=1)
-
-
 def harmonizing_parameter(
-    g: Tensor,
-    valid: Tensor,
+    counts: Tensor,
     num_examples: Tensor,
+    average: Tensor | None = None,
     *,
     bins: int,
     density: str = 'region',
     formula: str = 'official',
-) -> tuple[Tensor, Tensor]:
-    """Eq. 7: `β_i = N / GD(g_i)` of every example.
-
-    Args:
-        g: Gradient norms in [0, 1], any shape, float32 or float64.
-        valid: Bool, the shape of `g`.
-        num_examples: N, a scalar tensor of the dtype of `g`.
-        bins, density, formula: As for `ghm_c_loss`.
-
-    Returns:
-        β, the shape of `g`, 0 where not valid; and N, at least 1.
-    """
-    settings = Settings(bins, density, formula)
-    statistics, regions = statistics_of(g, valid, num_examples, g.isfinite().all(), settings)
-    return of_examples(harmonizing(statistics, settings), regions), num_examples.clamp(min=1)
-
-
-def region_harmonizing_parameter(
-    counts: Tensor, average: Tensor | None, num_examples: Tensor, formula: str
 ) -> Tensor:
-    """β of each unit region: `β = N / (S·M)` (Eqs. 10 and 13), or another of `FORMULAS`.
+    """β = N / GD (Eq. 7), of unit regions N / (S·M) (Eqs. 10 and 13), or as `FORMULAS` has it.
 
     Args:
-        counts: R, shape (M,).
-        average: S, shape (M,); None where there is no moving average, and S = R.
-        num_examples: N, a scalar tensor.
-        formula: A name in `FORMULAS`.
+        counts: R, shape (M,); with the exact density which examples are valid, any shape.
+        num_examples: N, a floating-point scalar; taken as 1 where it is less.
+        average: S of Eq. 12, shape (M,); with the exact density GD/M of each example. Default:
+            None, S = R.
+        bins: M.
+        density, formula: As for `ghm_c_loss`.
 
     Returns:
-        Shape (M,); 0 for a region that is empty in this call.
+        The shape of `counts`; 0 where nothing is counted.
 
     Examples:
-        >>> counts = torch.tensor([3.0, 0.0, 1.0])
-        >>> region_harmonizing_parameter(counts, None, torch.tensor(4.0), 'official')
+        >>> counts = torch.tensor([3, 0, 1])
+        >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3)
         tensor([0.6667, 0.0000, 2.0000])
+        >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3, formula='paper')
+        tensor([0.4444, 0.0000, 1.3333])
     """
-    settings = Settings(len(counts), formula=formula)
-    finite = num_examples.isfinite()
-    return harmonizing(Statistics(counts, average, num_examples, finite), settings)
+    rule = FORMULAS[formula]
+    n, filled = num_examples.clamp(min=1), counts > 0
+    s = counts.to(n.dtype) if average is None else average
+    if rule.min_count:
+        s = s.clamp(min=rule.min_count)
+    # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
+    # average: the same rounding here makes training runs equal bit for bit.
+    beta = n / s if average is None else n * s.reciprocal()
+    if rule.power != 1:
+        beta = beta.pow(rule.power)
+    beta = torch.where(filled, beta.to(n.dtype), 0)
+    if rule.divisor == 'none':
+        return beta
+    if rule.divisor == 'all' or density == 'exact':
+        return beta / bins
+    return beta / filled.sum().clamp(min=1)
 
 
 # The loss.
 
 
-def weights_of(statistics: Statistics, settings: Settings) -> Tensor:
+def example_weights(statistics: Statistics, settings: Settings) -> Tensor:
     """What the loss of each example is multiplied by: `loss_weight β / N`, the shape of β.
 
     1/N is left out unless the reduction is 'mean'. DDP averages the gradients of the processes,
     and N is that of all of them.
     """
-    n = statistics.num_examples.clamp(min=1)
-    factor = torch.full_like(n, settings.loss_weight * statistics.num_processes)
+    counts, average, num_examples, _, num_processes = statistics
+    beta = harmonizing_parameter(
+        counts, num_examples, average,
+        bins=settings.bins, density=settings.density, formula=settings.formula,
+    )  # fmt: skip
+    n = num_examples.clamp(min=1)
+    factor = torch.full_like(n, settings.loss_weight * num_processes)
     # In this order, which is autograd's, the gradient is MMDetection's bit for bit.
-    return (factor / n if settings.reduction == 'mean' else factor) * harmonizing(
-        statistics, settings
-    )
+    return (factor / n if settings.reduction == 'mean' else factor) * beta
 
 
 def weighted(loss: Tensor, weights: Tensor, settings: Settings) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Sequence
 
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, check_use_sigmoid_of_config
 from ..formulas import Settings
-from ..functional.inputs import quality_target, sum_of_targets
-from ..functional.losses import count_sigmoid, count_softmax, divided_by
+from ..functional.inputs import number_of_rows, quality_target, sum_of_targets
+from ..functional.losses import first_pass_of_sigmoid, first_pass_of_softmax
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
 
-POSITIVES = 'positives'
+#: Reductions for heads that divide the loss by themselves, by the number of their positives.
+ROWS, POSITIVES = DIVIDED_LATER = ('rows', 'positives')
 
 
 @MODELS.register_module()
@@ -39,10 +39,13 @@ class GHMC(GradientHarmonizingLoss):
             paper's is 0.75.
         use_sigmoid: True for Eq. 3, False for a softmax. Default: True.
         loss_weight: Factor of the loss. Default: 1.0.
-        reduction: 'none', 'mean', 'sum' or 'positives'. Default: 'mean'. 'positives' is the
-            mean times the sum of the targets p*, which is the number of positives, averaged over
-            the processes, at least 1; only where `use_sigmoid=True`. It is for heads that divide
-            the loss by that number by themselves (YOLOX, RTMDet): what they get is the mean.
+        reduction: 'none', 'mean', 'sum', 'rows' or 'positives'. Default: 'mean'. The last two
+            are for heads that divide the loss by the number of their positives by themselves, and
+            for `use_sigmoid=True` alone: what such a head gets is the mean. 'rows' is the mean
+            times the number of valid rows, where the head passes the positives alone (`loss_cls`
+            of YOLOX); 'positives' is the mean times the sum of the targets p*, at least 1
+            (`loss_obj` of YOLOX, RTMDet). Both are those of this process, with `sync` the mean
+            over all.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
         formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official',
             `β = N / (S·n)` with the n regions that are not empty, and S left as it is where a
@@ -61,7 +64,7 @@ class GHMC(GradientHarmonizingLoss):
     class_factor: Tensor | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> GHMC:
-        check_use_sigmoid_of_config(cls, kwargs, sys._getframe(1).f_globals['__name__'])
+        check_use_sigmoid_of_config(cls, kwargs)
         return super().__new__(cls)
 
     def __init__(
@@ -79,9 +82,9 @@ class GHMC(GradientHarmonizingLoss):
         ignore_index: int | None = None,
     ) -> None:
         check_use_sigmoid(use_sigmoid)
-        reductions = (*REDUCTIONS, POSITIVES) if use_sigmoid else REDUCTIONS
+        reductions = (*REDUCTIONS, *DIVIDED_LATER) if use_sigmoid else REDUCTIONS
         check_choice('reduction', reduction, reductions)
-        of_examples = 'mean' if reduction == POSITIVES else reduction
+        of_examples = 'mean' if reduction in DIVIDED_LATER else reduction
         settings = Settings(bins, density, formula, of_examples, loss_weight)
         super().__init__(settings, momentum, sync, last_edge=1 + 1e-6)
         self.reduction = reduction
@@ -130,20 +133,31 @@ class GHMC(GradientHarmonizingLoss):
             A scalar, or for 'none' shape (N, C), (N,) where `use_sigmoid=False`; float32, or
             float64 for float64 logits.
         """
-        times_positives = self.reduction == POSITIVES and reduction_override is None
-        settings = self.settings('mean' if times_positives else reduction_override)
+        is_divided_later = reduction_override is None and self.reduction in DIVIDED_LATER
+        settings = self.settings_of_call('mean' if is_divided_later else reduction_override)
         weight = label_weight if weight is None else weight
         if not self.use_sigmoid:
             ignore_index = -100 if self.ignore_index is None else self.ignore_index
             labels: Any = target
-            rows = count_softmax(pred, labels, weight, self.class_factor, ignore_index, settings)
-            return self.harmonized(divided_by(avg_factor, rows, settings), settings)
+            rows = first_pass_of_softmax(
+                pred, labels, weight, self.class_factor, ignore_index, settings
+            )
+            return self.loss_of(rows.divided_by(avg_factor, settings), settings)
         if isinstance(target, tuple):
             target = quality_target(pred, *target)
         if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
             weight = weight.squeeze(-1)
-        counted = count_sigmoid(pred, target, weight, settings)
-        if not times_positives:
-            return self.harmonized(divided_by(avg_factor, counted, settings), settings)
-        positives: Tensor = reduce_mean(sum_of_targets(pred, target, weight)).clamp(min=1)
-        return positives * self.harmonized(divided_by(positives, counted, settings), settings)
+        logits = first_pass_of_sigmoid(pred, target, weight, settings)
+        if not is_divided_later:
+            return self.loss_of(logits.divided_by(avg_factor, settings), settings)
+        divisor = self._divisor_of_head(pred, target, weight)
+        return divisor * self.loss_of(logits.divided_by(divisor, settings), settings)
+
+    def _divisor_of_head(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """By what the head divides, a scalar."""
+        if self.reduction == ROWS:
+            divisor = number_of_rows(pred, weight)
+        else:
+            divisor = sum_of_targets(pred, target, weight)
+        # Without `sync` nothing waits for another process, which may not call the loss at all.
+        return (reduce_mean(divisor) if self.sync else divisor).clamp(min=1)

@@ -9,9 +9,9 @@ from torch import Tensor
 from ..checks import check_momentum, check_positive
 from ..formulas import Settings
 from ..functional.inputs import at_least_float32, check_regression, valid_examples
-from ..functional.losses import count_offsets
+from ..functional.losses import first_pass_of_offsets
 from ..registry import MODELS
-from .gradient_harmonizing import GradientHarmonizingLoss
+from .gradient_harmonizing import GradientHarmonizingLoss, restore
 
 
 @MODELS.register_module()
@@ -40,7 +40,7 @@ class GHMR(GradientHarmonizingLoss):
 
     Attributes:
         mean_d: Buffer, a scalar: the moving average of the mean |d|, 0 before the first call;
-            only if `mu_momentum` is not None.
+            only if `mu_momentum` is not None. It changes in training mode alone, as `acc_sum`.
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
@@ -68,7 +68,12 @@ class GHMR(GradientHarmonizingLoss):
         self.mu_momentum = mu_momentum
         if mu_momentum is not None:
             check_momentum('mu_momentum', mu_momentum)
-            self.register_buffer('mean_d', torch.zeros(()))
+            self.register_buffer('mean_d', torch.zeros((), dtype=torch.float32))
+
+    @property
+    def current_mu(self) -> float | Tensor:
+        """μ of the latest call in training mode: `mu`, or a scalar where it follows the offsets."""
+        return self.mu if self.mu_momentum is None else self.mean_d.clamp(min=self.mu)
 
     def forward(
         self,
@@ -92,12 +97,14 @@ class GHMR(GradientHarmonizingLoss):
         Returns:
             A scalar, or the shape of `pred` for 'none'; float32, or float64 for float64.
         """
-        settings = self.settings(reduction_override)
+        settings = self.settings_of_call(reduction_override)
         mu: float | Tensor = self.mu
         if self.mu_momentum is not None:
             check_regression(pred, target, label_weight)
             mu = self._followed_mu(pred, target, label_weight, self.mu_momentum)
-        return self.harmonized(count_offsets(pred, target, label_weight, mu, settings), settings)
+        return self.loss_of(
+            first_pass_of_offsets(pred, target, label_weight, mu, settings), settings
+        )
 
     @torch.no_grad()
     def _followed_mu(
@@ -107,15 +114,16 @@ class GHMR(GradientHarmonizingLoss):
         d = at_least_float32(pred) - target
         valid = valid_examples(d, weight)
         # What is not finite makes the sum so, whether it is valid or not.
-        sums = torch.stack([(d.abs() * valid).sum(), valid.sum()]).double()
+        sums = torch.stack([(d.abs() * valid).sum(), valid.sum().to(d.dtype)])
         if self.sync:
             sums = reduce_mean(sums)
-        mean = (sums[0] / sums[1]).to(self.mean_d.dtype)
+        mean = (sums[0] / sums[1]).float()
+        restore(self.mean_d, mean)
+        mean = mean.to(self.mean_d.dtype)
         before = self.mean_d.where(self.mean_d > 0, mean)
-        after = momentum * before + (1 - momentum) * mean
+        after = momentum * before + (1 - momentum) * mean if self.is_learning else before
         # A call without valid offsets says nothing, nor does one with offsets that are not finite.
-        self.mean_d.copy_(after.where(mean.isfinite(), self.mean_d))
-        return self.mean_d.clamp(min=self.mu).to(d.dtype)
-
-    def extra_repr(self) -> str:
-        return f'mu={self.mu!r}, mu_momentum={self.mu_momentum!r}, {super().extra_repr()}'
+        after = after.where(mean.isfinite(), self.mean_d)
+        if self.is_learning:
+            self.mean_d.copy_(after)
+        return after.clamp(min=self.mu).to(d.dtype)

@@ -9,9 +9,10 @@ import torch.distributed as dist
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
+from .. import ops
 from ..checks import REDUCTIONS, check_choice, check_momentum
 from ..formulas import Settings
-from ..functional.losses import Counted, weigh
+from ..functional.losses import FirstPass, second_pass
 from ..functional.paper import Statistics, moving_average
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -25,7 +26,9 @@ class GradientHarmonizingLoss(nn.Module):
             last two may be set later.
         edges: Buffer of shape (M + 1,), the edges of the unit regions as in MMDetection's class,
             so that checkpoints load both ways; ind(g) is computed from M.
-        acc_sum: Buffer of shape (M,), S of Eq. 12; only if `momentum` > 0.
+        acc_sum: Buffer of shape (M,), S of Eq. 12, in float32; only if `momentum` > 0. As the
+            running statistics of BatchNorm it is used always, and changes in training mode
+            alone, nor does it change where activation checkpointing computes a loss again.
     """
 
     edges: Tensor
@@ -43,11 +46,11 @@ class GradientHarmonizingLoss(nn.Module):
         self.reduction, self.loss_weight = settings.reduction, settings.loss_weight
         self.momentum = momentum
         self.sync = sync
-        edges = torch.arange(settings.bins + 1).float() / settings.bins
+        edges = torch.arange(settings.bins + 1, dtype=torch.float32) / settings.bins
         edges[-1] = last_edge
         self.register_buffer('edges', edges)
         if momentum > 0:
-            self.register_buffer('acc_sum', torch.zeros(settings.bins))
+            self.register_buffer('acc_sum', torch.zeros(settings.bins, dtype=torch.float32))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: bool, **kwargs: bool) -> nn.Module:
         """As `nn.Module`, but `half()` and `bfloat16()` leave the statistics in float32.
@@ -65,30 +68,30 @@ class GradientHarmonizingLoss(nn.Module):
         names = ['bins', 'momentum', 'loss_weight', 'reduction', 'density', 'formula', 'sync']
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
-    def settings(self, reduction_override: str | None = None) -> Settings:
-        """The settings of a call."""
+    def settings_of_call(self, reduction_override: str | None = None) -> Settings:
         if reduction_override is not None:
             check_choice('reduction_override', reduction_override, REDUCTIONS)
         reduction = reduction_override or self.reduction
         return Settings(self.bins, self.density, self.formula, reduction, self.loss_weight)
 
-    def harmonized(self, counted: Counted, settings: Settings) -> Tensor:
-        """The loss of what was counted: over the processes, with the moving average."""
-        statistics = self.remembered(self.summed(counted.statistics))
-        return weigh(counted._replace(statistics=statistics), settings)
+    def loss_of(self, first: FirstPass, settings: Settings) -> Tensor:
+        """The loss after the first pass: statistics of all processes, S, and the second pass."""
+        statistics = self.remembered(self.summed(first.statistics))
+        return second_pass(first._replace(statistics=statistics), settings)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether a call changes the state: in training mode, and not in a backward pass."""
+        return self.training and not _is_in_backward()
 
     def summed(self, statistics: Statistics) -> Statistics:
         """The statistics over all processes if `sync`."""
         if not self.sync or get_world_size() == 1:
             return statistics
-        counts, _, num_examples, finite, _ = statistics
-        sums = torch.cat(
-            [counts.double(), num_examples.double().view(1), (~finite).double().view(1)]
-        )
+        counts, _, n, finite, _ = statistics
+        sums = torch.cat([counts.to(n.dtype), torch.stack([n, (~finite).to(n.dtype)])])
         dist.all_reduce(sums)
-        return Statistics(
-            sums[:-2], None, sums[-2].to(num_examples.dtype), sums[-1] == 0, get_world_size()
-        )
+        return Statistics(sums[:-2], None, sums[-2], sums[-1] == 0, get_world_size())
 
     @torch.no_grad()
     def remembered(self, statistics: Statistics) -> Statistics:
@@ -98,6 +101,29 @@ class GradientHarmonizingLoss(nn.Module):
         """
         if self.momentum == 0:
             return statistics
+        counts = statistics.counts.to(torch.float32)
+        restore(self.acc_sum, counts)
+        if not self.is_learning:
+            known = torch.where(self.acc_sum > 0, self.acc_sum, counts.to(self.acc_sum.dtype))
+            return statistics._replace(average=known)
         average = moving_average(self.acc_sum, statistics.counts, self.momentum, self.formula)
         self.acc_sum.copy_(average.where(statistics.finite, self.acc_sum))
         return statistics._replace(average=average)
+
+
+@torch.no_grad()
+def restore(buffer: Tensor, default: Tensor) -> None:
+    """Take a buffer back to float32 that was cast behind `_apply`, as FSDP and DeepSpeed do.
+
+    What overflowed becomes the default.
+    """
+    if buffer.dtype in HALF_DTYPES:
+        # In place: DDP and FSDP hold the buffer.
+        buffer.data = torch.where(buffer.isfinite(), buffer.float(), default)
+
+
+def _is_in_backward() -> bool:
+    """Whether autograd runs a backward pass: activation checkpointing computes a loss again."""
+    # PyTorch 1.13 can't tell. The compiler traces no backward pass of its own.
+    task = getattr(torch._C, '_current_graph_task_id', None)
+    return task is not None and not ops.is_compiling() and task() != -1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ class OHEMLoss(nn.Module):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OHEMLoss:
-        check_use_sigmoid_of_config(cls, kwargs, sys._getframe(1).f_globals['__name__'])
+        check_use_sigmoid_of_config(cls, kwargs)
         return super().__new__(cls)
 
     def __init__(

@@ -24,10 +24,10 @@ def count(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The first pass: `counts`, `finite` and `index` of a `CountedLogits`."""
     logits, p_star = pred.reshape(-1), _dense(pred, target)
-    index = torch.empty(logits.shape, dtype=torch.uint8)
+    index = torch.empty_like(logits, dtype=torch.uint8)
     dtype, size = torch.promote_types(pred.dtype, torch.float32), _block_size(logits)
-    g_buffer, j, edge = torch.empty(3, size, dtype=dtype)
-    buffers = [j, edge, torch.empty(size, dtype=torch.int32)]
+    g_buffer, j, edge = logits.new_empty(3, size, dtype=dtype)
+    buffers = [j, edge, logits.new_empty(size, dtype=torch.int32)]
     finite = True
     for part in _blocks(logits):
         x = logits[part].to(g_buffer.dtype)
@@ -39,12 +39,12 @@ def count(
         _write_regions(g, bins, index[part], buffers)
     _drop_invalid(index, pred, weight, bins)
     if p_star is not None:
-        return _count(index, bins)[:bins], torch.tensor(finite), index
+        return _count(index, bins)[:bins], _scalar(finite), index
     positive = _positive_logits(pred, target, weight)
     of_positive = _regions_of_positive(logits[positive].to(g_buffer.dtype), bins)
     index[positive] = bins
     counts = _count(index, bins) + torch.bincount(of_positive, minlength=bins + 1)
-    return counts[:bins], torch.tensor(finite), index
+    return counts[:bins], _scalar(finite), index
 
 
 def weigh(
@@ -60,23 +60,21 @@ def weigh(
     `index` is that of `count`; `weights` holds w of each region, and 0.
     """
     flat, p_star = pred.detach().reshape(-1), _dense(pred, target)
-    gradient = torch.empty(flat.shape, dtype=weights.dtype) if with_gradient else None
+    gradient = torch.empty_like(flat, dtype=weights.dtype) if with_gradient else None
     size = _block_size(flat)
-    x_buffer, p_buffer, loss_buffer = torch.empty(3, size, dtype=weights.dtype)
-    index_buffer = torch.empty(size, dtype=torch.int32)
+    x_buffer, p_buffer, loss_buffer = weights.new_empty(3, size)
+    index_buffer = index.new_empty(size, dtype=torch.int32)
     pairs = _table_of_pairs(weights) if _in_pairs(index, len(weights)) else None
     sums = []
     for part in _blocks(flat):
         length = part.stop - part.start
         x = flat[part].to(weights.dtype)
         p = torch.sigmoid(x, out=p_buffer[:length])
-        # log(1 + exp(-|x|)) = -log(1 - min(p, 1 - p)): the sigmoid serves for both.
-        loss = torch.sub(1, p, out=loss_buffer[:length])
-        torch.minimum(loss, p, out=loss).neg_().log1p_()
+        target_of_part = None if p_star is None else p_star[part].to(weights.dtype)
+        loss = _log_of_smaller(x, p, target_of_part, out=loss_buffer[:length])
         rest = torch.clamp(x, min=0, out=x_buffer[:length])
-        if p_star is not None:
-            target_of_part = p_star[part].to(weights.dtype)
-            rest.sub_(target_of_part * x)
+        if target_of_part is not None:
+            rest.addcmul_(target_of_part, x, value=-1)
             p.sub_(target_of_part)
         torch.sub(rest, loss, out=loss)
         w = _look_up(weights, pairs, index[part], index_buffer, out=rest)
@@ -93,6 +91,18 @@ def weigh(
     # Blocks are summed pairwise, as PyTorch sums, and their sums in float64.
     total = torch.stack(sums).sum(dtype=torch.float64).to(weights.dtype)
     return total, None if gradient is None else gradient.view(pred.shape)
+
+
+def _log_of_smaller(x: Tensor, p: Tensor, p_star: Tensor | None, out: Tensor) -> Tensor:
+    """-log(1 + exp(-|x|)) = log(1 - min(p, 1 - p)), for which the sigmoid serves, too.
+
+    But 1 - p has lost its digits where p is near 1. That shows where p* is near 1 as well, and
+    this is all that is left of the loss.
+    """
+    if p_star is not None and torch.mul(p, p_star, out=out).max() > 0.9:
+        return torch.abs(x, out=out).neg_().exp_().log1p_().neg_()
+    torch.sub(1, p, out=out)
+    return torch.minimum(out, p, out=out).neg_().log1p_()
 
 
 def _write_regions(g: Tensor, bins: int, index: Tensor, buffers: list[Tensor]) -> None:
@@ -127,7 +137,7 @@ def _count(index: Tensor, bins: int) -> Tensor:
 def _table_of_pairs(weights: Tensor) -> Tensor | None:
     if weights.dtype != torch.float32:
         return None
-    both = torch.arange(256 * len(weights), dtype=torch.int16).view(torch.uint8)
+    both = torch.arange(256 * len(weights), dtype=torch.int16, device='cpu').view(torch.uint8)
     return F.pad(weights, (0, 256 - len(weights)))[both.long()].view(torch.float64)
 
 
@@ -144,7 +154,7 @@ def _look_up(
 
 def _regions_of_positive(x: Tensor, bins: int) -> Tensor:
     """The regions of logits whose target is 1."""
-    index = torch.empty(x.shape, dtype=torch.uint8)
+    index = torch.empty_like(x, dtype=torch.uint8)
     buffers = [torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x), dtype=torch.int32)]
     _write_regions((_sigmoid(x) - 1).abs(), bins, index, buffers)
     return index.long()
@@ -158,6 +168,10 @@ def _sigmoid(x: Tensor) -> Tensor:
 def _is_finite(x: Tensor) -> bool:
     # One value that is not finite makes the sum so; but large values can, too.
     return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+
+
+def _scalar(value: bool) -> Tensor:
+    return torch.tensor(value, device='cpu')  # whatever the default device
 
 
 def _dense(pred: Tensor, target: Tensor) -> Tensor | None:

@@ -9,6 +9,8 @@ import torch
 #: Widens the product g·M so that its floor is ind(g) or ind(g) + 1, never less: one comparison
 #: with the edge then decides.
 WIDEN = 1 + 2.0**-20
+#: How far targets may lie outside of [0, 1]: an IoU of half precision may round so.
+ROUNDING = 1e-3
 
 
 @lru_cache(maxsize=None)
@@ -17,7 +19,7 @@ def product_gives_region(bins: int, dtype: torch.dtype) -> bool:
 
     Neither decreases in g, so it is enough that they agree at each edge and just below it.
     """
-    j = torch.arange(1, bins)
+    j = torch.arange(1, bins, device='cpu')
     edges = j.to(dtype) / bins
     below = torch.nextafter(edges, torch.zeros_like(edges))
     return torch.equal((edges * bins).long(), j) and torch.equal((below * bins).long(), j - 1)

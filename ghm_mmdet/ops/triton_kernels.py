@@ -16,13 +16,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .regions import WIDEN, product_gives_region
+from .regions import ROUNDING, WIDEN, product_gives_region
 
 #: Logits of a block, 8 for each of the threads of 8 warps: 16 take more than 64 registers.
 BLOCK = 2048
 NUM_WARPS = 8
 #: Logits that a thread loads at once; where rows are whole groups of them, one label serves all.
 GROUP = 4
+
+#: Between them targets lie, but for the rounding of half precision.
+LOWEST, HIGHEST = tl.constexpr(-ROUNDING), tl.constexpr(1 + ROUNDING)
 
 # What the kernels are compiled for: the shape of the weight.
 NO_WEIGHT = tl.constexpr(0)
@@ -89,6 +92,8 @@ def _logits(  # noqa: ANN202
         p_star = tl.where(label == offsets - row * WIDTH, 1.0, 0.0)
     else:
         p_star = tl.load(target + offsets, mask=inside, other=0).to(tl.float32)
+        # Outside of [0, 1] it is no target; what is not finite shows in the loss.
+        p_star = tl.where((p_star >= LOWEST) & (p_star <= HIGHEST), p_star, float('nan'))
     valid = inside
     if WEIGHT == WEIGHT_OF_ROW:
         valid = valid & (tl.load(weight + row, mask=in_row, other=0) > 0)

@@ -19,7 +19,7 @@ from ..checks import check_choice, check_count
 from ..functional import (
     assign_regions,
     authentic_smooth_l1,
-    region_harmonizing_parameter,
+    harmonizing_parameter,
     regression_gradient_norm,
 )
 from . import FORMATS
@@ -68,7 +68,7 @@ def _logit(g: np.ndarray) -> np.ndarray:
 def region_beta(counts: np.ndarray) -> np.ndarray:
     """β of each unit region (Eq. 10) from R, shape (M,); NaN where a region is empty."""
     r = torch.from_numpy(counts)
-    beta = region_harmonizing_parameter(r, r, r.sum(), 'paper').numpy()
+    beta = harmonizing_parameter(r, r.sum(), bins=len(r), formula='paper').numpy()
     return np.where(counts > 0, beta, np.nan)
 
 

@@ -1,0 +1,103 @@
+"""The weighted cross entropy of GHM-C as one operation of autograd, by the kernels of `ops`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from .inputs import at_least_float32, probabilities, valid_examples
+from .paper import assign_regions, classification_gradient_norm, of_examples
+
+
+class CountedLogits(NamedTuple):
+    """What the first pass found, and what the second needs."""
+
+    counts: Tensor  # R, int64 of shape (M,)
+    finite: Tensor  # whether logits and targets are finite, a bool scalar
+    pred: Tensor  # this and the next two as `ghm_c_loss` takes them
+    target: Tensor
+    weight: Tensor | None
+    regions: Tensor | None  # of each logit, unless the second pass finds it anew
+    kernels: ModuleType  # the implementation
+
+
+def count_cross_entropy(
+    kernels: ModuleType, pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
+) -> CountedLogits:
+    """The first pass: how many logits lie in each of `bins` unit regions of g (Eq. 3)."""
+    counts, finite, regions = ops.untraced(kernels.count)(pred.detach(), target, weight, bins)
+    return CountedLogits(counts, finite, pred, target, weight, regions, kernels)
+
+
+def weighted_cross_entropy(logits: CountedLogits, weights: Tensor) -> Tensor:
+    """The second pass: `Σ_i w_i L_i` with w of each region, shape (M,), as a constant.
+
+    A scalar, in float64 for float64 logits, else in float32; NaN where not all is finite.
+    """
+    with_gradient = torch.is_grad_enabled() and logits.pred.requires_grad
+    apply: Any = _WeightedCrossEntropy.apply
+    total: Tensor = apply(logits.pred, logits, weights.detach(), with_gradient)
+    return total
+
+
+def plain_weighted_cross_entropy(
+    pred: Tensor, target: Tensor, weight: Tensor | None, weights: Tensor
+) -> Tensor:
+    """The same in plain PyTorch, which can be differentiated any number of times."""
+    x = at_least_float32(pred)
+    p_star = probabilities(x, target)
+    g = classification_gradient_norm(x.detach(), p_star)
+    regions = assign_regions(g, len(weights), valid_examples(x, weight))
+    loss = F.binary_cross_entropy_with_logits(x, p_star, reduction='none')
+    return (of_examples(weights, regions) * loss).sum()
+
+
+class _WeightedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, pred: Tensor, logits: CountedLogits, weights: Tensor, with_gradient: bool
+    ) -> Tensor:
+        target, weight = logits.target, logits.weight
+        total, gradient = ops.untraced(logits.kernels.weigh)(
+            # Logits in no region weigh nothing.
+            pred, target, weight, logits.regions, F.pad(weights, (0, 1)), with_gradient,
+        )  # fmt: skip
+        ctx.save_for_backward(pred, target, weight, weights)
+        # It is scaled in place, which no hook of saved tensors may see.
+        ctx.gradient = gradient
+        # The passes leave out products with a target of 0, where cross entropy has 0 · (-inf).
+        return torch.where(logits.finite, total, torch.nan)
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
+        # After the last use of the graph this raises PyTorch's own error.
+        pred, target, weight, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            total = plain_weighted_cross_entropy(pred, target, weight, weights)
+            (gradient,) = torch.autograd.grad(total, pred, scale, create_graph=True)
+            return gradient, None, None, None
+        gradient = ctx.gradient
+        if gradient.dtype != pred.dtype or _is_batched(scale) or not _is_last_use():
+            # The product is rounded, not the gradient: a loss scale keeps the small ones so.
+            return (gradient * scale).to(pred.dtype), None, None, None
+        del ctx.gradient
+        is_one = scale.device.type == 'cpu' and scale == 1
+        return gradient if is_one else gradient.mul_(scale), None, None, None
+
+
+def _is_batched(scale: Tensor) -> bool:
+    """Whether it holds several gradients, of `is_grads_batched=True`."""
+    functorch = torch._C._functorch
+    is_legacy = getattr(functorch, 'is_legacy_batchedtensor', functorch.is_batchedtensor)
+    return functorch.is_batchedtensor(scale) or is_legacy(scale)
+
+
+def _is_last_use() -> bool:
+    """Whether the graph is freed after this backward, so that the gradient may be written to."""
+    keeps_graph = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return keeps_graph is not None and not keeps_graph()
