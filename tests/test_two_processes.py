@@ -86,7 +86,7 @@ def outcomes(head: str, folder: Path) -> dict[str, str]:
     """Of each kind 'ends', 'refused', or what happens on the process that does not end."""
     processes = [start(steps, rank, head, str(folder)) for rank in range(2)]
     for process in processes:
-        process.join(4 * SECONDS)
+        process.join(10 * SECONDS)
         process.kill()
     return {kind: outcome(folder, kind) for kind in KINDS}
 
