@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, NamedTuple
 
@@ -472,7 +474,9 @@ def _numbers_of_classes(dataset: dict) -> Iterator[set[int]]:
 
 def _metainfo_of_class(kind: Any) -> dict:
     """What the data set of this type has by itself; nothing if the type is not registered."""
-    import mmdet.datasets  # noqa: F401
+    # Standard output is the config's, and this import prints to it.
+    with redirect_stdout(sys.stderr):
+        import mmdet.datasets  # noqa: F401
     from mmdet.registry import DATASETS
 
     if not isinstance(kind, type):
