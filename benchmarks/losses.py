@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
 from ghm_mmdet.losses import GHMR
-from ghm_mmdet.ops import VARIABLE
+from ghm_mmdet.ops.trial import VARIABLE
 from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.markdown import markdown_table
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -119,6 +118,7 @@ def fullest(dataset: CocoDataset) -> list[int]:
 
 
 def enlarged(sample: DetDataSample, scale: int) -> DetDataSample:
+    """A copy whose boxes are `scale` times as large."""
     larger = DetDataSample()
     for name in ('gt_instances', 'pred_instances'):
         if name in sample:
@@ -140,6 +140,7 @@ def cells(runs: dict[str, Experiment]) -> list[list[str]]:
 
 
 def draw_table(axes: Axes, runs: dict[str, Experiment]) -> None:
+    """AP of each run."""
     axes.axis('off')
     table = axes.table(cells(runs), colLabels=['losses', *COLUMNS], loc='center')
     table.auto_set_column_width(range(1 + len(COLUMNS)))
@@ -162,7 +163,7 @@ def draw_curves(axes: Axes, runs: dict[str, Experiment]) -> None:
 
 def gradient_norms(
     config: Config, model: torch.nn.Module, batches: int = 20
-) -> dict[type, torch.Tensor]:
+) -> dict[type, np.ndarray]:
     """What the GHM losses of a detector see on the first training batches.
 
     β is that of each call alone, without the moving average.
@@ -170,25 +171,23 @@ def gradient_norms(
     Returns:
         `GHMC` and `GHMR` to the sums of g and of β·g in each unit region, float64 (2, REGIONS).
     """
-    sums = {kind: torch.zeros(2, REGIONS, dtype=torch.float64) for kind in (GHMC, GHMR)}
+    sums = {kind: np.zeros((2, REGIONS)) for kind in (GHMC, GHMR)}
 
-    def add(loss: GHMC | GHMR, args: tuple) -> None:
-        is_cls = isinstance(loss, GHMC)
-        examples = (
-            classification_examples if is_cls else partial(regression_examples, mu=mu_of(loss))
-        )
-        g, valid = examples(*args[:3])
+    def add(loss: GHMC | GHMR, args: tuple, _: object) -> None:
+        if isinstance(loss, GHMC):
+            g, valid = classification_examples(*args[:3])
+        else:
+            g, valid = regression_examples(*args[:3], mu=loss.current_mu)
         own = assign_regions(g, loss.bins, valid)
         of_regions = harmonizing_parameter(
             count_regions(own, loss.bins), valid.sum().float(), bins=loss.bins, formula=loss.formula
         )
         beta = torch.nn.functional.pad(of_regions, (0, 1))[own]  # 0 where not valid
         regions = assign_regions(g, REGIONS, valid)
-        both = (g, beta.double() * g.double())
-        sums[type(loss)] += torch.stack([sum_regions(norm, regions, REGIONS) for norm in both])
+        sums[type(loss)] += [sum_regions(norm, regions, REGIONS) for norm in (g, beta * g)]
 
     losses = (m for m in model.modules() if isinstance(m, (GHMC, GHMR)))
-    hooks = [loss.register_forward_pre_hook(add) for loss in losses]
+    hooks = [loss.register_forward_hook(add) for loss in losses]
     model.train()
     set_random_seed(0)
     loader = Runner.build_dataloader(config.train_dataloader, seed=0)
@@ -200,23 +199,21 @@ def gradient_norms(
     return sums
 
 
-def mu_of(loss: GHMR) -> float:
-    return loss.mu if loss.mu_momentum is None else max(loss.mu, float(loss.mean_d))
-
-
-def draw_gradient_norms(both: list[Axes], norms: dict[type, torch.Tensor]) -> None:
+def draw_gradient_norms(both: list[Axes], norms: dict[type, np.ndarray]) -> None:
+    """The shares of the unit regions in the gradient, of GHM-C and of GHM-R, before and after."""
     before = dict(color=BLUE, linestyle='--', label='before harmonizing')
     after = dict(color=ORANGE, linestyle='-', label='after harmonizing')
     edges = np.linspace(0, 1, REGIONS + 1)
     for axes, kind, what in zip(both, norms, ('GHM-C: g', 'GHM-R: gr'), strict=True):
         for sums, line in zip(norms[kind], (before, after), strict=True):
-            axes.stairs((sums / sums.sum()).numpy(), edges, linewidth=2, **line)
+            axes.stairs(sums / sums.sum(), edges, linewidth=2, **line)
         title = f'{what}, share of the gradient'
         axes.set(xlabel='gradient norm', title=title, yscale='log')
         axes.legend()
 
 
 def main() -> None:
+    """Train what is missing, then write the page, the pictures and the table."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('--work-dir', type=Path, default='work_dirs/demo', help='default: %(default)s')

@@ -108,6 +108,7 @@ def _draw_shape(image: np.ndarray, category_id: int, box: tuple, colour: list[in
 
 
 def main() -> None:
+    """Write the data set that the command line asks for."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('--out', default='work_dirs/demo/data', help='default: %(default)s')

@@ -18,7 +18,7 @@ from filelock import FileLock
 HERE = Path(__file__).parent
 if find_spec('mmdet') is None:
     # `make test-functional`: PyTorch alone, the oldest.
-    functional = {'equations', 'fast_paths', 'properties', 'trial'}
+    functional = {'autograd', 'equations', 'fast_paths', 'properties', 'trial'}
     collect_ignore = [
         path.name for path in HERE.glob('test_*.py') if path.stem[len('test_') :] not in functional
     ] + ['devices.py', 'training.py']

@@ -11,7 +11,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def cross_entropy(x: np.ndarray, p_star: np.ndarray) -> np.ndarray:
     """Eq. 1, and its extension to soft targets: -p* log p - (1 - p*) log(1 - p)."""
-    return np.logaddexp(0, x) - p_star * x
+    return p_star * np.logaddexp(0, -x) + (1 - p_star) * np.logaddexp(0, x)
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:

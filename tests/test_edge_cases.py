@@ -188,6 +188,11 @@ def test_half_precision_is_computed_in_float32() -> None:
             ValueError,
             "formula must be one of 'official', 'paper', 'floored', 'tempered', got",
         ),
+        *(
+            ({name: value}, ValueError, f'{name} must be finite, got {value}')
+            for name in ('momentum', 'loss_weight')
+            for value in (float('nan'), float('inf'), -float('inf'))
+        ),
         (dict(density='exact', momentum=0.75), ValueError, "density='exact'.* momentum=0.75"),
         (dict(density='exact', sync=True), ValueError, "density='exact'.* sync=True"),
     ],
@@ -207,6 +212,10 @@ def test_wrong_settings_of_one_loss() -> None:
         GHMR(mu=0)
     with pytest.raises(ValueError, match='mu must be > 0, got -1'):
         AuthenticSmoothL1Loss(mu=-1)
+    for value in (float('nan'), float('inf')):
+        for loss_class in (GHMR, AuthenticSmoothL1Loss):
+            with pytest.raises(ValueError, match=f'mu must be finite, got {value}'):
+                loss_class(mu=value)
     with pytest.raises(ValueError, match=r"reduction must be one of .* got 'max'"):
         AuthenticSmoothL1Loss(reduction='max')
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from ghm_mmdet.functional import (
     exact_gradient_density,
     ghm_c_loss,
     ghm_r_loss,
+    harmonizing_parameter,
+    inputs,
     region_gradient_density,
     regression_gradient_norm,
 )
@@ -159,3 +163,80 @@ def test_gradient_is_that_of_the_loss_with_frozen_weights(formula: str, density:
     beta = elementwise / reference.cross_entropy(x, p_star)
     expected = beta * (reference.sigmoid(x) - p_star) / (weight.sum() * x.shape[1])
     np.testing.assert_allclose(pred.grad, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_the_window_of_the_exact_density_is_half_open() -> None:
+    """Eq. 5: `g - ε/2 <= g_k < g + ε/2`, with numbers that float32 holds."""
+    g = torch.tensor([0.25, 0.5, 0.75])
+    # Each sees the one below and itself; clipped at 0 and 1 the windows have these lengths.
+    expected = torch.tensor([1, 2, 2]) / torch.tensor([0.5, 0.5, 0.5])
+    assert torch.equal(exact_gradient_density(g, 0.5), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_a_window_shorter_than_the_numbers_can_tell_is_refused(dtype: torch.dtype) -> None:
+    g = torch.rand(5, dtype=dtype)
+    shortest = 4 * torch.finfo(dtype).eps
+    assert exact_gradient_density(g, shortest).isfinite().all()
+    with pytest.raises(ValueError, match=f'epsilon must be >= {shortest:.1e} in {dtype}, got'):
+        exact_gradient_density(g, shortest / 2)
+
+
+def test_n_is_at_least_1() -> None:
+    """Eq. 7 with the N of a head that has few or no positives, and S as given."""
+    counts = torch.tensor([4, 0, 2])
+    for n in (0.0, 0.25, 1.0):
+        beta = harmonizing_parameter(counts, torch.tensor(n), bins=3, formula='paper')
+        torch.testing.assert_close(beta, torch.tensor([1 / 12, 0, 1 / 6]))
+    s = torch.tensor([8.0, 5.0, 1.0])
+    beta = harmonizing_parameter(counts, torch.tensor(6.0), s, bins=3)
+    torch.testing.assert_close(beta, torch.tensor([6 / (8 * 2), 0, 6 / (1 * 2)]))
+    beta = harmonizing_parameter(counts, torch.tensor(6.0), s, bins=3, formula='tempered')
+    torch.testing.assert_close(beta, torch.tensor([(6 / 8) ** 0.5, 0, 6**0.5]))
+
+
+@pytest.mark.parametrize('value', [-0.2, 1.5])
+def test_targets_outside_0_and_1(value: float) -> None:
+    """Refused on the CPU; where a look would wait for the device, the loss is NaN."""
+    pred, target = torch.randn(6, 3), torch.rand(6, 3)
+    target[2, 1] = value
+    for reduction in ('mean', 'none'):
+        with pytest.raises(ValueError, match=rf'target must lie in \[0, 1\], got .*{value}'):
+            ghm_c_loss(pred, target, reduction=reduction)
+    # An IoU of half precision.
+    target[2, 1] = min(max(value, 0), 1.0005)
+    assert ghm_c_loss(pred, target).isfinite()
+
+
+def test_targets_outside_0_and_1_show_on_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, '_is_at_hand', lambda x: False)
+    pred, target = torch.randn(6, 3), torch.rand(6, 3)
+    assert ghm_c_loss(pred, target, density='exact').isfinite()
+    target[2, 1] = 1.5
+    assert ghm_c_loss(pred, target, density='exact').isnan()
+    assert ghm_c_loss(pred, target, reduction='none').isnan().sum() == 1
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    x = torch.randn(4, 4)
+    with pytest.raises(ValueError, match=f'loss_weight must be finite, got {value}'):
+        ghm_c_loss(x, x.sigmoid(), loss_weight=value)
+    with pytest.raises(ValueError, match=f'mu must be finite, got {value}'):
+        ghm_r_loss(x, x, mu=value)
+    with pytest.raises(ValueError, match=f'epsilon must be finite, got {value}'):
+        exact_gradient_density(x.sigmoid(), value)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_asl1_of_small_and_large_offsets(dtype: torch.dtype) -> None:
+    """Eq. 17 without cancellation where d is small beside μ, and in half precision no inf."""
+    d = torch.tensor([1e-5, 1e-4, 0.02, 1.0, -300.0]).to(dtype)
+    exact = d.double().numpy()
+    # Not the difference of the equation, which float64 would lose, too.
+    expected = exact**2 / (np.sqrt(exact**2 + 0.02**2) + 0.02)
+    found = authentic_smooth_l1(d, 0.02)
+    assert found.dtype == dtype
+    smallest = torch.finfo(dtype).tiny if dtype == torch.float16 else 0
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-6}.get(dtype, torch.finfo(dtype).eps)
+    np.testing.assert_allclose(found.double(), expected, rtol=tolerance, atol=smallest)

@@ -18,6 +18,7 @@ from ghm_mmdet.visualization.figures import (
     figures,
     focal_gradient,
     harmonized,
+    region_beta,
     smooth_l1_gradient,
     write_figures,
 )
@@ -41,11 +42,11 @@ def histogram(g: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def record() -> GradientDensityRecord:
-    """Two rows, of which the last is LOGITS and OFFSETS."""
-    record = GradientDensityRecord.empty(BINS, MU)
-    for iteration in (100, 200):
-        sums = torch.from_numpy(np.stack([histogram(G), histogram(GR)]) * iteration / 200)
-        record.append(iteration, sums)
+    """Two rows, of which the last is LOGITS and OFFSETS; the first, of half, has another μ."""
+    record = GradientDensityRecord.empty(BINS)
+    for iteration, mu in ((100, 4 * MU), (200, MU)):
+        sums = np.stack([histogram(G), histogram(GR)]) * iteration / 200
+        record.append(iteration, sums, mu)
     return record
 
 
@@ -79,6 +80,14 @@ def test_ghm_curve_is_the_gradient_of_the_loss(kind: str) -> None:
     np.testing.assert_allclose(curve, x.grad.flatten().abs().numpy(), rtol=1e-9)
 
 
+def test_an_empty_region_has_no_beta() -> None:
+    """Elsewhere it is N / (R M), Eqs. 9 and 10."""
+    beta = region_beta(np.array([6.0, 0, 2, 0]))
+    np.testing.assert_array_equal(beta, [8 / 24, np.nan, 8 / 8, np.nan])
+    curve = harmonized(np.array([0.5, 0.5]), np.array([0.1, 0.3]), np.array([6.0, 0, 2, 0]))
+    np.testing.assert_array_equal(curve, [0.5 * 8 / 24, np.nan])
+
+
 def test_contributions_equal_sums_over_the_examples() -> None:
     shares = contributions(*histogram(G), regions=30)
     region = np.minimum((G * 30).astype(int), 29)
@@ -106,6 +115,8 @@ def test_every_figure_has_labels_and_a_legend(record: GradientDensityRecord) -> 
             assert axes.get_xlabel() and axes.get_ylabel()
             texts = {text.get_text() for text in axes.get_legend().get_texts()}
             assert texts == expected.get(name, texts)
+    scales = {name: figure.axes[-1].get_yscale() for name, figure in drawn.items()}
+    assert list(scales.values()) == ['log', 'log', 'log', 'linear', 'linear']
     assert [axes.get_yscale() for axes in drawn['figure1'].axes] == ['log'] * 3
 
 
@@ -130,8 +141,70 @@ print(matplotlib.get_backend())
 
 
 def test_rows_are_summed(record: GradientDensityRecord) -> None:
+    """μ is the mean over the offsets: of those of the first row, one third, 0.08."""
     counts, gradient = record.histogram('cls', rows=2)
     np.testing.assert_allclose((counts.sum(), gradient.sum()), (1.5 * len(G), 1.5 * G.sum()))
+    assert record.mean_mu() == MU
+    assert record.mean_mu(rows=2) == pytest.approx((4 * MU + 2 * MU) / 3)
+    [axes] = figures(record, rows=2)['figure5'].axes
+    assert axes.get_legend().get_texts()[1].get_text() == 'ASL1 (μ = 0.04)'
+    record.append(300, np.zeros((2, 2, BINS)), float('nan'))
+    assert np.isnan(record.mean_mu())
+    assert record.mean_mu(rows=2) == MU
+
+
+def test_a_file_holds_the_record(record: GradientDensityRecord, tmp_path: Path) -> None:
+    record.save(tmp_path / 'record.npz')
+    read = GradientDensityRecord.load(tmp_path / 'record.npz')
+    assert read.bins == BINS
+    assert read.iteration.dtype == np.int64
+    for name in ('iteration', 'mu', 'edges'):
+        np.testing.assert_array_equal(getattr(read, name), getattr(record, name))
+    np.testing.assert_array_equal(read.sums[:, :, 0], record.sums[:, :, 0].astype(int))
+    np.testing.assert_array_equal(read.sums[:, :, 1], record.sums[:, :, 1])
+    assert [path.name for path in tmp_path.iterdir()] == ['record.npz']
+
+
+def test_a_file_with_one_mu_is_read(record: GradientDensityRecord, tmp_path: Path) -> None:
+    record.save(tmp_path / 'record.npz')
+    with np.load(tmp_path / 'record.npz') as file:
+        np.savez(tmp_path / 'scalar.npz', **{**file, 'mu': 0.5})
+    read = GradientDensityRecord.load(tmp_path / 'scalar.npz')
+    assert read.mu.tolist() == [0.5, 0.5]
+    read.append(300, read.sums[0], MU)
+    assert read.mu.tolist() == [0.5, 0.5, MU]
+
+
+def test_until_takes_its_own_iteration(record: GradientDensityRecord) -> None:
+    for iteration, rows in ((99, []), (100, [100]), (199, [100]), (200, [100, 200])):
+        kept = record.until(iteration)
+        assert kept.iteration.tolist() == rows
+        assert kept.mu.tolist() == [4 * MU, MU][: len(rows)]
+        np.testing.assert_array_equal(kept.sums, record.sums[: len(rows)])
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [dict(rows=2), dict(bins_cls=20), dict(bins_reg=5), dict(image_format='svg')],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_options_of_the_command(
+    settings: dict, record: GradientDensityRecord, tmp_path: Path
+) -> None:
+    """Each draws what the function draws, which is not what it draws without."""
+    (option, value), path = next(iter(settings.items())), tmp_path / 'record.npz'
+    record.save(path)
+    option = dict(image_format='format').get(option, option).replace('_', '-')
+    main(['figures', str(path), '--out', str(tmp_path / 'drawn'), f'--{option}', str(value)])
+    drawn, expected, without = (
+        {path.name: path.read_bytes() for path in paths}
+        for paths in (
+            (tmp_path / 'drawn').iterdir(),
+            write_figures(GradientDensityRecord.load(path), tmp_path / 'expected', **settings),
+            write_figures(GradientDensityRecord.load(path), tmp_path / 'without'),
+        )
+    )
+    assert drawn == expected != without
 
 
 def test_figures_without_an_m_that_divides_are_an_error(record: GradientDensityRecord) -> None:
@@ -139,6 +212,8 @@ def test_figures_without_an_m_that_divides_are_an_error(record: GradientDensityR
         figures(record, bins_reg=7)
     with pytest.raises(ValueError, match='bins_cls must be >= 1, got 0'):
         figures(record, bins_cls=0)
+    with pytest.raises(ValueError, match='rows must be >= 1, got 0'):
+        figures(record, rows=0)
     with pytest.raises(ValueError, match='the last 1 of 0 rows hold no examples'):
         figures(record.until(0))
     with pytest.raises(ValueError, match="image_format must be one of 'png', 'svg', got 'bmp'"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 import pytest
@@ -17,12 +19,17 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
+from ghm_mmdet.functional import assign_regions
+from ghm_mmdet.registry import HOOKS
 from ghm_mmdet.visualization.observer import GradientNormObserver, Observed
-from ghm_mmdet.visualization.record import GradientDensityRecord
+from ghm_mmdet.visualization.record import GradientDensityRecord, in_regions
 
 from .processes import leave_group, start_all
+from .test_fast_paths import TORCH
 from .training import demo_config, train
 
 Call = Tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -103,12 +110,36 @@ def test_counts_equal_numpy(loss_cls: nn.Module, loss_bbox: nn.Module) -> None:
     detector(levels)
     observer.stop()
     detector(levels)
-    assert observer.mu == getattr(loss_bbox, 'mu', MU)
+    mu = getattr(loss_bbox, 'mu', MU)
+    assert observer.mu == pytest.approx(mu)
     sums = observer.take().numpy()
     for kind, (counts, gradient) in zip(('cls', 'reg'), sums):
-        g = np.concatenate([gradient_norms(kind, level[kind], observer.mu) for level in levels])
+        g = np.concatenate([gradient_norms(kind, level[kind], mu) for level in levels])
         assert_counts_are_of(counts, gradient, g)
     assert not observer.take().any()
+    assert np.isnan(observer.mu)
+    observer.close()
+    assert not loss_cls._forward_hooks and not loss_bbox._forward_hooks
+
+
+def test_a_following_mu_is_that_of_each_call() -> None:
+    """What the loss itself counts into S of its 10 regions, call after call."""
+    loss = GHMR(bins=10, momentum=0.5, formula='paper', mu_momentum=0.9)
+    observer = GradientNormObserver(Detector(CLS_LOSSES[0], loss), Observed(BINS, loss_cls=None))
+    observer.start()
+    counted, mus, offsets = np.zeros(10), [], []
+    for scale in (10, 20, 40):
+        pred, target, weight = make_level(300, scale)['reg']
+        before = loss.acc_sum.clone()
+        loss(scale * pred, target, weight)
+        counted += (2 * loss.acc_sum - before).numpy()  # S = (S before + R) / 2
+        mus.append(max(loss.mu, loss.mean_d.item()))
+        offsets.append(weight.sum().item())
+    assert mus[0] > 10 * loss.mu
+    assert observer.mu == pytest.approx(np.average(mus, weights=offsets))
+    assert in_regions(observer.take()[1, 0].numpy(), 10).tolist() == counted.tolist()
+    loss(pred, target, weight)
+    assert observer.mu == pytest.approx(loss.mean_d.item())  # of what came after `take` alone
 
 
 def test_weight_by_keyword_and_none_and_half_precision() -> None:
@@ -130,6 +161,16 @@ def test_a_loss_that_is_not_there_is_an_error() -> None:
         GradientNormObserver(detector, Observed(BINS, MU, None, 'loss_bbox'))
     with pytest.raises(ValueError, match=r"loss_cls='bbox_head\.loss_cls' has use_sigmoid=False"):
         GradientNormObserver(detector, Observed(BINS, MU, loss_bbox=None))
+
+
+def test_settings_are_those_of_the_observer() -> None:
+    parameters = inspect.signature(GradientDensityHook).parameters
+    assert list(parameters) == ['interval', 'iters', *vars(Observed())]
+    assert GradientDensityHook().observed == Observed()
+    settings = dict(bins=7, mu=0.5, loss_cls='a', loss_bbox=None)
+    assert vars(GradientDensityHook(**settings).observed) == settings
+    with pytest.raises(TypeError, match=r'GradientDensityHook.* unexpected .* .intervall.'):
+        HOOKS.build(dict(type='ghm_mmdet.GradientDensityHook', intervall=3))
 
 
 def test_invalid_settings_are_errors() -> None:
@@ -186,7 +227,7 @@ def test_record_of_a_training_equals_numpy(runs: SimpleNamespace) -> None:
     with np.load(runs.folder / 'gradient_density.npz') as file:
         arrays = dict(file)
     assert arrays['iteration'].tolist() == [3, 6]
-    assert arrays['mu'] == MU
+    np.testing.assert_allclose(arrays['mu'], [MU, MU])
     np.testing.assert_allclose(arrays['edges'], np.arange(601) / 600, rtol=1e-15)
     for row, recorded in enumerate((runs.calls[1:3], runs.calls[4:6])):
         for kind in ('cls', 'reg'):
@@ -226,27 +267,142 @@ def test_visualizer_gets_scalars_and_pictures(runs: SimpleNamespace) -> None:
             assert rows[-1][f'gradient_density/{kind}_{name}'] == pytest.approx(value, abs=1e-5)
 
 
-def test_nothing_is_attached_outside_the_recorded_iterations(tmp_path: Path) -> None:
-    for iteration, runner in stub_training(Detector(CLS_LOSSES[0], REG_LOSSES[0]), tmp_path, 6):
-        attached = len(runner.model.bbox_head.loss_cls._forward_pre_hooks)
-        assert attached == (iteration in (1, 2, 4, 5))
-    assert not runner.model.bbox_head.loss_cls._forward_pre_hooks
+def test_only_the_recorded_iterations_are_counted(tmp_path: Path) -> None:
+    """The last two of every three, and after the training nothing is attached."""
+    model = Detector(FocalLoss(use_sigmoid=True), SmoothL1Loss())
+    levels = [[make_level(anchors, anchors)] for anchors in (10, 20, 40, 80, 160, 320)]
+    for iteration in stub_training(stub_runner(model, tmp_path, 6)):
+        model(levels[iteration])
+    record = GradientDensityRecord.load(tmp_path / 'gradient_density.npz')
+    logits = [CLASSES * int(level['cls'][2].sum()) for [level] in levels]
+    assert record.iteration.tolist() == [3, 6]
+    assert record.sums[:, 0, 0].sum(-1).tolist() == [sum(logits[1:3]), sum(logits[4:6])]
+    assert not model.bbox_head.loss_cls._forward_hooks
 
 
-def stub_training(
-    model: nn.Module, work_dir: Path, iters: int
-) -> Iterator[tuple[int, SimpleNamespace]]:
+def stub_runner(model: nn.Module, work_dir: Path, iters: int) -> SimpleNamespace:
+    """What the hook asks of MMEngine's runner."""
+    warnings: list[str] = []
+    return SimpleNamespace(
+        model=model, work_dir=str(work_dir), iter=0, max_iters=iters, warnings=warnings,
+        visualizer=Visualizer(vis_backends=None), logger=SimpleNamespace(warning=warnings.append),
+    )  # fmt: skip
+
+
+def stub_training(runner: SimpleNamespace, **settings: object) -> Iterator[int]:
     """What MMEngine's loop calls of the hook, one iteration after the other."""
-    hook = GradientDensityHook(interval=INTERVAL, iters=ITERS, bins=BINS)
-    runner = SimpleNamespace(
-        model=model, work_dir=str(work_dir), iter=0, visualizer=Visualizer(vis_backends=None)
-    )
+    hook = GradientDensityHook(**{'interval': INTERVAL, 'iters': ITERS, 'bins': BINS, **settings})
     hook.before_train(runner)
-    for iteration in range(iters):
+    for iteration in range(runner.max_iters):
         hook.before_train_iter(runner, iteration)
-        yield iteration, runner
+        yield iteration
         hook.after_train_iter(runner, iteration)
         runner.iter += 1
+    hook.after_train(runner)
+
+
+def test_a_resumed_record_has_the_mu_of_each_row(tmp_path: Path) -> None:
+    """Its rows up to the iteration that a run goes on from, and what it adds; other bins fail."""
+    path = tmp_path / 'gradient_density.npz'
+    earlier = GradientDensityRecord.empty(BINS)
+    for iteration in (3, 6, 9):
+        earlier.append(iteration, np.full((2, 2, BINS), iteration), 1.0)
+    earlier.save(path)
+    model = Detector(FocalLoss(use_sigmoid=True), GHMR(mu=0.5))
+    runner = stub_runner(model, tmp_path, 3)
+    runner.iter, runner.max_iters = 6, 3
+    for _ in stub_training(runner):
+        model([make_level(20, 0)])
+    record = GradientDensityRecord.load(path)
+    assert record.iteration.tolist() == [3, 6, 9]
+    assert record.mu.tolist() == pytest.approx([1, 1, 0.5])
+    np.testing.assert_array_equal(record.sums[:2], earlier.sums[:2])
+    assert (record.sums[2] != 9).any()
+    with pytest.raises(ValueError, match=rf'bins must be {BINS}, as in the record .* got 7'):
+        next(stub_training(runner, bins=7))
+    runner.iter = 0
+    next(stub_training(runner, bins=7))
+
+
+def test_a_training_shorter_than_the_interval_has_a_row_at_its_end(tmp_path: Path) -> None:
+    model = Detector(CLS_LOSSES[0], REG_LOSSES[0])
+    runner = stub_runner(model, tmp_path, 4)
+    for _ in stub_training(runner, interval=500, iters=300):
+        model([make_level(20, 0)])
+    assert GradientDensityRecord.load(tmp_path / 'gradient_density.npz').iteration.tolist() == [4]
+    assert not runner.warnings
+
+
+def test_a_record_of_nothing_is_a_warning(tmp_path: Path) -> None:
+    """A loss that is not called, and a training that ends before its first row."""
+    model = Detector(CLS_LOSSES[0], REG_LOSSES[0])
+    runner = stub_runner(model, tmp_path, 3)
+    for _ in stub_training(runner):
+        model.bbox_head.loss_cls(*make_level(20, 0)['cls'])
+    [warning] = runner.warnings
+    assert 'bbox_head.loss_bbox was called with no valid example in the 2 iterations' in warning
+    assert np.isnan(GradientDensityRecord.load(tmp_path / 'gradient_density.npz').mu).all()
+    hook = GradientDensityHook()
+    runner.iter, runner.max_iters = 0, 0  # a loop that does not know its length
+    hook.before_train(runner)
+    hook.after_train(runner)
+    assert 'not written, for the training ended before iteration 500' in runner.warnings[-1]
+
+
+@pytest.mark.skipif(TORCH < (2, 1), reason='torch.compiler is of PyTorch 2.1')
+def test_a_compiled_training_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it were not; MMEngine compiles `train_step`, and traces it before the first row."""
+    traced = []
+
+    def assign(*args: object) -> Tensor:
+        traced.append(torch.compiler.is_compiling())
+        return assign_regions(*args)
+
+    if hasattr(torch.compiler, 'is_compiling'):
+        monkeypatch.setattr('ghm_mmdet.visualization.observer.assign_regions', assign)
+
+    def sums(compiled: bool) -> np.ndarray:
+        torch._dynamo.reset()
+        model = Detector(GHMC(bins=30, momentum=0.75), GHMR(mu_momentum=0.9))
+        step = torch.compile(model.forward, backend='eager') if compiled else model.forward
+        folder = tmp_path / str(compiled)
+        for iteration in stub_training(stub_runner(model, folder, 6)):
+            step([make_level(50, iteration)]).backward()
+        record = GradientDensityRecord.load(folder / 'gradient_density.npz')
+        assert (record.mu > 0.02).all()
+        return record.sums
+
+    np.testing.assert_allclose(sums(True), sums(False), rtol=1e-6)
+    assert not any(traced)  # counting itself
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device that has no float64, as Apple's MPS."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_flatten(out)[0]:
+            if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
+                raise TypeError(f'{function} makes float64')
+        return out
+
+
+def test_other_devices(tmp_path: Path) -> None:
+    """Without float64, and with a default device that is not the tensors'."""
+    model, level = Detector(CLS_LOSSES[0], REG_LOSSES[0]), make_level(50, 0)
+
+    def record(folder: Path, device: Any) -> GradientDensityRecord:
+        for _ in stub_training(stub_runner(model, folder, 3)):
+            with device:
+                model([level])
+        return GradientDensityRecord.load(folder / 'gradient_density.npz')
+
+    expected = record(tmp_path / 'cpu', nullcontext())
+    assert expected.sums.any()
+    for name, device in (('no_float64', NoFloat64()), ('meta', torch.device('meta'))):
+        np.testing.assert_array_equal(record(tmp_path / name, device).sums, expected.sums)
 
 
 @pytest.mark.slow
@@ -257,7 +413,7 @@ def test_resumed_run_goes_on_with_the_record(demo_data: Path, tmp_path: Path) ->
     path = tmp_path / 'gradient_density.npz'
     before = GradientDensityRecord.load(path)
     lost = GradientDensityRecord.load(path)
-    lost.append(3, torch.ones(2, 2, 600))
+    lost.append(3, np.ones((2, 2, 600)), MU)
     lost.save(path)
     config = demo_config(demo_data, tmp_path, 4, custom_hooks=[density], resume=True)
     train(config)
@@ -265,7 +421,7 @@ def test_resumed_run_goes_on_with_the_record(demo_data: Path, tmp_path: Path) ->
     assert after.iteration.tolist() == [1, 2, 3, 4]
     np.testing.assert_array_equal(after.sums[:2], before.sums)
     assert (after.sums[2] != 1).any()
-    with pytest.raises(ValueError, match=r'600 and 0\.02, got 60 and 0\.02'):
+    with pytest.raises(ValueError, match=r'bins must be 600, .* got 60'):
         config.custom_hooks[0].bins = 60
         config.train_cfg.max_iters = 5
         train(config)
@@ -294,7 +450,7 @@ def train_distributed(rank: int, folder: Path) -> None:
     # A function, so that the model is gone before the process group: DDP's reducer, if it is the
     # last to hold the group, joins the group's threads with the GIL, which they may wait for.
     model = nn.parallel.DistributedDataParallel(Detector(FocalLoss(use_sigmoid=True), GHMR()))
-    for iteration, _ in stub_training(model, folder, INTERVAL):
+    for iteration in stub_training(stub_runner(model, folder, INTERVAL)):
         model([make_level(50 + 20 * rank, 10 * iteration + rank)]).backward()
 
 

@@ -57,8 +57,19 @@ def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kernels_are_used() -> None:
     x = torch.randn(4, 3, device=DEVICE)
-    assert choose_kernels(x, x, Settings(30)).__name__ == 'ghm_mmdet.ops.triton_kernels'
-    assert choose_kernels(x.double(), x, Settings(30)) is None
+    kernels = choose_kernels(x, x, None, Settings(30))
+    assert kernels.__name__ == 'ghm_mmdet.ops.triton_kernels'
+    assert choose_kernels(x.double(), x, None, Settings(30)) is None
+
+
+@pytest.mark.parametrize('value', [-0.1, 1.1])
+def test_targets_outside_0_and_1_are_not_finite(value: float) -> None:
+    from ghm_mmdet.ops import triton_kernels
+
+    pred, target = torch.randn(50, 3, device=DEVICE), torch.rand(50, 3, device=DEVICE)
+    assert triton_kernels.count(pred, target, None, 30)[1]
+    target[7, 1] = value
+    assert not triton_kernels.count(pred, target, None, 30)[1]
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -127,6 +138,8 @@ def test_wrong_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels_of('cuda') == 'triton'
     assert kernels_of('cpu') == 'cpu'
     assert kernels_of('mps') is None
+    monkeypatch.setenv('GHM_MMDET_KERNELS', 'torch')
+    assert kernels_of('cuda') is kernels_of('cpu') is None
 
 
 # What the kernels are, beside what they compute.

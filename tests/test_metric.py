@@ -48,8 +48,10 @@ def detections(ann_file: str) -> list[dict]:
     return samples
 
 
-def evaluate(metric: CocoMetric, samples: list[dict]) -> dict[str, float]:
-    metric.dataset_meta = dict(classes=CLASSES)
+def evaluate(
+    metric: CocoMetric, samples: list[dict], classes: tuple[str, ...] = CLASSES
+) -> dict[str, float]:
+    metric.dataset_meta = dict(classes=classes)
     metric.process({}, samples)
     return {k[len('coco/') :]: v for k, v in metric.evaluate(len(samples)).items()}
 
@@ -85,6 +87,60 @@ def test_equals_pycocotools(ann_file: str, options: dict) -> None:
     assert 0 < at[90] < at[70] < at[50] < 1
     for percent, value in at.items():
         assert metrics[f'bbox_mAP_{percent}'] == pytest.approx(value, abs=5.01e-4)
+
+
+def test_only_the_best_detections_of_a_class_count(ann_file: str) -> None:
+    """The last of `proposal_nums`; pycocotools is given these alone."""
+    samples = detections(ann_file)
+    settings = dict(ann_file=ann_file, proposal_nums=(1, 2, 3))
+    found = evaluate(CocoIoUMetric(**settings), samples)['bbox_mAP_60']
+    for sample in samples:
+        predicted = sample['pred_instances']
+        best: list[int] = []
+        for label in range(len(CLASSES)):
+            of_class = np.flatnonzero(predicted['labels'] == label)
+            best += of_class[np.argsort(-predicted['scores'][of_class].numpy())][:3].tolist()
+        sample['pred_instances'] = {key: value[best] for key, value in predicted.items()}
+    expected = pycocotools_ap(ann_file, samples, 0.6)
+    assert found == pytest.approx(expected, abs=5.01e-4)
+    default = evaluate(CocoIoUMetric(ann_file=ann_file), detections(ann_file))['bbox_mAP_60']
+    assert default > expected + 0.01
+
+
+def test_a_class_without_objects_does_not_count(ann_file: str, tmp_path: Path) -> None:
+    content = json.loads(Path(ann_file).read_text())
+    content['categories'].append(dict(id=len(CLASSES) + 1, name='star'))
+    path = tmp_path / 'with_star.json'
+    path.write_text(json.dumps(content))
+    samples = detections(ann_file)
+    metric = CocoIoUMetric(ann_file=str(path))
+    found = evaluate(metric, samples, (*CLASSES, 'star'))
+    assert metric.cat_ids == [1, 2, 3, 4]
+    for percent in (60, 90):
+        expected = pycocotools_ap(str(path), samples, percent / 100)
+        assert found[f'bbox_mAP_{percent}'] == pytest.approx(expected, abs=5.01e-4)
+
+
+def test_only_the_classes_of_the_data_set_count(ann_file: str) -> None:
+    """Of a data set that has some of the file's: the mean of their AP, each by pycocotools."""
+    samples = detections(ann_file)
+    for sample in samples:
+        kept = sample['pred_instances']['labels'] < 2
+        sample['pred_instances'] = {k: v[kept] for k, v in sample['pred_instances'].items()}
+    metric = CocoIoUMetric(ann_file=ann_file)
+    found = evaluate(metric, samples, CLASSES[:2])['bbox_mAP_60']
+    assert metric.cat_ids == [1, 2]
+    of_all = pycocotools_ap(ann_file, samples, 0.6)  # the third has an AP of 0
+    assert found == pytest.approx(of_all * 3 / 2, abs=5.01e-4)
+
+
+def test_nothing_to_find_is_minus_one(ann_file: str, tmp_path: Path) -> None:
+    content = json.loads(Path(ann_file).read_text())
+    content['annotations'] = []
+    path = tmp_path / 'empty.json'
+    path.write_text(json.dumps(content))
+    found = evaluate(CocoIoUMetric(ann_file=str(path)), detections(ann_file))
+    assert found['bbox_mAP'] == found['bbox_mAP_60'] == found['bbox_mAP_90'] == -1
 
 
 def test_adds_to_coco_metric_and_changes_nothing(ann_file: str) -> None:

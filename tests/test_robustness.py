@@ -89,6 +89,17 @@ def test_a_bad_batch_shows_and_is_forgotten(
     assert torch.equal(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize('value', NOT_FINITE[:1])
+def test_a_dense_target_that_is_nan_does_not_enter_the_average(value: float) -> None:
+    loss = make_loss('dense')
+    loss(*batch('dense', seed=1))
+    before = loss.acc_sum.clone()
+    pred, target, weight = batch('dense')
+    target[0, 1] = value
+    assert loss(pred, target, weight).isnan()
+    assert torch.equal(loss.acc_sum, before)
+
+
 def test_large_finite_logits_are_no_bad_batch() -> None:
     loss = make_loss('labels')
     pred, labels, weight = batch('labels')

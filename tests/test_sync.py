@@ -33,6 +33,7 @@ LOSSES = [
     ),
     ('GHMC', 'floored'),
     ('class weights', 'official'),
+    ('sum', 'official'),
     ('following', 'floored'),
 ]
 CASES = [(loss, split) for loss in LOSSES for split in SPLITS[2]]
@@ -45,7 +46,8 @@ def make_loss(name: str, formula: str, sync: bool) -> nn.Module:
         return GHMR(bins=10, momentum=0.7, loss_weight=10.0, **settings)
     weights = [1.0, 2.0, 0.5, 0.1] if name == 'class weights' else None
     settings = dict(formula=formula, sync=sync, class_weight=weights)
-    return GHMC(10, 0.75, use_sigmoid=name == 'GHMC', **settings)
+    reduction = 'sum' if name == 'sum' else 'mean'
+    return GHMC(10, 0.75, use_sigmoid=name in ('GHMC', 'sum'), reduction=reduction, **settings)
 
 
 def make_batch(name: str, call: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,7 +58,7 @@ def make_batch(name: str, call: int) -> tuple[Tensor, Tensor, Tensor]:
     if name in ('GHMR', 'following'):
         target = torch.randn(ROWS, 4, generator=generator, dtype=torch.float64) / 10
         return features, target, weight[:, None].repeat(1, 4)
-    num_labels = 5 if name == 'GHMC' else 4
+    num_labels = 5 if name in ('GHMC', 'sum') else 4
     return features, torch.randint(0, num_labels, (ROWS,), generator=generator), weight
 
 

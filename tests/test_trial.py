@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,16 +20,13 @@ from ghm_mmdet.formulas import Settings
 from ghm_mmdet.functional import ghm_c_loss
 from ghm_mmdet.ops import cpu, trial
 
-CPU = torch.device('cpu')
-
 
 @pytest.fixture(autouse=True)
 def cpu_as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Send tensors of the CPU through the trial, as tensors of CUDA are."""
     monkeypatch.setattr(ops, 'kernels_of', lambda device_type: 'triton')
-    ops._tried_triton.cache_clear()
+    monkeypatch.setattr(ops, '_tried', {})
     yield
-    ops._tried_triton.cache_clear()
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -133,47 +131,51 @@ def test_the_variable_forces_kernels_without_a_trial(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(found, expected * (1 + 3e-5))
 
 
+#: M, the shape of the logits, the dtypes of logits, target and weight; what is of logits.
 KINDS = [
-    trial.Kind.of(
-        torch.zeros(shape, dtype=dtype),
-        torch.zeros(shape if is_dense else shape[:1], dtype=target),
-        None if weight is None else torch.ones(shape if of_logits else shape[:1], dtype=weight),
-        bins,
-    )
-    for bins, shape, dtype, target, is_dense, weight, of_logits in (
-        (30, (40, 8), torch.float32, torch.int64, False, torch.float32, False),
-        (255, (41, 1), torch.float16, torch.int32, False, None, False),
-        (10, (41, 3), torch.bfloat16, torch.float32, True, torch.float32, True),
-        (7, (40, 2), torch.float32, torch.float16, True, torch.bool, True),
-    )
+    (30, (40, 8), torch.float32, torch.int64, torch.float32, ''),
+    (255, (41, 1), torch.float16, torch.int32, None, ''),
+    (10, (41, 3), torch.bfloat16, torch.float32, torch.float32, 'target weight'),
+    (7, (40, 2), torch.float32, torch.float16, torch.bool, 'target weight'),
 ]
+
+
+def tensors(kind: tuple) -> tuple:
+    bins, shape, pred, target, weight, of_logits = kind
+
+    def zeros(name: str, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape if name in of_logits else shape[:1], dtype=dtype)
+
+    pred = torch.zeros(shape, dtype=pred)
+    return pred, zeros('target', target), weight and zeros('weight', weight), bins
+
+
+def try_all() -> None:
+    for kind in KINDS:
+        assert trial.passed(ops._triton, *tensors(kind)) is ops._triton(), kind
 
 
 def test_kernels_of_the_interpreter_pass() -> None:
     """For what heads pass: labels or dense targets, of any dtype, with any kind of weight."""
     pytest.importorskip('triton', minversion='3.0')
-    script = (
-        'import torch; from ghm_mmdet import ops; from ghm_mmdet.ops.trial import Kind, passed\n'
-        f"for kind in {KINDS}:\n    kernels = passed(ops._triton, torch.device('cpu'), kind, '')\n"
-        '    assert kernels is ops._triton(), kind'
-    )
+    script = 'from tests.test_trial import try_all; try_all()'
     environment = {**os.environ, 'TRITON_INTERPRET': '1'}
-    subprocess.run(
-        [sys.executable, '-W', 'error::UserWarning', '-c', script], check=True, env=environment
-    )
+    command = [sys.executable, '-W', 'error::UserWarning', '-c', script]
+    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parent.parent)
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_kernels_of_every_kind_are_tried(kind: trial.Kind) -> None:
+def test_kernels_of_every_kind_are_tried(kind: tuple) -> None:
     """The CPU's pass, and those do not whose weights or targets are lost."""
-    assert trial.largest_error(cpu, CPU, kind) < 1e-6
+    like = tensors(kind)
+    assert trial.largest_error(cpu, *like) < 1e-6
     lost = SimpleNamespace(count=lambda *args: cpu.count(*args[:2], None, args[3]), weigh=cpu.weigh)
-    assert (trial.largest_error(lost, CPU, kind) > 1e-3) == (kind.weight is not None)
+    assert (trial.largest_error(lost, *like) > 1e-3) == (like[2] is not None)
     shifted = SimpleNamespace(
         count=lambda pred, target, *rest: cpu.count(pred, target.roll(1, 0), *rest),
         weigh=cpu.weigh,
     )
-    assert trial.largest_error(shifted, CPU, kind) > 1e-3
+    assert trial.largest_error(shifted, *like) > 1e-3
 
 
 def test_each_kind_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

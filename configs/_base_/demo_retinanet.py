@@ -1,15 +1,8 @@
-# RetinaNet-R18 of half width that learns from random weights on two CPU cores: batch
-# normalization that learns, FPN of 64 channels, three levels, anchors from 16 pixels.
-_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
+# RetinaNet-R18 of half width that learns from random weights on two CPU cores: FPN of 64 channels,
+# three levels, anchors from 16 pixels.
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', './demo_backbone.py']
 model = dict(
-    backbone=dict(
-        depth=18,
-        stem_channels=32,
-        base_channels=32,
-        frozen_stages=-1,
-        norm_eval=False,
-        init_cfg=None,
-    ),
+    backbone={{_base_.demo_backbone}},
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, num_outs=3),
     bbox_head=dict(
         num_classes=3,

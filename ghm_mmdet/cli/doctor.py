@@ -160,7 +160,8 @@ def _kernels() -> Finding:
 
     from ..formulas import Settings
     from ..functional import ghm_c_loss
-    from ..ops import VARIABLE, choose_kernels
+    from ..ops import choose_kernels
+    from ..ops.trial import VARIABLE
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     forced = f' ({VARIABLE}={os.environ[VARIABLE]})' if os.environ.get(VARIABLE) else ''

@@ -17,6 +17,7 @@ from .write import one_line
 
 
 def add_options(parser: ArgumentParser) -> None:
+    """Say what the command takes."""
     add = parser.add_argument
     add('record', help='the .npz')
     add('--out', type=Path, required=True, help='folder to write to')
@@ -27,6 +28,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    """Draw the figures, and print their paths; a record that can't be drawn ends with a line."""
     from ..visualization.figures import write_figures
     from ..visualization.record import GradientDensityRecord
 

@@ -22,9 +22,19 @@ class CocoIoUMetric(CocoMetric):
     to three digits as the others; -1 where there is no ground truth.
 
     Args: as `CocoMetric`.
+
+    Examples:
+        In a config:
+
+            val_evaluator = dict(type='ghm_mmdet.CocoIoUMetric', ann_file='val.json')
     """
 
     def compute_metrics(self, results: list) -> dict[str, float]:
+        """COCO's metrics, and `bbox_mAP_60` to `bbox_mAP_90` if 'bbox' is one of `metric`.
+
+        Args:
+            results: Of each image, the ground truth and the detections, as `process` leaves them.
+        """
         metrics = super().compute_metrics(results)
         if metrics and 'bbox' in self.metrics:  # not format_only, and something was detected
             with TemporaryDirectory() as folder:
@@ -34,7 +44,7 @@ class CocoIoUMetric(CocoMetric):
 
     def _precision_at_thresholds(self, detections: str) -> dict[str, float]:
         evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), 'bbox')
-        evaluation.params.catIds, evaluation.params.imgIds = self.cat_ids, self.img_ids
+        evaluation.params.catIds = self.cat_ids
         evaluation.params.maxDets = list(self.proposal_nums)
         evaluation.params.iouThrs = np.array(PERCENTS) / 100
         evaluation.evaluate()

@@ -40,21 +40,26 @@ def weighted_cross_entropy(logits: CountedLogits, weights: Tensor) -> Tensor:
     A scalar, in float64 for float64 logits, else in float32; NaN where not all is finite.
     """
     with_gradient = torch.is_grad_enabled() and logits.pred.requires_grad
-    apply: Any = _WeightedCrossEntropy.apply
-    total: Tensor = apply(logits.pred, logits, weights.detach(), with_gradient)
-    return total
+    return _WeightedCrossEntropy.apply(  # type: ignore[no-any-return, no-untyped-call]
+        logits.pred, logits, weights.detach(), with_gradient
+    )
 
 
 def plain_weighted_cross_entropy(
     pred: Tensor, target: Tensor, weight: Tensor | None, weights: Tensor
 ) -> Tensor:
     """The same in plain PyTorch, which can be differentiated any number of times."""
+    loss, g = cross_entropy_and_norm(pred, target)
+    regions = assign_regions(g, len(weights), valid_examples(pred, weight))
+    return (of_examples(weights, regions) * loss).sum()
+
+
+def cross_entropy_and_norm(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """L of Eq. 1 and g of Eq. 3 of each logit, g as a constant."""
     x = at_least_float32(pred)
     p_star = probabilities(x, target)
-    g = classification_gradient_norm(x.detach(), p_star)
-    regions = assign_regions(g, len(weights), valid_examples(x, weight))
     loss = F.binary_cross_entropy_with_logits(x, p_star, reduction='none')
-    return (of_examples(weights, regions) * loss).sum()
+    return loss, classification_gradient_norm(x.detach(), p_star)
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
@@ -92,9 +97,8 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 
 def _is_batched(scale: Tensor) -> bool:
     """Whether it holds several gradients, of `is_grads_batched=True`."""
-    functorch = torch._C._functorch
-    is_legacy = getattr(functorch, 'is_legacy_batchedtensor', functorch.is_batchedtensor)
-    return functorch.is_batchedtensor(scale) or is_legacy(scale)
+    names = 'is_batchedtensor', 'is_legacy_batchedtensor'  # 1.13 does not have the second
+    return any(getattr(torch._C._functorch, name, bool)(scale) for name in names)
 
 
 def _is_last_use() -> bool:

@@ -92,10 +92,7 @@ def check_probabilities(target: Tensor) -> None:
         low, high = target.detach().aminmax()
         # A NaN passes: it shows in the loss.
         if low < -ROUNDING or high > 1 + ROUNDING:
-            found = f'values from {low.item():g} to {high.item():g}'
-            raise ValueError(
-                f'target must lie in [0, 1] where it has the shape of pred, got {found}'
-            )
+            raise ValueError(f'target must lie in [0, 1], got values from {low:g} to {high:g}')
 
 
 def _is_at_hand(x: Tensor) -> bool:
@@ -178,8 +175,3 @@ def sum_of_targets(pred: Tensor, target: Tensor, weight: Tensor | None) -> Tenso
     """The sum of p* over the valid examples, a scalar: the number of positives."""
     p_star = dense_target(at_least_float32(pred.detach()), target.detach())
     return torch.where(valid_examples(pred, weight), p_star, 0).sum()
-
-
-def number_of_rows(pred: Tensor, weight: Tensor | None) -> Tensor:
-    """How many rows of (N, C) have a valid example, a scalar."""
-    return valid_examples(at_least_float32(pred), weight).any(-1).sum().to(compute_dtype(pred))

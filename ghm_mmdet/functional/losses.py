@@ -14,30 +14,8 @@ from torch import Tensor
 
 from .. import ops
 from ..formulas import FORMULAS, Settings
-from .fused import CountedLogits, count_cross_entropy, weighted_cross_entropy
-from .inputs import (
-    at_least_float32,
-    check_classification,
-    check_regression,
-    check_softmax,
-    compute_dtype,
-    expanded,
-    probabilities,
-    valid_examples,
-)
-from .paper import (
-    Statistics,
-    assign_regions,
-    authentic_smooth_l1,
-    classification_gradient_norm,
-    count_regions,
-    exact_gradient_density,
-    example_weights,
-    of_examples,
-    regression_gradient_norm,
-    softmax_gradient_norm,
-    weighted,
-)
+from . import fused, inputs, paper
+from .paper import Statistics
 
 
 class FirstPass(NamedTuple):
@@ -46,7 +24,7 @@ class FirstPass(NamedTuple):
     statistics: Statistics  # of this call, from which β is computed
     loss: Tensor | None = None  # L of each example with its graph, unless kernels compute it
     regions: Tensor | None = None  # of each example; None where β is that of each example
-    logits: CountedLogits | None = None  # what the kernels have counted
+    logits: fused.CountedLogits | None = None  # what the kernels have counted
 
     def divided_by(self, avg_factor: float | Tensor | None, settings: Settings) -> FirstPass:
         """With the head's `avg_factor` for N, where it gives one and the formula takes it."""
@@ -59,28 +37,25 @@ class FirstPass(NamedTuple):
 
 def second_pass(first: FirstPass, settings: Settings) -> Tensor:
     """`(1/N) Σ β_i L_i` (Eqs. 8, 11 and 19), or each `β_i L_i` for 'none'."""
-    weights = example_weights(first.statistics, settings)
+    weights = paper.example_weights(first.statistics, settings)
     if first.logits is not None:
-        return weighted_cross_entropy(first.logits, weights)
+        return fused.weighted_cross_entropy(first.logits, weights)
     assert first.loss is not None
-    return weighted(first.loss, of_examples(weights, first.regions), settings)
+    return paper.weighted(first.loss, paper.of_examples(weights, first.regions), settings)
 
 
 def first_pass_of_sigmoid(
     pred: Tensor, target: Tensor, weight: Tensor | None, settings: Settings
 ) -> FirstPass:
     """Binary cross entropy (Eq. 1), with g of Eq. 3."""
-    check_classification(pred, target, weight)
+    inputs.check_classification(pred, target, weight)
     kernels = ops.choose_kernels(pred, target, weight, settings)
     if kernels is not None:
-        logits = count_cross_entropy(kernels, pred, target, weight, settings.bins)
-        n = logits.counts.sum().to(compute_dtype(pred))
+        logits = fused.count_cross_entropy(kernels, pred, target, weight, settings.bins)
+        n = logits.counts.sum().to(inputs.compute_dtype(pred))
         return FirstPass(Statistics(logits.counts, None, n, logits.finite), logits=logits)
-    x = at_least_float32(pred)
-    p_star = probabilities(x, target)
-    loss = F.binary_cross_entropy_with_logits(x, p_star, reduction='none')
-    g = classification_gradient_norm(x.detach(), p_star)
-    return _first_pass(loss, g, valid_examples(x, weight), None, settings)
+    loss, g = fused.cross_entropy_and_norm(pred, target)
+    return _first_pass(loss, g, inputs.valid_examples(pred, weight), None, settings)
 
 
 def first_pass_of_softmax(
@@ -92,13 +67,13 @@ def first_pass_of_softmax(
     settings: Settings,
 ) -> FirstPass:
     """`w_y · (-log p_y)` of each row, with g = 1 - p_y."""
-    check_softmax(pred, target, weight)
-    x, labels = at_least_float32(pred), target.long()
+    inputs.check_softmax(pred, target, weight)
+    x, labels = inputs.at_least_float32(pred), target.long()
     valid = labels != ignore_index
     if weight is not None:
         valid = valid & (weight > 0)
     loss = F.cross_entropy(x, labels, reduction='none', ignore_index=ignore_index)
-    g = softmax_gradient_norm(loss.detach())
+    g = paper.softmax_gradient_norm(loss.detach())
     if class_weight is not None:
         w = torch.as_tensor(class_weight, dtype=x.dtype, device=x.device)
         if w.shape != x.shape[1:]:
@@ -118,14 +93,14 @@ def first_pass_of_offsets(
     settings: Settings,
 ) -> FirstPass:
     """ASL1 (Eq. 17), with gr of Eq. 18."""
-    check_regression(pred, target, weight)
-    x = at_least_float32(pred)
+    inputs.check_regression(pred, target, weight)
+    x = inputs.at_least_float32(pred)
     d = x - target.to(x.dtype)
     n = None
     if FORMULAS[settings.formula].weights_are_counts and weight is not None:
-        n = expanded(weight, x).sum(dtype=x.dtype)
-    loss, gr = authentic_smooth_l1(d, mu), regression_gradient_norm(d.detach(), mu)
-    return _first_pass(loss, gr, valid_examples(x, weight), n, settings)
+        n = inputs.expanded(weight, x).sum(dtype=x.dtype)
+    loss, gr = paper.authentic_smooth_l1(d, mu), paper.regression_gradient_norm(d.detach(), mu)
+    return _first_pass(loss, gr, inputs.valid_examples(x, weight), n, settings)
 
 
 def _first_pass(
@@ -135,10 +110,10 @@ def _first_pass(
     n = valid.sum().to(g.dtype) if n is None else n
     finite = loss.detach().isfinite().all()
     if settings.density == 'exact':
-        s = exact_gradient_density(g, 1 / settings.bins, valid) / settings.bins
+        s = paper.exact_gradient_density(g, 1 / settings.bins, valid) / settings.bins
         return FirstPass(Statistics(valid, s, n, finite), loss)
-    regions = assign_regions(g, settings.bins, valid)
-    counts = count_regions(regions, settings.bins)
+    regions = paper.assign_regions(g, settings.bins, valid)
+    counts = paper.count_regions(regions, settings.bins)
     return FirstPass(Statistics(counts, None, n, finite), loss, regions)
 
 

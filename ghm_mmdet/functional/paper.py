@@ -164,7 +164,7 @@ def count_regions(regions: Tensor, bins: int) -> Tensor:
     regions = regions.flatten()
     counts = torch.zeros(bins + 1, dtype=torch.int64, device=regions.device)
     # Not bincount, which waits for the device to learn the largest.
-    return counts.scatter_add_(0, regions, torch.ones_like(regions))[:bins]
+    return counts.scatter_add(0, regions, torch.ones_like(regions))[:bins]
 
 
 def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -> Tensor:

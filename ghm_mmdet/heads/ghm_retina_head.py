@@ -22,6 +22,14 @@ class GHMRetinaHead(WholeBatchLosses, RetinaHead):
     divides by `avg_factor`, such as focal loss, has the same value in both. A GHM loss divides
     by its own number of examples: `RetinaHead` adds up one such mean for every level, and here
     there is a single one.
+
+    Examples:
+        In a config of RetinaNet:
+
+        >>> model = dict(bbox_head=dict(
+        ...     type='ghm_mmdet.GHMRetinaHead',
+        ...     loss_cls=dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True),
+        ...     loss_bbox=dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7)))
     """
 
     def examples_of_part(self, part: Part) -> tuple[Examples, Examples]:

@@ -48,12 +48,15 @@ class WholeBatchLosses(AnchorHead):
             'loss_cls' and 'loss_bbox', a scalar each.
         """
         losses = {}
+        # MMDetection's head lists, by loss, what `loss_by_feat_single` returned of each part.
         for name, parts in super().loss_by_feat(*args, **kwargs).items():
-            *examples, avg_factor = zip(*parts)
-            losses[name] = getattr(self, name)(*map(torch.cat, examples), avg_factor=avg_factor[0])
+            examples = [examples_of_part for examples_of_part, _ in parts]
+            pred, target, weight = (torch.cat(tensors) for tensors in zip(*examples))
+            _, avg_factor = parts[0]
+            losses[name] = getattr(self, name)(pred, target, weight, avg_factor=avg_factor)
         return losses
 
     def loss_by_feat_single(self, *tensors: Tensor, avg_factor: int) -> tuple[tuple, tuple]:
-        # MMDetection's head calls it by this name for each part, and lists what it returns.
+        """What each loss is to be called with for one part, and the `avg_factor` of all."""
         cls_examples, bbox_examples = self.examples_of_part(Part(*tensors))
-        return (*cls_examples, avg_factor), (*bbox_examples, avg_factor)
+        return (cls_examples, avg_factor), (bbox_examples, avg_factor)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..checks import check_count
 from ..registry import HOOKS
 from ..visualization.observer import GradientNormObserver, Observed
-from ..visualization.record import KINDS, GradientDensityRecord
+from ..visualization.record import KINDS, GradientDensityRecord, mean_mu
 
 RECORD_FILE = 'gradient_density.npz'
 #: Gradient norms below the first are easy examples, from the second on very hard ones.
@@ -26,9 +25,10 @@ class GradientDensityHook(Hook):
 
     In the last `iters` iterations of every `interval` the calls of the detector's two losses
     are observed: what they are called with counts, not what they are, so that GHM, focal loss
-    or cross entropy, smooth L1 or ASL1 can be compared.
+    or cross entropy, smooth L1 or ASL1 can be compared. gr takes the μ that the regression loss
+    has in that call, also where it follows the offsets (`mu_momentum` of `GHMR`).
     The levels of the pyramid, the iterations and the processes are summed up. Training is not
-    changed; outside the recorded iterations nothing is attached to the losses.
+    changed, compiled or not. It takes PyTorch 2.0 or later.
 
     At the end of each interval the main process
 
@@ -44,7 +44,8 @@ class GradientDensityHook(Hook):
     target is more than labels or probabilities, as that of `QualityFocalLoss`.
 
     Args:
-        interval: Iterations between two rows, an int >= 1. Default: 500.
+        interval: Iterations between two rows, an int >= 1. A shorter training has one row, at
+            its end. Default: 500.
         iters: Iterations recorded in each row, an int in [1, interval]. Default: 1.
         bins: Number of bins in [0, 1]. Default: 600, a multiple of every M of Table 1.
         mu: μ of gr where the regression loss has no `mu` of its own, in units of the encoded
@@ -57,39 +58,64 @@ class GradientDensityHook(Hook):
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values;
             when training starts, a path that is not in the detector, or a resumed record of
-            other `bins` or `mu`.
+            other `bins`.
+
+    Examples:
+        In a config, for a row of 10 iterations every 100 of Faster R-CNN's box regression:
+
+            custom_hooks = [
+                dict(
+                    type='ghm_mmdet.GradientDensityHook',
+                    interval=100,
+                    iters=10,
+                    loss_cls=None,
+                    loss_bbox='roi_head.bbox_head.loss_bbox',
+                ),
+            ]
     """
 
-    def __init__(self, interval: int = 500, iters: int = 1, **observed: Any) -> None:
+    def __init__(
+        self,
+        interval: int = 500,
+        iters: int = 1,
+        bins: int = 600,
+        mu: float = 0.02,
+        loss_cls: str | None = 'bbox_head.loss_cls',
+        loss_bbox: str | None = 'bbox_head.loss_bbox',
+    ) -> None:
         check_count('interval', interval)
         check_count('iters', iters)
         if iters > interval:
             raise ValueError(f'iters must be <= interval, got {iters!r} of {interval!r}')
         self.interval = interval
         self.iters = iters
-        self.observed = Observed(**observed)
+        self.observed = Observed(bins, mu, loss_cls, loss_bbox)
 
     def before_train(self, runner: Runner) -> None:
+        """Hook the losses, and read the record that a resumed run goes on with."""
+        # A loop of one's own may not know its length.
+        self._interval = min(self.interval, getattr(runner, 'max_iters', 0) or self.interval)
+        self._iters = min(self.iters, self._interval)
         self._observer = GradientNormObserver(runner.model, self.observed)
         if is_main_process():
             self._record = self._record_so_far(Path(runner.work_dir, RECORD_FILE), runner.iter)
 
     def _record_so_far(self, path: Path, iteration: int) -> GradientDensityRecord:
-        record = self._observer.empty_record()
+        bins = self.observed.bins
         if iteration == 0 or not path.exists():
-            return record
+            return GradientDensityRecord.empty(bins)
         earlier = GradientDensityRecord.load(path)
-        if (earlier.bins, earlier.mu) != (record.bins, record.mu):
+        if earlier.bins != bins:
             raise ValueError(
-                f'bins and mu must be those of the record to go on with, {path}: '
-                f'{earlier.bins} and {earlier.mu}, got {record.bins} and {record.mu}'
+                f'bins must be {earlier.bins}, as in the record to go on with, {path}, got {bins}'
             )
         return earlier.until(iteration)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        if runner.iter % self.interval >= self.interval - self.iters:
+        """Count from now on, if the iteration is one of those to record."""
+        if runner.iter % self._interval >= self._interval - self._iters:
             self._observer.start()
 
     def after_train_iter(
@@ -99,14 +125,24 @@ class GradientDensityHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
+        """Count no more; at the end of an interval write its row."""
         self._observer.stop()
-        if self.every_n_train_iters(runner, self.interval):
-            sums = self._observer.take()
-            all_reduce(sums)
+        if self.every_n_train_iters(runner, self._interval):
+            # Not all_reduce: the sums are float64, which not every device has.
+            mu, sums = zip(*all_gather_object((self._observer.mu, self._observer.take().numpy())))
             if is_main_process():
-                self._record.append(runner.iter + 1, sums)
+                self._record.append(runner.iter + 1, sum(sums), mean_mu(mu, sums))
                 self._record.save(Path(runner.work_dir, RECORD_FILE))
                 self._show(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Take the hooks off the losses; warn if nothing was recorded."""
+        self._observer.close()
+        if is_main_process() and not len(self._record.iteration):
+            runner.logger.warning(
+                f'{RECORD_FILE}: not written, for the training ended before iteration '
+                f'{self._interval}'
+            )
 
     def _show(self, runner: Runner) -> None:
         scalars = {
@@ -115,6 +151,12 @@ class GradientDensityHook(Hook):
             for name, share in easy_and_hard(*self._record.histogram(kind)).items()
         }
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+        for kind, path in zip(KINDS, (self.observed.loss_cls, self.observed.loss_bbox)):
+            if path is not None and not self._record.histogram(kind)[0].any():
+                runner.logger.warning(
+                    f'{RECORD_FILE}: {path} was called with no valid example in the '
+                    f'{self._iters} iterations of the row of iteration {runner.iter + 1}'
+                )
 
 
 def easy_and_hard(counts: np.ndarray, gradient: np.ndarray) -> dict[str, float]:

@@ -23,6 +23,12 @@ class AuthenticSmoothL1Loss(nn.Module):
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+
+    Examples:
+        >>> import torch
+        >>> loss = AuthenticSmoothL1Loss(mu=0.02, reduction='sum')
+        >>> loss(torch.tensor([[0.02, 1.0]]), torch.zeros(1, 2))
+        tensor(0.9885)
     """
 
     def __init__(self, mu: float = 0.02, reduction: str = 'mean', loss_weight: float = 1.0) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Sequence, cast
 
 import torch
 from mmdet.utils import reduce_mean
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, check_use_sigmoid_of_config
 from ..formulas import Settings
-from ..functional.inputs import number_of_rows, quality_target, sum_of_targets
+from ..functional.inputs import quality_target, sum_of_targets, valid_examples
 from ..functional.losses import first_pass_of_sigmoid, first_pass_of_softmax
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
@@ -59,6 +59,17 @@ class GHMC(GradientHarmonizingLoss):
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+
+    Examples:
+        >>> from ghm_mmdet.registry import MODELS
+        >>> config = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True)
+        >>> loss = MODELS.build(config)
+        >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
+        >>> labels, label_weight = torch.tensor([0, 2]), torch.ones(2)  # 2 is background
+        >>> loss(pred, labels, label_weight)
+        tensor(0.2582)
+        >>> loss.acc_sum.sum()  # (1 - α) R of four logits
+        tensor(1.)
     """
 
     class_factor: Tensor | None
@@ -136,28 +147,25 @@ class GHMC(GradientHarmonizingLoss):
         is_divided_later = reduction_override is None and self.reduction in DIVIDED_LATER
         settings = self.settings_of_call('mean' if is_divided_later else reduction_override)
         weight = label_weight if weight is None else weight
-        if not self.use_sigmoid:
-            ignore_index = -100 if self.ignore_index is None else self.ignore_index
-            labels: Any = target
-            rows = first_pass_of_softmax(
-                pred, labels, weight, self.class_factor, ignore_index, settings
-            )
-            return self.loss_of(rows.divided_by(avg_factor, settings), settings)
-        if isinstance(target, tuple):
-            target = quality_target(pred, *target)
-        if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
-            weight = weight.squeeze(-1)
-        logits = first_pass_of_sigmoid(pred, target, weight, settings)
+        if self.use_sigmoid:
+            if isinstance(target, tuple):
+                target = quality_target(pred, *target)
+            if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
+                weight = weight.squeeze(-1)
+            first = first_pass_of_sigmoid(pred, target, weight, settings)
+        else:
+            ignored = -100 if self.ignore_index is None else self.ignore_index
+            class_weight, labels = self.class_factor, cast(Tensor, target)
+            first = first_pass_of_softmax(pred, labels, weight, class_weight, ignored, settings)
         if not is_divided_later:
-            return self.loss_of(logits.divided_by(avg_factor, settings), settings)
-        divisor = self._divisor_of_head(pred, target, weight)
-        return divisor * self.loss_of(logits.divided_by(divisor, settings), settings)
+            return self.loss_of(first.divided_by(avg_factor, settings), settings)
+        divisor = self._divisor_of_head(pred, cast(Tensor, target), weight)
+        return divisor * self.loss_of(first.divided_by(divisor, settings), settings)
 
     def _divisor_of_head(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """By what the head divides, a scalar."""
+        divisor = sum_of_targets(pred, target, weight)
         if self.reduction == ROWS:
-            divisor = number_of_rows(pred, weight)
-        else:
-            divisor = sum_of_targets(pred, target, weight)
+            divisor = valid_examples(pred, weight).any(-1).sum().to(divisor)
         # Without `sync` nothing waits for another process, which may not call the loss at all.
         return (reduce_mean(divisor) if self.sync else divisor).clamp(min=1)

@@ -44,6 +44,16 @@ class GHMR(GradientHarmonizingLoss):
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+
+    Examples:
+        >>> loss = GHMR(mu=0.02, bins=10, loss_weight=10.0)
+        >>> pred = torch.tensor([[0.1, 0.2, -0.1, 0.0]])
+        >>> loss(pred, torch.zeros(1, 4), torch.ones(1, 4))
+        tensor(0.5749)
+        >>> following = GHMR(mu=0.02, bins=10, mu_momentum=0.9)
+        >>> _ = following(pred, torch.zeros(1, 4))
+        >>> following.current_mu
+        tensor(0.1000)
     """
 
     mean_d: Tensor
@@ -102,9 +112,8 @@ class GHMR(GradientHarmonizingLoss):
         if self.mu_momentum is not None:
             check_regression(pred, target, label_weight)
             mu = self._followed_mu(pred, target, label_weight, self.mu_momentum)
-        return self.loss_of(
-            first_pass_of_offsets(pred, target, label_weight, mu, settings), settings
-        )
+        first = first_pass_of_offsets(pred, target, label_weight, mu, settings)
+        return self.loss_of(first, settings)
 
     @torch.no_grad()
     def _followed_mu(

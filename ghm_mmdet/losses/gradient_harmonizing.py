@@ -81,8 +81,14 @@ class GradientHarmonizingLoss(nn.Module):
 
     @property
     def is_learning(self) -> bool:
-        """Whether a call changes the state: in training mode, and not in a backward pass."""
-        return self.training and not _is_in_backward()
+        """Whether a call changes the state: in training mode, and not in a backward pass.
+
+        There activation checkpointing computes a loss for the second time.
+        """
+        # PyTorch 1.13 can't tell, and the compiler traces no backward pass of its own.
+        task = getattr(torch._C, '_current_graph_task_id', None)
+        is_in_backward = task is not None and not ops.is_compiling() and task() != -1
+        return self.training and not is_in_backward
 
     def summed(self, statistics: Statistics) -> Statistics:
         """The statistics over all processes if `sync`."""
@@ -120,10 +126,3 @@ def restore(buffer: Tensor, default: Tensor) -> None:
     if buffer.dtype in HALF_DTYPES:
         # In place: DDP and FSDP hold the buffer.
         buffer.data = torch.where(buffer.isfinite(), buffer.float(), default)
-
-
-def _is_in_backward() -> bool:
-    """Whether autograd runs a backward pass: activation checkpointing computes a loss again."""
-    # PyTorch 1.13 can't tell. The compiler traces no backward pass of its own.
-    task = getattr(torch._C, '_current_graph_task_id', None)
-    return task is not None and not ops.is_compiling() and task() != -1

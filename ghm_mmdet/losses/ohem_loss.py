@@ -46,6 +46,12 @@ class OHEMLoss(nn.Module):
 
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
+
+    Examples:
+        >>> loss = OHEMLoss(neg_pos_ratio=1, reduction='sum')
+        >>> pred = torch.tensor([[0.0], [0.0], [-5.0]])  # the last is an easy negative
+        >>> loss(pred, torch.tensor([0, 1, 1]))  # 1 is background: 2 log 2
+        tensor(1.3863)
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OHEMLoss:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -24,11 +23,13 @@ from torch import Tensor
 
 from ..formulas import Settings
 from . import trial
+from .trial import VARIABLE
 
-VARIABLE = 'GHM_MMDET_KERNELS'
 CHOICES = ('torch', 'triton')
 #: M must fit into one byte, together with the index of a logit that lies in no region.
 MAX_REGIONS = 255
+#: Triton's kernels for each kind of tensors, None where they failed their trial.
+_tried: dict[tuple[object, ...], ModuleType | None] = {}
 
 
 def choose_kernels(
@@ -54,7 +55,10 @@ def choose_kernels(
         return None
     if os.environ.get(VARIABLE):
         return _triton()
-    return _tried_triton(pred.device, trial.Kind.of(pred, target, weight, settings.bins))
+    kind = trial.kind_of(pred, target, weight, settings.bins)
+    if kind not in _tried:
+        _tried[kind] = trial.passed(_triton, pred, target, weight, settings.bins)
+    return _tried[kind]
 
 
 def kernels_of(device_type: str) -> str | None:
@@ -80,12 +84,6 @@ def _triton() -> ModuleType:
     return import_module(f'{__name__}.triton_kernels')
 
 
-@lru_cache(maxsize=None)
-def _tried_triton(device: torch.device, kind: trial.Kind) -> ModuleType | None:
-    """Triton's kernels if they work on a device; otherwise a warning says why not."""
-    return trial.passed(_triton, device, kind, f'{VARIABLE}=torch')
-
-
 def is_traced(*tensors: Tensor | None) -> bool:
     """Whether PyTorch follows each operation on these tensors, or their values are not at hand.
 
@@ -96,17 +94,12 @@ def is_traced(*tensors: Tensor | None) -> bool:
     # PyTorch 1.13 has no such stack.
     if getattr(torch._C, '_len_torch_dispatch_stack', int)():
         return True
-    return any(x is not None and (_is_wrapped(x) or _is_subclass(x)) for x in tensors)
-
-
-def _is_wrapped(x: Tensor) -> bool:
-    """Whether a transform of `torch.func` has wrapped a tensor."""
-    functorch = torch._C._functorch
-    return functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)
-
-
-def _is_subclass(x: Tensor) -> bool:
-    return type(x) not in (Tensor, torch.nn.Parameter)
+    wrapped = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_gradtrackingtensor
+    return any(
+        type(x) not in (Tensor, torch.nn.Parameter) or any(is_wrapped(x) for is_wrapped in wrapped)
+        for x in tensors
+        if x is not None
+    )
 
 
 def is_compiling() -> bool:

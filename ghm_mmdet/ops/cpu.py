@@ -39,12 +39,12 @@ def count(
         _write_regions(g, bins, index[part], buffers)
     _drop_invalid(index, pred, weight, bins)
     if p_star is not None:
-        return _count(index, bins)[:bins], _scalar(finite), index
+        return _count(index, bins)[:bins], torch.tensor(finite, device='cpu'), index
     positive = _positive_logits(pred, target, weight)
     of_positive = _regions_of_positive(logits[positive].to(g_buffer.dtype), bins)
     index[positive] = bins
     counts = _count(index, bins) + torch.bincount(of_positive, minlength=bins + 1)
-    return counts[:bins], _scalar(finite), index
+    return counts[:bins], torch.tensor(finite, device='cpu'), index
 
 
 def weigh(
@@ -168,10 +168,6 @@ def _sigmoid(x: Tensor) -> Tensor:
 def _is_finite(x: Tensor) -> bool:
     # One value that is not finite makes the sum so; but large values can, too.
     return bool(x.sum().isfinite()) or bool(x.isfinite().all())
-
-
-def _scalar(value: bool) -> Tensor:
-    return torch.tensor(value, device='cpu')  # whatever the default device
 
 
 def _dense(pred: Tensor, target: Tensor) -> Tensor | None:

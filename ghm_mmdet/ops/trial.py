@@ -9,82 +9,78 @@ import math
 import warnings
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+VARIABLE = 'GHM_MMDET_KERNELS'
 ROWS = 501
 #: Largest difference, relative to the largest value.
 TOLERANCE = 1e-5
 
 
-class Kind(NamedTuple):
-    """What kernels are compiled for: tensors of one kind share a trial."""
+def kind_of(pred: Tensor, target: Tensor, weight: Tensor | None, bins: int) -> tuple[object, ...]:
+    """What kernels are compiled for: tensors of one kind share a trial.
 
-    bins: int
-    width: int  # logits of a row
-    in_groups: bool  # whether the logits divide into the groups of four that a thread loads
-    pred: torch.dtype
-    target: torch.dtype
-    is_dense: bool  # a target for every logit, or a label for every row
-    weight: torch.dtype | None
-    is_of_rows: bool  # a weight for every row, or for every logit
-
-    @classmethod
-    def of(cls, pred: Tensor, target: Tensor, weight: Tensor | None, bins: int) -> Kind:
-        is_of_rows = weight is not None and weight.shape != pred.shape
-        return cls(
-            bins, pred.shape[-1], pred.numel() % 4 == 0, pred.dtype,
-            target.dtype, target.shape == pred.shape, weight.dtype if weight is not None else None,
-            is_of_rows,
-        )  # fmt: skip
+    Of the shapes it is the width of a row, whether the logits divide into the groups of four that
+    a thread loads, and whether targets and weights are of rows or of logits.
+    """
+    tensors = [(x.dtype, x.shape == pred.shape) for x in (pred, target, weight) if x is not None]
+    return pred.device, bins, pred.shape[-1], pred.numel() % 4 == 0, *tensors
 
 
 def passed(
-    load: Callable[[], ModuleType], device: torch.device, kind: Kind, silenced_by: str
+    load: Callable[[], ModuleType], pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
 ) -> ModuleType | None:
-    """The kernels, if they agree with the plain formula; else None, and a warning says why."""
+    """The kernels, if they agree with the plain formula for tensors of this kind.
+
+    Else None, and a warning says why.
+    """
     try:
         kernels = load()
-        error = largest_error(kernels, device, kind)
+        error = largest_error(kernels, pred, target, weight, bins)
         if error <= TOLERANCE:
             return kernels
         reason = f'they differ from the plain formula by {error:.1e}, relative'
     except Exception as failure:
         reason = ': '.join([type(failure).__name__, *str(failure).strip().splitlines()[:1]])
     warnings.warn(
-        f'the Triton kernels of GHM-C are not used on {device}, the plain formula of PyTorch '
-        f'computes the same values: {reason} (without this trial: {silenced_by} in the '
+        f'the Triton kernels of GHM-C are not used on {pred.device}, the plain formula of PyTorch '
+        f'computes the same values: {reason} (without this trial: {VARIABLE}=torch in the '
         'environment)',
         stacklevel=2,
     )
     return None
 
 
-def largest_error(kernels: ModuleType, device: torch.device, kind: Kind) -> float:
-    """Of counts, loss and gradient, for tensors of one kind."""
-    bins = kind.bins
+def largest_error(
+    kernels: ModuleType, pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
+) -> float:
+    """Of counts, loss and gradient, for random tensors of the same kind."""
     # Numbers of the CPU, whatever the default device.
     generator = torch.Generator('cpu').manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device='cpu', dtype=torch.float64)
 
-    # Whole groups, if the logits are such: width may be anything.
-    rows = ROWS - 1 if kind.in_groups else ROWS
-    labels = (random(rows) * (kind.width + 1)).long()
-    p_star = F.one_hot(labels, kind.width + 1)[:, : kind.width].double()
-    pred = _logits(random(rows, kind.width), bins, kind.pred) * (1 - 2 * p_star).to(kind.pred)
-    target = p_star if kind.is_dense else labels
-    weight = None
-    if kind.weight is not None:
-        shape = (rows,) if kind.is_of_rows else (rows, kind.width)
-        weight = (random(*shape) < 0.9).to(kind.weight)
+    width = pred.shape[-1]
+    # Whole groups, if the logits are such: the width may be anything.
+    rows = ROWS - 1 if pred.numel() % 4 == 0 else ROWS
+    labels = (random(rows) * (width + 1)).long()
+    p_star = F.one_hot(labels, width + 1)[:, :width].double()
+    x = _logits(random(rows, width), bins, pred.dtype) * (1 - 2 * p_star).to(pred.dtype)
+    given = (p_star if target.shape == pred.shape else labels).to(pred.device, target.dtype)
+    valid = None
+    if weight is not None:
+        shape = (rows, width) if weight.shape == pred.shape else (rows,)
+        valid = (random(*shape) < 0.9).to(pred.device, weight.dtype)
     weights = F.pad(random(bins).float(), (0, 1))
-    found = _on_device(kernels, device, pred, target.to(kind.target), weight, weights)
-    wanted = plain(pred, weights, p_star, weight)
+    on_device, of_regions = x.to(pred.device), weights.to(pred.device)
+    counts, finite, index = kernels.count(on_device, given, valid, bins)
+    total, gradient = kernels.weigh(on_device, given, valid, index, of_regions, True)
+    found = counts, torch.where(finite, total, torch.nan), gradient
+    wanted = plain(x, weights, p_star, None if valid is None else valid.cpu())
     errors = [(a.cpu() - b).abs().max() / b.abs().max() for a, b in zip(found, wanted)]
     # The largest of all, which a NaN must not hide behind.
     return max(math.inf if math.isnan(error) else error for error in map(float, errors))
@@ -99,22 +95,6 @@ def _logits(g: Tensor, bins: int, dtype: torch.dtype) -> Tensor:
     place = x.double().sigmoid() * bins
     middle_of_first = math.log(0.5) - math.log(bins - 0.5)
     return torch.where((place - place.round()).abs() < 1e-3, middle_of_first, x).to(dtype)
-
-
-def _on_device(
-    kernels: ModuleType,
-    device: torch.device,
-    pred: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Counts, loss and gradient; NaN if the kernels took the logits for not finite."""
-    pred, target, weights = pred.to(device), target.to(device), weights.to(device)
-    weight = None if weight is None else weight.to(device)
-    counts, finite, index = kernels.count(pred, target, weight, len(weights) - 1)
-    total, gradient = kernels.weigh(pred, target, weight, index, weights, True)
-    return counts, torch.where(finite, total, torch.nan), gradient
 
 
 def plain(

@@ -133,7 +133,7 @@ def draw_gradient_of_regression(axes: Axes, counts: np.ndarray, mu: float) -> No
     asl1 = authentic_smooth_l1_gradient(d, mu)
     gr = regression_gradient_norm(torch.from_numpy(d), mu).numpy()
     axes.plot(d, smooth_l1_gradient(d), label='SL1 (δ = 1/9)', **BASELINE)
-    axes.plot(d, asl1, label=f'ASL1 (μ = {mu:g})', **RIVAL)
+    axes.plot(d, asl1, label=f'ASL1 (μ = {mu:.3g})', **RIVAL)
     axes.plot(d, harmonized(asl1, gr, counts), label='GHM-R', **GHM)
     axes.set(xlabel='|d|', ylabel='reformulated gradient norm', xlim=(0, LARGEST_D))
     axes.set_ylim(bottom=0)
@@ -176,7 +176,7 @@ def figures(
         if counts_reg.any():
             r = in_regions(counts_reg, bins_reg)
             drawn['figure4'] = _figure(draw_density, r, 'reg', 'linear')
-            drawn['figure5'] = _figure(draw_gradient_of_regression, r, record.mu)
+            drawn['figure5'] = _figure(draw_gradient_of_regression, r, record.mean_mu(rows))
     return drawn
 
 

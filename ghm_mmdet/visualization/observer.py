@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from ..functional.inputs import (
     dense_target,
     valid_examples,
 )
-from .record import GradientDensityRecord
+from ..losses.ghm_r import GHMR
+from .record import KINDS, SUMS
 
 
 def classification_examples(
@@ -37,7 +38,7 @@ def classification_examples(
 
 
 def regression_examples(
-    pred: Tensor, target: Tensor, weight: Tensor | None = None, *, mu: float
+    pred: Tensor, target: Tensor, weight: Tensor | None = None, *, mu: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradient norm gr (Eq. 18), see `classification_examples`; `target` as `pred`."""
     offsets = at_least_float32(pred.detach())
@@ -45,10 +46,18 @@ def regression_examples(
     return regression_gradient_norm(offsets - target, mu), valid_examples(offsets, weight)
 
 
-def sum_regions(values: Tensor, regions: Tensor, bins: int) -> Tensor:
-    """The sum of the values in each of `assign_regions`' regions, float64 of shape (bins,)."""
-    sums = torch.zeros(bins + 1, dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, regions.flatten(), values.double().flatten())[:bins]
+def sum_regions(values: Tensor, regions: Tensor, bins: int) -> np.ndarray:
+    """The sum of the values in each of `assign_regions`' regions, float64 of shape (bins,).
+
+    It is added up on the CPU: not every device has float64.
+    """
+    weights = values.cpu().numpy().ravel()
+    return np.bincount(regions.cpu().numpy().ravel(), weights, minlength=bins + 1)[:bins]
+
+
+def mu_of(loss: nn.Module, otherwise: float) -> float | Tensor:
+    """μ of the latest call of a regression loss; `otherwise` where it has none."""
+    return loss.current_mu if isinstance(loss, GHMR) else getattr(loss, 'mu', otherwise)
 
 
 def _pred_target_weight(
@@ -81,21 +90,30 @@ class GradientNormObserver:
     """Add up the histograms of g and gr over the calls of a detector's losses.
 
     Between `start` and `stop` each call of the two losses is counted, whatever they are; they
-    are called as ever, and outside nothing is attached to them. g and gr are cut at the edges
-    of B bins of equal width, the last one closed at 1.
+    are called as ever. g and gr are cut at the edges of B bins of equal width, the last one
+    closed at 1. gr is that of the μ that the regression loss had in that very call.
+
+    The losses are hooked until `close`, for a hook that is put on a module after `torch.compile`
+    has traced it is not called. Counting itself is never traced.
 
     Args:
         model: A detector, or its wrapper (DDP).
         observed: Its losses, and the bins.
 
-    Attributes:
-        mu: The μ in use.
-        sums: Float64 of shape (2, 2, B) on the detector's device: `KINDS` by `SUMS`, the
-            number of valid examples and the sum of their gradient norms in each bin.
-
     Raises:
         TypeError, ValueError: `bins` or `mu` is not allowed, the detector has no such module, or
             the classification is a softmax.
+
+    Examples:
+        >>> detector = nn.Module()
+        >>> detector.loss = GHMR(mu=0.02)
+        >>> observer = GradientNormObserver(detector, Observed(2, loss_cls=None, loss_bbox='loss'))
+        >>> observer.start()
+        >>> _ = detector.loss(torch.tensor([[0.0, 0.01, 0.02, 0.3]]), torch.zeros(1, 4))
+        >>> observer.stop()
+        >>> _, (offsets, sums_of_gr) = observer.take()
+        >>> offsets
+        tensor([2., 2.], dtype=torch.float64)
     """
 
     def __init__(self, model: nn.Module, observed: Observed) -> None:
@@ -110,53 +128,73 @@ class GradientNormObserver:
                 f'loss_cls={observed.loss_cls!r} has use_sigmoid=False, but the gradient norm of '
                 'Eq. 3 is that of a sigmoid: pass the path of another loss, or None to leave it out'
             )
-        self.mu = getattr(losses[1], 'mu', observed.mu)
-        device = next(detector.parameters()).device
-        self.sums = torch.zeros(2, 2, observed.bins, dtype=torch.float64, device=device)
-        examples: Any = (classification_examples, partial(regression_examples, mu=self.mu))
-        self._observed = [
-            (loss, partial(self._count, sums, of_kind))
-            for loss, sums, of_kind in zip(losses, self.sums, examples)
+        self._observed = observed
+        self._counting = False
+        self._begin()
+        self._handles = [
+            loss.register_forward_hook(self._after_call_of(kind), with_kwargs=True)
+            for kind, loss in zip(KINDS, losses)
             if loss is not None
         ]
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def empty_record(self) -> GradientDensityRecord:
-        """A record without rows, for what `take` returns."""
-        return GradientDensityRecord.empty(self.sums.shape[-1], self.mu)
 
     def start(self) -> None:
         """Count the calls from now on."""
-        self._handles = [
-            loss.register_forward_pre_hook(count, with_kwargs=True)
-            for loss, count in self._observed
-        ]
+        self._counting = True
 
     def stop(self) -> None:
         """Count no more; without effect where nothing was started."""
+        self._counting = False
+
+    def close(self) -> None:
+        """Take the hooks off the losses."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+
+    @property
+    def mu(self) -> float:
+        """The mean μ of the offsets counted since `take`; NaN without any."""
+        offsets = self._sums[1, 0].sum()
+        return self._sum_of_mu / offsets if offsets else np.nan
 
     def take(self) -> Tensor:
-        """The sums, which begin at zero again."""
-        sums = self.sums.clone()
-        self.sums.zero_()
+        """The sums since the last `take`; the next begin at zero.
+
+        Returns:
+            Float64 of shape (2, 2, B) on the CPU, `KINDS` by `SUMS`: the number of valid examples
+            in each bin, and the sum of their gradient norms.
+        """
+        sums = torch.from_numpy(self._sums)
+        self._begin()
         return sums
 
-    @staticmethod
+    def _begin(self) -> None:
+        self._sums = np.zeros((len(KINDS), len(SUMS), self._observed.bins))
+        self._sum_of_mu = 0.0
+
+    def _after_call_of(self, kind: str) -> Callable[..., None]:
+        compiler = getattr(torch, 'compiler', None)
+        count = compiler.disable(self._count) if compiler else self._count
+
+        def after_call(loss: nn.Module, args: tuple, kwargs: dict[str, Any], _: object) -> None:
+            if self._counting:
+                count(kind, loss, *_pred_target_weight(*args, **kwargs))
+
+        return after_call
+
     @torch.no_grad()
     def _count(
-        sums: Tensor,
-        examples: Callable[..., tuple[Tensor, Tensor]],
-        loss: nn.Module,
-        args: tuple,
-        kwargs: dict[str, Any],
+        self, kind: str, loss: nn.Module, pred: Tensor, target: Tensor, weight: Tensor | None
     ) -> None:
-        g, valid = examples(*_pred_target_weight(*args, **kwargs))
-        bins = sums.shape[-1]
+        bins, mu = self._observed.bins, mu_of(loss, self._observed.mu)
+        if kind == 'cls':
+            g, valid = classification_examples(pred, target, weight)
+        else:
+            g, valid = regression_examples(pred, target, weight, mu=mu)
         regions = assign_regions(g, bins, valid)
-        sums += torch.stack([count_regions(regions, bins).double(), sum_regions(g, regions, bins)])
+        counts = count_regions(regions, bins).cpu().numpy()
+        if kind == 'reg':
+            self._sum_of_mu += float(mu) * counts.sum()
+        self._sums[KINDS.index(kind)] += counts, sum_regions(g, regions, bins)
 
 
 def _submodule(detector: nn.Module, name: str, path: str) -> nn.Module:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 #: The order of the first dimension of all sums: classification, regression.
 KINDS = ('cls', 'reg')
@@ -24,42 +24,47 @@ class GradientDensityRecord:
 
     - `iteration`, int64 (T,): iterations done when the row was written;
     - `edges`, float64 (B + 1,): edges of the bins, from 0 to 1;
-    - `mu`, float64 (): μ of gr, in units of the encoded offsets;
+    - `mu`, float64 (T,): the mean μ of gr over the offsets of the row, in units of the encoded
+      offsets; NaN in a row without any. A scalar, of all rows, is read, too;
     - `cls_counts`, `reg_counts`, int64 (T, B): number of valid logits by g (Eq. 3), of valid
       offsets by gr (Eq. 18), over all calls, recorded iterations and processes of the row;
     - `cls_gradient`, `reg_gradient`, float64 (T, B): sums of their g and gr.
 
     Attributes:
-        mu: μ of gr.
         iteration: Shape (T,), ascending.
+        mu: Shape (T,): the mean μ of each row.
         sums: Shape (T, 2, 2, B), `KINDS` by `SUMS`.
     """
 
-    mu: float
     iteration: np.ndarray
+    mu: np.ndarray
     sums: np.ndarray
 
     @classmethod
-    def empty(cls, bins: int, mu: float) -> GradientDensityRecord:
-        return cls(mu, np.zeros(0, np.int64), np.zeros((0, 2, 2, bins)))
+    def empty(cls, bins: int) -> GradientDensityRecord:
+        """A record of B bins without rows."""
+        return cls(np.zeros(0, np.int64), np.zeros(0), np.zeros((0, len(KINDS), len(SUMS), bins)))
 
     @property
     def bins(self) -> int:
+        """B, the number of bins."""
         return self.sums.shape[-1]
 
     @property
     def edges(self) -> np.ndarray:
+        """The edges of the bins, shape (B + 1,)."""
         return np.linspace(0, 1, self.bins + 1)
 
-    def append(self, iteration: int, sums: Tensor) -> None:
+    def append(self, iteration: int, sums: np.ndarray, mu: float) -> None:
         """Add the row of a `GradientNormObserver`'s sums, shape (2, 2, B), after an iteration."""
         self.iteration = np.append(self.iteration, iteration)
-        self.sums = np.concatenate([self.sums, sums.cpu().numpy()[None]])
+        self.mu = np.append(self.mu, mu)
+        self.sums = np.concatenate([self.sums, sums[None]])
 
     def until(self, iteration: int) -> GradientDensityRecord:
         """The rows of the first `iteration` iterations."""
         kept = self.iteration <= iteration
-        return GradientDensityRecord(self.mu, self.iteration[kept], self.sums[kept])
+        return GradientDensityRecord(self.iteration[kept], self.mu[kept], self.sums[kept])
 
     def histogram(self, kind: str, rows: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The sum of the last rows of 'cls' or 'reg', as float64 of shape (B,) each.
@@ -69,6 +74,10 @@ class GradientDensityRecord:
         """
         counts, gradient = self.sums[-rows:, KINDS.index(kind)].sum(0)
         return counts, gradient
+
+    def mean_mu(self, rows: int = 1) -> float:
+        """The mean μ over the offsets of the last rows."""
+        return mean_mu(self.mu[-rows:], self.sums[-rows:])
 
     def save(self, path: str | Path) -> None:
         """Write the file, or replace it in one step."""
@@ -101,7 +110,15 @@ class GradientDensityRecord:
             raise ValueError(f'{path} is no record of GradientDensityHook: no {sorted(missing)}')
         sums = np.stack([arrays[name].astype(float) for name in names], axis=1)
         shape = (len(sums), len(KINDS), len(SUMS), sums.shape[-1])
-        return cls(float(arrays['mu']), arrays['iteration'], sums.reshape(shape))
+        mu = np.broadcast_to(arrays['mu'], len(sums))
+        return cls(arrays['iteration'], mu, sums.reshape(shape))
+
+
+def mean_mu(mu: Sequence[float] | np.ndarray, sums: Sequence[np.ndarray] | np.ndarray) -> float:
+    """The mean of several μ, each of sums of shape (2, 2, B), over all offsets; NaN without any."""
+    offsets = np.asarray(sums)[:, 1, 0].sum(-1)
+    seen = offsets > 0
+    return float(np.average(np.asarray(mu)[seen], weights=offsets[seen])) if seen.any() else np.nan
 
 
 def in_regions(histogram: np.ndarray, regions: int) -> np.ndarray:

@@ -1,15 +1,7 @@
 # Faster R-CNN.
 _base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', './chess_detection.py']
 model = dict(
-    data_preprocessor=dict(mean=[127, 127, 127], std=[128, 128, 128]),
-    backbone=dict(_delete_=True, type='EfficientNetLite0'),
-    # Without a norm the box head diverges.
-    neck=dict(in_channels=[40, 112, 320], out_channels=96, norm_cfg=dict(type='GN', num_groups=32)),
-    rpn_head=dict(
-        in_channels=96,
-        feat_channels=96,
-        anchor_generator=dict(scales=[4], strides=[8, 16, 32, 64, 128]),
-    ),
+    **_base_.two_stages,
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=96, featmap_strides=[8, 16, 32, 64]),
         bbox_head=dict(in_channels=96, fc_out_channels=256, num_classes=12),

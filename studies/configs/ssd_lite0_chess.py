@@ -1,6 +1,6 @@
 # SSD with its own losses in a head that takes them from the config: MMDetection's `SSDHead` has no
 # `loss_cls`, which its inference reads. The hard negatives are those of the whole mini-batch.
-_base_ = ['mmdet::_base_/models/ssd300.py', './chess_detection.py']
+_base_ = ['../../configs/_base_/demo_ssd.py', './chess_detection.py']
 model = dict(
     data_preprocessor={{_base_.preprocessor}},
     backbone=dict(_delete_=True, type='EfficientNetLite0'),
@@ -13,12 +13,10 @@ model = dict(
             norm_cfg=dict(type='GN', num_groups=32),
         ),
         dict(
+            **_base_.ssd_neck,
             type='SSDNeck',
             in_channels=(96, 96, 96),
             out_channels=(96, 96, 96, 96),
-            level_strides=(2,),
-            level_paddings=(1,),
-            l2_norm_scale=None,
         ),
     ],
     bbox_head=dict(
@@ -27,14 +25,6 @@ model = dict(
         loss_bbox=dict(type='SmoothL1Loss', beta=1.0),
         in_channels=(96, 96, 96, 96),
         num_classes=12,
-        anchor_generator=dict(
-            _delete_=True,
-            type='SSDAnchorGenerator',
-            scale_major=False,
-            strides=[8, 16, 32, 64],
-            ratios=[[2], [2], [2], [2]],
-            min_sizes=[20, 40, 80, 160],
-            max_sizes=[40, 80, 160, 280],
-        ),
+        anchor_generator=dict(min_sizes=[20, 40, 80, 160], max_sizes=[40, 80, 160, 280]),
     ),
 )

@@ -1,20 +1,8 @@
 # YOLOX.
-_base_ = './chess_detection.py'
+_base_ = ['../../configs/_base_/demo_yolox.py', './chess_detection.py']
 model = dict(
-    type='YOLOX',
     data_preprocessor={{_base_.preprocessor}},
     backbone={{_base_.backbone}},
-    neck=dict(type='YOLOXPAFPN', in_channels=[40, 112, 320], out_channels=96, num_csp_blocks=1),
-    bbox_head=dict(
-        type='YOLOXHead',
-        num_classes=12,
-        in_channels=96,
-        feat_channels=96,
-        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, reduction='sum', loss_weight=1.0),
-        loss_bbox=dict(type='IoULoss', mode='square', eps=1e-16, reduction='sum', loss_weight=5.0),
-        loss_obj=dict(type='CrossEntropyLoss', use_sigmoid=True, reduction='sum', loss_weight=1.0),
-        loss_l1=dict(type='L1Loss', reduction='sum', loss_weight=1.0),
-    ),
-    train_cfg=dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5)),
-    test_cfg=dict(score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65)),
+    neck=dict(in_channels=[40, 112, 320], out_channels=96),
+    bbox_head=dict(num_classes=12, in_channels=96, feat_channels=96),
 )

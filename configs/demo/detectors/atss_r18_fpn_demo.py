@@ -1,39 +1,11 @@
-_base_ = [
-    '../../_base_/demo_backbone.py',
-    '../../_base_/demo_detection.py',
-    '../../_base_/demo_short_schedule.py',
-]
+_base_ = ['../../_base_/demo_atss.py', '../../_base_/demo_detector.py']
 model = dict(
-    type='ATSS',
-    data_preprocessor={{_base_.demo_preprocessor}},
-    backbone={{_base_.demo_backbone}},
-    neck={{_base_.demo_fpn}},
+    **_base_.one_stage,
     bbox_head=dict(
-        type='ATSSHead',
         num_classes=3,
         in_channels=64,
-        stacked_convs=2,
         feat_channels=64,
-        anchor_generator=dict(
-            type='AnchorGenerator',
-            ratios=[1.0],
-            octave_base_scale=4,
-            scales_per_octave=1,
-            strides=[8, 16, 32],
-        ),
-        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
-        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
-        loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
-        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+        anchor_generator=dict(octave_base_scale=4, strides=[8, 16, 32]),
     ),
-    train_cfg=dict(
-        assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False
-    ),
-    test_cfg=dict(
-        nms_pre=1000,
-        min_bbox_size=0,
-        score_thr=0.05,
-        nms=dict(type='nms', iou_threshold=0.6),
-        max_per_img=100,
-    ),
+    train_cfg=dict(debug=False),
 )

@@ -1,17 +1,6 @@
-_base_ = [
-    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
-    '../../_base_/demo_backbone.py',
-    '../../_base_/demo_detection.py',
-    '../../_base_/demo_short_schedule.py',
-]
+_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', '../../_base_/demo_detector.py']
 model = dict(
-    backbone={{_base_.demo_backbone}},
-    neck={{_base_.demo_fpn}},
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[2], strides=[8, 16, 32]),
-    ),
+    **_base_.two_stages,
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=[8, 16, 32]),
         bbox_head=dict(in_channels=64, fc_out_channels=128, num_classes=3),

@@ -1,23 +1,7 @@
-_base_ = [
-    '../../_base_/demo_backbone.py',
-    '../../_base_/demo_detection.py',
-    '../../_base_/demo_short_schedule.py',
-]
+_base_ = ['../../_base_/demo_yolox.py', '../../_base_/demo_detector.py']
 model = dict(
-    type='YOLOX',
     data_preprocessor={{_base_.demo_preprocessor}},
     backbone=dict(type='CSPDarknet', deepen_factor=0.33, widen_factor=0.25),
-    neck=dict(type='YOLOXPAFPN', in_channels=[64, 128, 256], out_channels=64, num_csp_blocks=1),
-    bbox_head=dict(
-        type='YOLOXHead',
-        num_classes=3,
-        in_channels=64,
-        feat_channels=64,
-        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, reduction='sum', loss_weight=1.0),
-        loss_bbox=dict(type='IoULoss', mode='square', eps=1e-16, reduction='sum', loss_weight=5.0),
-        loss_obj=dict(type='CrossEntropyLoss', use_sigmoid=True, reduction='sum', loss_weight=1.0),
-        loss_l1=dict(type='L1Loss', reduction='sum', loss_weight=1.0),
-    ),
-    train_cfg=dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5)),
-    test_cfg=dict(score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65)),
+    neck=dict(in_channels=[64, 128, 256], out_channels=64),
+    bbox_head=dict(num_classes=3, in_channels=64, feat_channels=64),
 )
