@@ -337,6 +337,9 @@ def test_fewer_stages_in_train_cfg_than_heads() -> None:
     cfg.model.roi_head.bbox_head = [box, box, box]
     weights = [loss.ghm['loss_weight'] for loss in losses_found(cfg).replaced[2:]]
     assert weights == [4 * 0.5] * 3
+    cfg.model.train_cfg.rcnn[1] = dict(sampler=dict(sampler, pos_fraction=0.25))
+    weights = [loss.ghm['loss_weight'] for loss in losses_found(cfg).replaced[2:]]
+    assert weights == [4 * 0.5, 4 * 0.25, 4 * 0.25], 'of each stage its own'
     cfg.model.roi_head.bbox_head = (box,)
     assert type(harmonize(cfg).model.roi_head.bbox_head) is tuple
     for empty in ([], None, {}):
