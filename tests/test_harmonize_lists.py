@@ -153,6 +153,10 @@ def test_the_weight_of_positives_keeps_the_classification_loss(weight: float) ->
     for cfg, place in (
         (config(train_cfg=dict(pos_weight=weight)), 'bbox_head'),
         (config(train_cfg=dict(refine=dict(pos_weight=weight))), 'bbox_head'),
+        (
+            config(train_cfg=dict(refine=[dict(pos_weight=-1), dict(pos_weight=weight)])),
+            'bbox_head',
+        ),
         (faster(dict(rpn=dict(pos_weight=weight))), 'rpn_head'),
         (faster(dict(rcnn=dict(pos_weight=weight))), 'roi_head.bbox_head'),
         (faster(dict(rcnn=[dict(pos_weight=weight)])), 'roi_head.bbox_head'),

@@ -14,7 +14,7 @@ from ..checks import check_positive, check_real
 from ..formulas import FORMULAS
 from ..presets import BESIDE_SOFTMAX, MAX_NORM, PRESETS, Options
 from . import rules
-from .find import Head, Path, find_heads, name_of
+from .find import Head, Path, find_heads, name_of, several
 from .rules import Call
 
 GHM_LOSSES = ('GHMC', 'GHMR')
@@ -230,7 +230,8 @@ def _settings_of(train_cfg: dict) -> Iterator[tuple[str, Any]]:
     """Every key of a `train_cfg` and of its stages."""
     yield from train_cfg.items()
     for stage in rules.STAGES:
-        yield from (train_cfg.get(stage) or {}).items()
+        for settings in several(train_cfg.get(stage)):
+            yield from settings.items()
 
 
 def _is_sigmoid(loss: dict) -> bool:

@@ -270,10 +270,11 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 OF_SOFTMAX = ('class_weight', 'bg_cls_weight', 'ignore_index')
 
 _KEYS_OF_TRAIN_CFG = (
-    'allowed_border assigner center_ratio debug dynamic_rcnn ga_assigner ga_sampler ignore_ratio '
-    'importance_sample_ratio init initial_assigner initial_epoch mask_size mask_thr_binary '
-    'max_num_grid neg_pos_ratio num num_points oversample_ratio pos_radius rcnn refine '
-    'reg_assigner rpn rpn_proposal sampler smoothl1_beta stage_loss_weights'
+    'allowed_border assigner center_ratio debug dynamic_rcnn fam_cfg ga_assigner ga_sampler '
+    'ignore_ratio importance_sample_ratio init initial_assigner initial_epoch mask_size '
+    'mask_thr_binary max_num_grid neg_pos_ratio num num_points odm_cfg oversample_ratio '
+    'pos_radius rcnn refine reg_assigner rpn rpn_proposal sampler smoothl1_beta '
+    'stage_loss_weights'
 )
 _ARGUMENTS_OF_HEADS = (
     '_scope_ act_cfg adapt_cfg agnostic_resize_classes anchor_coder anchor_generator angle_coder '
@@ -306,8 +307,8 @@ _ARGUMENTS_OF_HEADS = (
 #: Keys of `train_cfg` that are no factor of the losses replaced; any other is a reason to keep
 #: the loss. Those of 'rpn' and of 'rcnn' are looked at for their heads.
 TRAIN_CFG = _KEYS_OF_TRAIN_CFG.split()
-#: The keys of it that hold the same again, for a stage of RepPoints.
-STAGES = ('init', 'refine')
+#: The keys of it that hold the same again for a stage, or a list for several.
+STAGES = ('init', 'refine', 'fam_cfg', 'odm_cfg')
 
 #: Arguments of heads that are no factor of the losses replaced, nor losses; any other is a reason
 #: to keep the loss. `plan` looks at `reg_decoded_bbox`.
