@@ -25,15 +25,17 @@ RELEASED = Preset(
     dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True, loss_weight=1.0),
     dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0),
 )
-#: For data of one's own.
+#: For a training on data of one's own: it bears a cold start and few examples.
 TEMPERED = Preset(
     {**RELEASED.ghm_c, 'formula': 'tempered'},
     {**RELEASED.ghm_r, 'momentum': 0, 'formula': 'floored', 'mu_momentum': 0.9},
 )
 PRESETS = {'released': RELEASED, 'tempered': TEMPERED}
-#: Of GHM-R beside a softmax, which these keep, the weight: L1's, the sum over a box.
+#: The weight of GHM-R in a head whose softmax a preset keeps. It is 4, and not the released 10,
+#: because L1 beside it is summed over the 4 offsets of a box and GHM-R is averaged over them.
 BESIDE_SOFTMAX = {'tempered': 4.0}
-#: Of gradient clipping: the authors' norm, and one at which SGD bears twice MMDetection's rate.
+#: The norm at which the gradient is clipped. 35 is the authors'; at 10, SGD bears twice the
+#: learning rate of MMDetection's schedules.
 MAX_NORM = {'released': 35, 'tempered': 10}
 
 
@@ -54,9 +56,10 @@ class Options:
     momentum: float | None = _option(None, "α; default: the preset's, 0.75 for GHM-C")
     formula: str | None = _option(None, "of the harmonizing parameter; default: the preset's")
     batch_density: bool = _option(False, 'density over all FPN levels (RetinaHead)')
+    sync: bool = _option(False, 'sum the counts over all processes')
 
     def __post_init__(self) -> None:
-        for name in ('cls', 'reg', 'batch_density'):
+        for name in ('cls', 'reg', 'batch_density', 'sync'):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f'{name} must be a bool, got {getattr(self, name)!r}')
         if not (self.cls or self.reg):

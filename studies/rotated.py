@@ -57,23 +57,28 @@ def build(model: ConfigDict) -> nn.Module:
 def step(config: str) -> dict[str, float]:
     """Harmonize the config, make it small, take a training step; see `training_step`."""
     cfg = harmonize(configs() / config, preset=PRESET)
+    return training_step(build(small(cfg)), batch=random_batch(cfg))
+
+
+def small(cfg: Config) -> ConfigDict:
+    """The model made small, with losses that the CPU computes."""
     model = small_model(cfg)
     for node in dicts(model):
         # mmcv has its operator for CUDA alone; `harmonize` keeps either loss.
         if node.get('type') == 'RotatedIoULoss':
             node.clear()
             node.update(type='GDLoss_v1', loss_type='kld')
-    return training_step(build(model), batch=random_batch(cfg))
+    return model
 
 
-def random_batch(cfg: Config) -> dict:
-    """Two random images of 128 pixels, each with ten boxes of the form that a config loads."""
+def random_batch(cfg: Config, boxes: int = 10) -> dict:
+    """Two random images of 128 pixels, each with so many boxes of the form that a config loads."""
     from mmrotate.testing import demo_mm_inputs
 
     steps = dicts(cfg.train_dataloader)
     rotated = any(step.get('type') == 'ConvertBoxType' for step in steps)
     return demo_mm_inputs(
-        2, [(3, 128, 128)] * 2, num_items=[10, 10], num_classes=4,
+        2, [(3, 128, 128)] * 2, num_items=[boxes, boxes], num_classes=4,
         use_box_type=True, use_qbox=not rotated,
     )  # fmt: skip
 

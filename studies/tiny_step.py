@@ -18,7 +18,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from ghm_mmdet.losses import GHMC, GHMR
-from ghm_mmdet.swap.heads import name_of
+from ghm_mmdet.swap.find import name_of
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 #: It replaces every loss that `harmonize` can; the default keeps those of a softmax.
@@ -153,13 +153,13 @@ def _largest_gradient(name: str, head: nn.Module) -> float:
     return largest
 
 
-def random_batch(model: nn.Module, size: int, with_mask: bool) -> dict:
+def random_batch(model: nn.Module, size: int, with_mask: bool, boxes: int = 10) -> dict:
     if 'Video' in type(model).__name__:
         return demo_track_inputs(
-            batch_size=1, num_frames=2, image_shapes=(3, size, size), num_items=[10], num_classes=4,
-            with_mask=with_mask,
+            batch_size=1, num_frames=2, image_shapes=(3, size, size), num_items=[boxes],
+            num_classes=4, with_mask=with_mask,
         )  # fmt: skip
     return demo_mm_inputs(
-        2, [(3, size, size)] * 2, num_items=[10, 10], num_classes=4,
+        2, [(3, size, size)] * 2, num_items=[boxes, boxes], num_classes=4,
         with_mask=with_mask, with_semantic=with_mask,
     )  # fmt: skip

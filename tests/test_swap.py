@@ -299,7 +299,11 @@ def test_batch_density() -> None:
     assert harmonize(RETINANET, batch_density=True).model.bbox_head.type == (
         'ghm_mmdet.GHMRetinaHead'
     )
-    plan = losses_found('mmdet::atss/atss_r50_fpn_1x_coco.py', batch_density=True)
+    with pytest.raises(ValueError, match='batch_density=True has no effect'):
+        losses_found('mmdet::atss/atss_r50_fpn_1x_coco.py', batch_density=True)
+    heads = dict(bbox_head=load(RETINANET).model.bbox_head, other=dict(type='ATSSHead'))
+    heads['other']['loss_cls'] = heads['bbox_head'].loss_cls
+    plan = losses_found(Config(dict(model=heads)), batch_density=True)
     assert any('ATSSHead' in note and 'not available' in note for note in plan.notes)
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import re
 import subprocess
 import sys
+import tempfile
+from enum import Enum
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.dataset import pseudo_collate
 
 from ghm_mmdet import harmonize
 from ghm_mmdet.cli import main
-from ghm_mmdet.swap import harmonized_text
-from ghm_mmdet.swap.writer import literal
+from ghm_mmdet.swap import harmonized_text, inherited_config
+from ghm_mmdet.swap.writer import difference, literal
 
 from .processes import ROOT
 
@@ -80,6 +92,19 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
+def built(node: Any, key: Any = None) -> Any:
+    """Every value of a config, imported; what a `type` imports by its name, as it is written."""
+    if isinstance(node, Config):
+        return built(node._to_lazy_dict())
+    if isinstance(node, dict):
+        return {key: built(value, key) for key, value in dict.items(node)}
+    if type(node) in (list, tuple):
+        return type(node)(map(built, node))
+    if isinstance(node, (LazyObject, LazyAttr)):
+        return f'{node.module}.{node}' if key == 'type' else node.build()
+    return node
+
+
 def write_base(path: Path, form: str = 'plain') -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(FORMS[form], encoding='utf-8')
@@ -92,7 +117,7 @@ def assert_is_harmonized(path: Path, base: Path, **options: Any) -> None:
     """The file loads, is what `harmonize` makes in memory, and its head builds."""
     written = Config.fromfile(path)
     expected = harmonize(Config.fromfile(base), **options)
-    assert same(written.to_dict(), expected.to_dict())
+    assert same(built(written), built(expected))
     head = MODELS.build(written.model.bbox_head)
     losses = (type(head.loss_cls).__name__, type(head.loss_bbox).__name__)
     kept = ('FocalLoss', 'L1Loss')
@@ -229,3 +254,109 @@ def test_values_that_python_reads_back() -> None:
     for value in (lambda: 1, Path('x'), torch.zeros(2), object()):
         with pytest.raises(TypeError, match='a config can not hold'):
             literal(dict(a=value))
+
+
+class Colour(Enum):
+    RED = 1
+
+
+def a_function() -> None:
+    """What a config may name."""
+
+
+#: What a config can hold, and be written.
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),
+    st.complex_numbers(allow_infinity=False, allow_nan=False),
+    st.sampled_from([
+        torch.float16, torch.nn.ReLU, torch.nn.functional.relu, len, dict, Colour.RED, a_function,
+        Path.read_text, Colour, '{{ fileDirname }}', '{{_base_.model}}', '{{$HOME:x}}',
+    ]),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+        st.sets(st.integers() | st.text(), max_size=3),
+    ),
+    max_leaves=8,
+)
+#: What it can't: the writer says so.
+UNWRITABLE = (
+    lambda: 1, Path('x'), torch.zeros(2), object(), np.float64(1), re.compile('x'), partial(len),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=100)
+@given(VALUES)
+def test_every_value_survives(value: Any) -> None:
+    assert same(eval(literal(value), {}), value)
+
+
+@settings(deadline=None, max_examples=30)
+@given(VALUES)
+def test_every_value_survives_in_a_file(value: Any) -> None:
+    """As MMEngine reads it: dicts with keys that are text, at a place where a config has values."""
+    with tempfile.TemporaryDirectory() as folder:
+        base, out = write_base(Path(folder, 'base.py')), Path(folder, 'ghm.py')
+        cfg = Config.fromfile(base)
+        new = copy.copy(cfg)
+        new['extra'] = dict(value=[value])
+        out.write_text(inherited_config(base, cfg, new, out), encoding='utf-8')
+        assert same(built(Config.fromfile(out).extra['value']), built([value]))
+
+
+@pytest.mark.parametrize('value', UNWRITABLE, ids=lambda value: type(value).__name__)
+def test_a_value_that_no_text_holds_is_refused_by_name(value: Any, tmp_path: Path) -> None:
+    cfg = Config.fromfile(write_base(tmp_path / 'base.py'))
+    new = copy.copy(cfg)
+    new['mine'] = dict(deep=[value])
+    with pytest.raises(TypeError, match=r'^mine: a config can not hold'):
+        inherited_config(tmp_path / 'base.py', cfg, new, tmp_path / 'ghm.py')
+
+
+def test_a_difference_of_type_alone_is_written() -> None:
+    """1, 1.0 and True are equal."""
+    base = dict(a=1, b=1.0, c=True)
+    new = dict(a=1.0, b=True, c=1)
+    assert {key: type(v) for key, v in difference(base, new).items()} == dict(
+        a=float, b=bool, c=int
+    )
+
+
+NEW_STYLE = """import torch
+from torch.nn import functional as F
+from mmdet.datasets import CocoDataset
+from mmengine.dataset import pseudo_collate
+from mmengine.fileio import FileClient
+from http import HTTPStatus
+custom_hooks = [dict(
+    type='EMAHook', dtype=torch.float16, act=F.relu, enum=HTTPStatus.OK, data=CocoDataset,
+    names=CocoDataset.METAINFO, collate=(pseudo_collate, torch.nn.ReLU))]
+"""
+
+
+def test_every_value_of_a_new_style_config_survives(tmp_path: Path) -> None:
+    base, out = tmp_path / 'lazy.py', tmp_path / 'ghm.py'
+    base.write_text(NEW_STYLE + LAZY)
+    out.write_text(harmonized_text(base, out)[1], encoding='utf-8')
+    [hook], [original] = Config.fromfile(out).custom_hooks, Config.fromfile(base).custom_hooks
+    assert hook.dtype is torch.float16 and hook.act is torch.nn.functional.relu
+    assert hook.enum is HTTPStatus.OK and hook.data is CocoDataset
+    assert hook.names == CocoDataset.METAINFO and hook.collate == (pseudo_collate, torch.nn.ReLU)
+    assert original.keys() == hook.keys()
+    assert_is_harmonized(out, base)
+    base.write_text('from mmengine.dataset import pseudo_collate\nmine = pseudo_collate\n' + LAZY)
+    with pytest.raises(TypeError, match=r'^mine: MMEngine does not read a variable that is'):
+        harmonized_text(base, out)
+
+
+def test_the_home_folder_is_that_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out=~/x.py`: a shell leaves the sign as it is there."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    main(['harmonize', str(write_base(tmp_path / 'base.py')), '--out=~/ghm.py'])
+    assert_is_harmonized(tmp_path / 'ghm.py', tmp_path / 'base.py')

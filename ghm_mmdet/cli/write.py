@@ -12,7 +12,8 @@ from pathlib import Path
 
 def add_out(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add('--out', type=Path, metavar='FILE', help='where to write the config; default: print it')
+    where = 'where to write the config; default: print it'
+    add('--out', type=lambda path: Path(path).expanduser(), metavar='FILE', help=where)
     add('--force', action='store_true', help='overwrite FILE, if it exists')
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
 from mmengine.config import Config, ConfigDict
 
-from ..presets import Options
-from .plan import Plan, make_plan
+from ..presets import PRESETS, Options
+from .plan import GHM_LOSSES, Plan, make_plan
 from .writer import inherited_config
 
 ConfigLike = Union[Config, str, Path]
@@ -20,7 +22,14 @@ def harmonize(
     cfg: ConfigLike,
     cls: bool = True,
     reg: bool = True,
-    **options: Any,
+    *,
+    preset: str = 'tempered',
+    head: str | None = None,
+    bins: int | None = None,
+    momentum: float | None = None,
+    formula: str | None = None,
+    batch_density: bool = False,
+    sync: bool = False,
 ) -> Config:
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
@@ -37,6 +46,8 @@ def harmonize(
     times α of a focal loss (0.25), whatever the levels. μ is 0.02 divided by the mean of the
     coder's `target_stds`.
 
+    `work_dir` and `resume` of the config are dropped: the new training is one of its own.
+
     Args:
         cfg: A config, its path, or a name as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
             It is not changed.
@@ -52,25 +63,53 @@ def harmonize(
             preset's.
         batch_density: Compute the density over all levels, where there is a head that does
             (`ghm_mmdet.GHMRetinaHead` for `RetinaHead`). Default: False.
+        sync: Sum the counts over all processes, see `GHMC`. Default: False.
 
     Returns:
-        The new config.
+        The new config, which shares nothing with `cfg`.
 
     Raises:
-        TypeError, ValueError: An option of the wrong type or outside the allowed values;
-            `head` matches no head; no loss of the config can be replaced.
+        TypeError, ValueError: An option of the wrong type, outside the allowed values or
+            without effect; `head` matches no head; with `sync`, a head that does not call its
+            loss in every iteration; a number of the config that is none; no loss of the config
+            can be replaced.
+
+    Examples:
+        >>> from ghm_mmdet import harmonize
+        >>> cfg = harmonize('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+        >>> cfg.model.bbox_head.loss_cls.type
+        'ghm_mmdet.GHMC'
+        >>> cfg.optim_wrapper.clip_grad
+        {'max_norm': 10, 'norm_type': 2}
     """
     cfg = load(cfg)
-    return apply(_plan_or_refuse(cfg, Options(cls, reg, **options)), cfg)
+    options = Options(cls, reg, preset, head, bins, momentum, formula, batch_density, sync)
+    return copy.deepcopy(apply(_plan_or_refuse(cfg, options), cfg))
 
 
-def harmonized_text(cfg: str | Path, out: str | Path | None, **options: Any) -> tuple[Plan, str]:
+def harmonized_text(
+    cfg: str | Path,
+    out: str | Path | None,
+    cls: bool = True,
+    reg: bool = True,
+    *,
+    preset: str = 'tempered',
+    head: str | None = None,
+    bins: int | None = None,
+    momentum: float | None = None,
+    formula: str | None = None,
+    batch_density: bool = False,
+    sync: bool = False,
+) -> tuple[Plan, str]:
     """What `harmonize` did, and the text of a config at `out` that inherits from the original.
 
     Args:
         cfg: The path or the name of the original.
         out: Where the text will be written; it is not written here. None if it is not known.
-        **options: As for `harmonize`.
+        cls, reg, preset, head, bins, momentum, formula, batch_density, sync: As for `harmonize`.
+
+    Returns:
+        The plan, which says what becomes of each loss, and the text.
 
     Raises:
         TypeError, ValueError: As `harmonize`; `out` is the config itself.
@@ -78,7 +117,8 @@ def harmonized_text(cfg: str | Path, out: str | Path | None, **options: Any) -> 
     original = load(cfg)
     if out is not None and '::' not in str(cfg) and Path(cfg).resolve() == Path(out).resolve():
         raise ValueError(f'out must be another file than the config, got {str(out)!r}')
-    plan = _plan_or_refuse(original, Options(**options))
+    options = Options(cls, reg, preset, head, bins, momentum, formula, batch_density, sync)
+    plan = _plan_or_refuse(original, options)
     harmonized = apply(plan, original)
     return plan, inherited_config(cfg, original, harmonized, out, str(plan))
 
@@ -87,10 +127,42 @@ def _plan_or_refuse(cfg: Config, options: Options) -> Plan:
     plan = make_plan(cfg, options)
     if not plan.has_ghm:
         raise ValueError(f'no loss can be replaced by GHM\n{plan}'.rstrip())
+    told = replace(options, cls=True, reg=True, head=None, batch_density=False)
+    if not plan.replaced and told != Options():
+        _check_settings_of_ghm(plan, options)
     return plan
 
 
-def losses_found(cfg: ConfigLike, cls: bool = True, reg: bool = True, **options: Any) -> Plan:
+def _check_settings_of_ghm(plan: Plan, options: Options) -> None:
+    """Refuse options for losses that are GHM's already and have other settings."""
+    for loss in plan.losses:
+        if loss.loss not in GHM_LOSSES:
+            continue
+        chosen = PRESETS[options.preset][GHM_LOSSES.index(loss.loss)]
+        told = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
+        told = {key: chosen.get(key) if value is None else value for key, value in told.items()}
+        for key, value in dict(told, sync=options.sync or None).items():
+            default = 'official' if key == 'formula' else None
+            if (value or default) != (loss.original.get(key) or default):
+                raise ValueError(
+                    f'the options have no effect: {loss.where} is {loss.loss} already, with {key}='
+                    f'{loss.original.get(key)!r}; harmonize the config with the original losses'
+                )
+
+
+def losses_found(
+    cfg: ConfigLike,
+    cls: bool = True,
+    reg: bool = True,
+    *,
+    preset: str = 'tempered',
+    head: str | None = None,
+    bins: int | None = None,
+    momentum: float | None = None,
+    formula: str | None = None,
+    batch_density: bool = False,
+    sync: bool = False,
+) -> Plan:
     """What `harmonize` would do, with the same arguments: `print(losses_found(cfg))`.
 
     Returns:
@@ -100,7 +172,8 @@ def losses_found(cfg: ConfigLike, cls: bool = True, reg: bool = True, **options:
     Raises:
         TypeError, ValueError: As `harmonize`, but for a config where no loss can be replaced.
     """
-    return make_plan(load(cfg), Options(cls, reg, **options))
+    options = Options(cls, reg, preset, head, bins, momentum, formula, batch_density, sync)
+    return make_plan(load(cfg), options)
 
 
 def load(cfg: ConfigLike) -> Config:
@@ -118,14 +191,18 @@ def load(cfg: ConfigLike) -> Config:
 
 
 def apply(plan: Plan, cfg: Config) -> Config:
-    """A copy of the config with the changes of the plan; what they don't touch is shared."""
+    """The config with the changes of the plan; it shares with `cfg` what they don't touch."""
     harmonized = copy.copy(cfg)
-    for key in {path[0] for path in plan.changes if len(path) > 1}:
-        harmonized[key] = copy.deepcopy(cfg[key])
-    for path, value in plan.changes.items():
-        node = harmonized
-        for key in path[:-1]:
-            node = node[key]
-        value = copy.deepcopy(value)
-        node[path[-1]] = ConfigDict(value) if isinstance(value, dict) else value
+    for (key, *path), value in plan.changes.items():
+        harmonized[key] = _with(harmonized.get(key), path, copy.deepcopy(value))
     return harmonized
+
+
+def _with(node: Any, path: Sequence[str | int], value: Any) -> Any:
+    """A copy of nested dicts and lists with a value at a place."""
+    if not path:
+        return ConfigDict(value) if isinstance(value, dict) else value
+    key, *rest = path
+    items: Any = list(node) if isinstance(node, tuple) else copy.copy(node)
+    items[key] = _with(items[key] if rest else None, rest, value)
+    return tuple(items) if isinstance(node, tuple) else items

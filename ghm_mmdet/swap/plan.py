@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 from mmengine.config import Config
 
-from ..checks import check_real
+from ..checks import check_positive, check_real
 from ..formulas import FORMULAS
 from ..presets import BESIDE_SOFTMAX, MAX_NORM, PRESETS, Options
 from . import rules
-from .heads import Head, Path, find_heads, name_of
+from .find import Head, Path, find_heads, name_of, several
 from .rules import Call
 
 GHM_LOSSES = ('GHMC', 'GHMR')
@@ -32,6 +35,7 @@ class LossFound:
         ghm: The config of the GHM loss in its place, or None where it is kept.
         why: The reason why it is kept, or what to know of the replacement.
         original: Its config; empty where the head has no place for one.
+        changed: Whether it is kept in another form, as that of SSD.
     """
 
     where: str
@@ -40,9 +44,11 @@ class LossFound:
     ghm: dict[str, Any] | None
     why: str
     original: dict[str, Any] = field(default_factory=dict)
+    changed: bool = False
 
     def __str__(self) -> str:
-        verdict = 'kept' if self.ghm is None else f'replaced by {name_of(self.ghm)}'
+        kept = f'changed to {name_of(self.original)}' if self.changed else 'kept'
+        verdict = kept if self.ghm is None else f'replaced by {name_of(self.ghm)}'
         why = f': {self.why}' if self.why else ''
         return f'{self.where} ({self.head}, {self.loss}): {verdict}{why}'
 
@@ -66,11 +72,13 @@ class Plan:
 
     @property
     def kept(self) -> list[LossFound]:
-        return [loss for loss in self.losses if loss.ghm is None]
+        return [loss for loss in self.losses if loss.ghm is None and not loss.changed]
 
     @property
     def summary(self) -> str:
-        return f'{len(self.replaced)} replaced, {len(self.kept)} kept'
+        changed = sum(loss.changed for loss in self.losses)
+        changes = f'{changed} changed, ' if changed else ''
+        return f'{len(self.replaced)} replaced, {changes}{len(self.kept)} kept'
 
     def __str__(self) -> str:
         return '\n'.join([*map(str, self.losses), *self.notes]) or 'the config has no loss'
@@ -80,7 +88,8 @@ def make_plan(cfg: Config, options: Options) -> Plan:
     """Find every loss of `cfg.model`, and decide what becomes of it.
 
     Raises:
-        ValueError: `head` matches no head of the config.
+        TypeError, ValueError: `head` matches no head of the config, `batch_density` or `sync` does
+            not fit its heads, or a number of the config that the losses depend on is none.
     """
     plan = Plan()
     heads = find_heads(cfg.get('model', {}))
@@ -90,7 +99,9 @@ def make_plan(cfg: Config, options: Options) -> Plan:
     for head in heads:
         _plan_head(plan, options, head)
     if plan.replaced:
+        _check_batch_density(plan, options)
         _plan_clipping(plan, cfg, options.preset)
+        _plan_new_run(plan, cfg)
         _note_classes(plan, cfg, heads)
     return plan
 
@@ -107,12 +118,15 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
         plan.changes[(*head.path, 'type')] = other_head
         for key, loss in found.items():
             plan.changes[(*head.path, key)] = loss.ghm or loss.original
-            reasons = [loss.why, f'the head becomes {name_of(other_head)}']
-            found[key] = replace(loss, why='; '.join(filter(None, reasons)))
+            changed = loss.ghm is None and key == 'loss_cls'
+            mined = rules.MINED_FROM_THE_BATCH if changed else ''
+            reasons = [loss.why, mined, f'the head becomes {name_of(other_head)}']
+            why = '; '.join(filter(None, reasons))
+            found[key] = replace(loss, why=why, changed=changed)
     else:
         plan.changes.update({(*head.path, k): loss.ghm for k, loss in found.items() if loss.ghm})
     plan.losses += found.values()
-    for key, call in (head.calls or {}).items():
+    for key, call in head.calls.items():
         if isinstance(call, Call) and key in ('loss_cls', 'loss_bbox') and key not in head.losses:
             plan.notes.append(
                 f'{head.where}.{key} ({head.name}): kept: the config leaves it to the '
@@ -124,9 +138,9 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
 
 def _loss_found(options: Options, head: Head, key: str, loss: dict) -> LossFound:
     ghm, why = None, _why_kept(options, head, key, loss)
-    call = (head.calls or {}).get(key)
+    call = head.calls.get(key)
     if why is None and isinstance(call, Call):
-        ghm, why = _ghm_loss(options, head, loss, call)
+        ghm, why = _ghm_loss(Replaced(options, head, key, loss, call))
     name = _SSD_NAMES[key] if head.computes_its_losses else name_of(loss)
     return LossFound(f'{head.where}.{key}', head.name, name, ghm, why or '', loss)
 
@@ -134,9 +148,9 @@ def _loss_found(options: Options, head: Head, key: str, loss: dict) -> LossFound
 def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
     """The reason to keep a loss: of its type, of its head, of what is around, of the options."""
     name = name_of(loss)
-    call = (head.calls or {}).get(key)
+    call = head.calls.get(key)
     if name in GHM_LOSSES:
-        return 'it is a GHM loss'
+        return 'it is a GHM loss, which the options do not change'
     if head.keep_all:
         return head.keep_all
     if 'IoU' in name:
@@ -152,6 +166,7 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
         return head.keep_of_box_head[key]
     is_cls = call.ghm == 'GHMC'
     why = _why_not_ghm_c(options, head, loss) if is_cls else _why_not_ghm_r(head, loss)
+    why = why or _why_not_as_known(head) or _why_not_its_settings(head, loss, is_cls)
     if why is None and not head.matches(options.head):
         why = f'head={options.head!r} does not choose it'
     if why is None and not (options.cls if is_cls else options.reg):
@@ -165,14 +180,13 @@ def _why_not_ghm_c(options: Options, head: Head, loss: dict) -> str | None:
     if _is_sigmoid(loss):
         if head.name in rules.SOFTMAX_HEADS:
             return 'this head reads its scores through softmax, the loss through sigmoid'
-        if loss.get('class_weight') is not None:
-            return 'class_weight has no place in the sigmoid form of GHM-C'
+        for key in rules.OF_SOFTMAX:
+            if loss.get(key) is not None:
+                return f'{key} has no place in the sigmoid form of GHM-C'
     elif options.preset in BESIDE_SOFTMAX:
         return rules.SOFTMAX
     if name_of(loss) == 'QualityFocalLoss' and head.name in rules.QUALITY_HEADS:
         return rules.TESTS_FOR_QUALITY
-    if loss.get('activated', False):
-        return 'activated=True: it takes probabilities, GHM-C takes logits'
     return None
 
 
@@ -182,60 +196,180 @@ def _why_not_ghm_r(head: Head, loss: dict) -> str | None:
     return rules.DECODED_BOXES if head.config.get('reg_decoded_bbox', False) else None
 
 
+def _why_not_as_known(head: Head) -> str | None:
+    """The reason of a head that derives from a known one and does not call its losses as it."""
+    if not head.overridden:
+        return None
+    return (
+        f'{head.name} derives from {head.known_as}, but has its own {", ".join(head.overridden)}: '
+        'replace it by hand if its examples have weights 0 or 1'
+    )
+
+
+def _why_not_its_settings(head: Head, loss: dict, is_cls: bool) -> str | None:
+    """The reason of a setting of the loss, of its head or of `train_cfg`."""
+    fates = rules.ARGUMENTS[name_of(loss)]
+    for key, value in loss.items():
+        fate = fates.get(key, f'what its {key} means for GHM is not known')
+        if value and fate not in (rules.CARRIED, rules.MEANINGLESS):
+            return fate
+    for key in head.config:
+        if key not in rules.ARGUMENTS_OF_HEADS and not str(key).startswith('loss_'):
+            return f'what {key} of {head.name} means for its losses is not known'
+    for key, value in (item for cfg in head.settings for item in _settings_of(cfg)):
+        if key == 'pos_weight':
+            check_real(f'pos_weight in the train_cfg of {head.where}', value)
+            if is_cls and value > 0 and value != 1:
+                return f'pos_weight={value} weighs positives; GHM-C takes a weight as valid or not'
+        elif key not in rules.TRAIN_CFG:
+            return f'what {key} of train_cfg means for its losses is not known'
+    return None
+
+
+def _settings_of(train_cfg: dict) -> Iterator[tuple[str, Any]]:
+    """Every key of a `train_cfg` and of its stages."""
+    yield from train_cfg.items()
+    for stage in rules.STAGES:
+        for settings in several(train_cfg.get(stage)):
+            yield from settings.items()
+
+
 def _is_sigmoid(loss: dict) -> bool:
     return bool(loss.get('use_sigmoid', rules.CLASSIFICATION_LOSSES.get(name_of(loss), True)))
 
 
-def _ghm_loss(options: Options, head: Head, loss: dict, call: Call) -> tuple[dict[str, Any], str]:
+class Replaced(NamedTuple):
+    """A loss that GHM takes the place of, and how its head calls it."""
+
+    options: Options
+    head: Head
+    key: str
+    loss: dict[str, Any]
+    call: Call
+
+    @property
+    def is_cls(self) -> bool:
+        return self.call.ghm == 'GHMC'
+
+    @property
+    def is_scaled_by_head(self) -> bool:
+        """Whether GHM-C divides by the head's `avg_factor`, as the loss that it replaces."""
+        preset = PRESETS[self.options.preset]
+        formula = self.options.formula or preset.ghm_c.get('formula', 'official')
+        return self.is_cls and FORMULAS[formula].takes_avg_factor
+
+
+def _ghm_loss(replaced: Replaced) -> tuple[dict[str, Any], str]:
     """The config of the GHM loss, and what to know of it."""
+    options, head, _, _, call = replaced
     preset = PRESETS[options.preset]
     chosen = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
-    ghm = dict(preset.ghm_c if call.ghm == 'GHMC' else preset.ghm_r)
+    ghm = dict(preset.ghm_c if replaced.is_cls else preset.ghm_r)
     ghm.update({name: value for name, value in chosen.items() if value is not None})
-    notes = []
-    softmax = 'loss_cls' in head.losses and not _is_sigmoid(head.losses['loss_cls'])
-    if call.ghm == 'GHMR' and softmax and options.preset in BESIDE_SOFTMAX:
-        ghm['loss_weight'] = BESIDE_SOFTMAX[options.preset]
-        notes.append(f'its weight is {ghm["loss_weight"]:g}, beside a softmax that is kept')
-    weight = loss.get('loss_weight', 1.0)
-    check_real(f'loss_weight of {head.where} ({name_of(loss)})', weight)
-    ghm['loss_weight'] *= weight
-    takes_avg_factor = FORMULAS[ghm.get('formula', 'official')].takes_avg_factor
-    is_scaled = call.ghm == 'GHMC' and takes_avg_factor
-    if is_scaled and name_of(loss).endswith('FocalLoss'):
-        alpha = loss.get('alpha', 0.25)  # QualityFocalLoss has none
-        ghm['loss_weight'] *= alpha
-        notes.append(f'its weight is multiplied by α of focal loss, {alpha}')
-    levels = _levels(head.config) if call.averaged_levels and not is_scaled else 1
-    if levels > 1:
-        ghm['loss_weight'] /= levels
-        notes.append(f'its weight is divided by the {levels} levels it is called for')
-    if call.ghm == 'GHMR':
-        positives = head.share_of_positives(call.positives)
-        ghm['loss_weight'] *= positives
-        if positives < 1:
-            notes.append(f'its weight is multiplied by the share of positives, {positives}')
-        scale = _offset_scale(head.config)
-        if scale != 1:
-            ghm['mu'] /= scale
-            notes.append(f'μ is that of offsets divided by {scale}, their target_stds')
-    if call.ghm == 'GHMC' and not _is_sigmoid(loss):
-        ghm['use_sigmoid'] = False
-        kept = ('class_weight', 'bg_cls_weight', 'ignore_index')
-        ghm.update({key: loss[key] for key in kept if loss.get(key) is not None})
-        notes.append('softmax form')
-    if call.reduction != 'mean':
-        ghm['reduction'] = call.reduction
-        notes.append('the head divides it by the number of positives')
+    of_ancestor = f'taken for {head.known_as}' if head.is_derived else ''
+    notes = [of_ancestor, *(rule(ghm, replaced) for rule in _RULES[call.ghm]), call.note]
     if ghm.get('formula') == 'official':
         del ghm['formula']  # the default
-    return ghm, '; '.join(notes)
+    return ghm, '; '.join(filter(None, notes))
 
 
-def _offset_scale(head: dict) -> float:
+def _beside_softmax(ghm: dict, replaced: Replaced) -> str:
+    """The weight of GHM-R where the preset keeps the head's softmax."""
+    loss_cls = replaced.head.losses.get('loss_cls')
+    weight = BESIDE_SOFTMAX.get(replaced.options.preset)
+    if loss_cls is None or _is_sigmoid(loss_cls) or weight is None:
+        return ''
+    ghm['loss_weight'] = weight
+    return f'its weight is {weight:g}, beside a softmax that is kept'
+
+
+def _weight_of_the_loss(ghm: dict, replaced: Replaced) -> str:
+    weight = replaced.loss.get('loss_weight', 1.0)
+    check_real(f'loss_weight of {replaced.head.where} ({name_of(replaced.loss)})', weight)
+    ghm['loss_weight'] *= weight
+    return ''
+
+
+def _alpha_of_focal_loss(ghm: dict, replaced: Replaced) -> str:
+    """Where GHM-C is scaled as the loss that it replaces; VarifocalLoss has α for negatives."""
+    if not replaced.is_scaled_by_head or not name_of(replaced.loss).endswith('FocalLoss'):
+        return ''
+    alpha = replaced.loss.get('alpha', 0.25)  # QualityFocalLoss has none
+    check_real(f'alpha of {replaced.head.where} ({name_of(replaced.loss)})', alpha)
+    ghm['loss_weight'] *= alpha
+    return f'its weight is multiplied by α of focal loss, {alpha}'
+
+
+def _average_of_levels(ghm: dict, replaced: Replaced) -> str:
+    is_divided = replaced.call.averaged_levels and not replaced.is_scaled_by_head
+    levels = _levels(replaced.head.config) if is_divided else 1
+    if levels == 1:
+        return ''
+    ghm['loss_weight'] /= levels
+    return f'its weight is divided by the {levels} levels it is called for'
+
+
+def _share_of_positives(ghm: dict, replaced: Replaced) -> str:
+    share = replaced.head.share_of_positives(replaced.call.positives)
+    ghm['loss_weight'] *= share
+    return f'its weight is multiplied by the share of positives, {share}' if share < 1 else ''
+
+
+def _mu_of_scaled_offsets(ghm: dict, replaced: Replaced) -> str:
+    scale = _offset_scale(replaced.head)
+    if scale == 1:
+        return ''
+    ghm['mu'] /= scale
+    return f'μ is that of offsets divided by {scale}, their target_stds'
+
+
+def _softmax_form(ghm: dict, replaced: Replaced) -> str:
+    if _is_sigmoid(replaced.loss):
+        return ''
+    ghm['use_sigmoid'] = False
+    loss = replaced.loss
+    ghm.update({key: loss[key] for key in rules.OF_SOFTMAX if loss.get(key) is not None})
+    return 'softmax form'
+
+
+def _reduction(ghm: dict, replaced: Replaced) -> str:
+    if replaced.call.reduction != 'mean':
+        ghm['reduction'] = replaced.call.reduction
+    return ''
+
+
+def _counts_of_all_processes(ghm: dict, replaced: Replaced) -> str:
+    options, head, key, _, call = replaced
+    if not options.sync:
+        return ''
+    if call.skipped:
+        raise ValueError(
+            f'sync=True would hang: {head.name} does not call {head.where}.{key} {call.skipped}, '
+            'and the other processes would wait for it'
+        )
+    ghm['sync'] = True
+    return ''
+
+
+#: What makes of the settings of a preset those for a loss, in this order.
+_RULES: dict[str, tuple[Callable[[dict, Replaced], str], ...]] = {
+    'GHMC': (
+        _weight_of_the_loss, _alpha_of_focal_loss, _average_of_levels, _softmax_form, _reduction,
+        _counts_of_all_processes,
+    ),
+    'GHMR': (
+        _beside_softmax, _weight_of_the_loss, _average_of_levels, _share_of_positives,
+        _mu_of_scaled_offsets, _reduction, _counts_of_all_processes,
+    ),
+}  # fmt: skip
+
+
+def _offset_scale(head: Head) -> float:
     """What the box coder divides the offsets by, on average; the paper's μ is for 1."""
-    stds = (head.get('bbox_coder') or {}).get('target_stds') or (1.0,)
-    stds = stds if isinstance(stds, (list, tuple)) else (stds,)
+    stds = (head.config.get('bbox_coder') or {}).get('target_stds', 1.0)
+    stds = stds if isinstance(stds, (list, tuple)) and stds else (stds,)
+    for std in stds:
+        check_positive(f'target_stds of {head.where}.bbox_coder', std)
     return round(sum(stds) / len(stds), 6)
 
 
@@ -256,30 +390,96 @@ def _plan_batch_density(plan: Plan, head: Head) -> None:
         )
 
 
+def _check_batch_density(plan: Plan, options: Options) -> None:
+    heads = rules.BATCH_DENSITY_HEADS
+    of_batch = {name_of(head) for head in heads.values()}
+    if options.batch_density and of_batch.isdisjoint({*map(name_of, plan.changes.values())}):
+        raise ValueError(
+            f'batch_density=True has no effect: none of the heads is {" or ".join(heads)}, the '
+            'density is that of each call of the loss'
+        )
+
+
 def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
-    optimizer = cfg.get('optim_wrapper')
+    optimizer = cfg.get('optim_wrapper') or {}
+    wrapper = optimizer.get('type') and name_of(optimizer)
+    clipped = (cfg.get('strategy') or {}).get('gradient_clipping')
     if not optimizer:
         plan.notes.append('gradient clipping: the config has no optim_wrapper to set it in')
     elif optimizer.get('clip_grad'):
         plan.notes.append(f'gradient clipping: kept, {dict(optimizer["clip_grad"])}')
+    elif clipped:
+        plan.notes.append(f'gradient clipping: kept, strategy.gradient_clipping={clipped}')
+    elif any(isinstance(part, dict) and 'optimizer' in part for part in optimizer.values()):
+        plan.notes.append(
+            f'gradient clipping: not set, for there are several optimizers; norm {MAX_NORM[preset]}'
+            " is the preset's for each"
+        )
+    elif wrapper not in rules.CLIPPING_WRAPPERS:
+        plan.notes.append(
+            f'gradient clipping: not set, for {wrapper} may not take clip_grad; norm '
+            f"{MAX_NORM[preset]} is the preset's, which a strategy may clip at"
+        )
     else:
         clip_grad = dict(max_norm=MAX_NORM[preset], norm_type=2)
         plan.changes[('optim_wrapper', 'clip_grad')] = clip_grad
         plan.notes.append(f'gradient clipping: set to {clip_grad}')
 
 
+def _plan_new_run(plan: Plan, cfg: Config) -> None:
+    """Leave the work folder of an earlier run, as a config that MMEngine left there names it."""
+    dropped = dict(work_dir=None, resume=False)
+    if cfg.get('resume'):
+        dropped['load_from'] = None  # the checkpoint that it would go on from
+    for key, value in dropped.items():
+        if cfg.get(key):
+            plan.changes[(key,)] = value
+            plan.notes.append(
+                f'{key}: {cfg[key]!r} of the original becomes {value}: a new training'
+            )
+    if cfg.get('load_from') and ('load_from',) not in plan.changes:
+        plan.notes.append(f'load_from: kept, the training starts from {cfg["load_from"]!r}')
+
+
 def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     """Of another number of classes than the data set's: GHM-C takes other labels for background."""
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    while 'metainfo' not in dataset and isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if not isinstance(classes, (list, tuple)):
-        return
+    numbers = sorted({number for allowed in _numbers_of_classes(dataset) for number in allowed})
     for head in heads:
         number = head.config.get('num_classes')
-        if number is not None and number != len(classes) and head.name not in rules.RPN_HEADS:
+        has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
+        if number is None or has_others:
+            continue
+        if any(number not in allowed for allowed in _numbers_of_classes(dataset)):
             plan.notes.append(
-                f'{head.where}: num_classes={number}, but the data set has {len(classes)} classes; '
+                f'{head.where}: num_classes={number}, but the data set has '
+                f'{" or ".join(map(str, numbers))} classes; '
                 'GHM-C takes labels from num_classes on for background, and does not fail'
             )
+
+
+def _numbers_of_classes(dataset: dict) -> Iterator[set[int]]:
+    """The numbers of classes that each data set inside may have: all, or the things alone."""
+    inner = [dataset.get('dataset'), *(dataset.get('datasets') or ())]
+    metainfo = dataset.get('metainfo') or {}
+    if 'classes' not in metainfo and any(isinstance(one, dict) for one in inner):
+        for one in inner:
+            yield from _numbers_of_classes(one or {})
+        return
+    metainfo = {**_metainfo_of_class(dataset.get('type')), **metainfo}
+    classes = (metainfo.get(key) for key in ('classes', 'thing_classes'))
+    numbers = {len(names) for names in classes if isinstance(names, (list, tuple))}
+    if numbers:
+        yield numbers
+
+
+def _metainfo_of_class(kind: Any) -> dict:
+    """What the data set of this type has by itself; nothing if the type is not registered."""
+    # Standard output is the config's, and this import prints to it.
+    with redirect_stdout(sys.stderr):
+        import mmdet.datasets  # noqa: F401
+    from mmdet.registry import DATASETS
+
+    if not isinstance(kind, type):
+        kind = DATASETS.get(str(kind))
+    return getattr(kind, 'METAINFO', {})

@@ -6,13 +6,18 @@ import ast
 import math
 import os
 from contextlib import suppress
+from enum import Enum
+from functools import reduce
+from importlib import import_module
 from itertools import chain
 from keyword import iskeyword
 from pathlib import Path
 from textwrap import wrap
+from types import FunctionType, ModuleType
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
 
 DELETE = '_delete_'
 LINE_LENGTH = 100
@@ -32,11 +37,11 @@ def inherited_config(
         comment: Lines for the head of the file.
 
     Raises:
-        TypeError: A value that differs can't be written, such as a lambda.
+        TypeError: A value that differs can't be written, such as a lambda; it names the key.
         ValueError: `new` lacks a key of `original`, which a config can't express.
     """
     if '::' not in str(base) and Config._is_lazy_import(str(base)):
-        return _commented(comment) + _assignments(new.to_dict())
+        return _commented(comment) + _assignments(new._to_lazy_dict())
     return config_text(reference(base, out), original, new, comment)
 
 
@@ -64,7 +69,16 @@ def config_text(base: str | list[str], original: Config, new: Config, comment: s
 
 
 def _assignments(values: dict[str, Any]) -> str:
-    return ''.join(f'{key} = {literal(value, 0, len(key) + 3)}\n' for key, value in values.items())
+    return ''.join(_assignment(key, value) for key, value in values.items())
+
+
+def _assignment(key: str, value: Any) -> str:
+    try:
+        if isinstance(_built(value), (FunctionType, ModuleType)):
+            raise TypeError(f'MMEngine does not read a variable that is {_built(value)!r}')
+        return f'{key} = {literal(value, 0, len(key) + 3)}\n'
+    except TypeError as error:
+        raise TypeError(f'{key}: {error}') from None
 
 
 def _commented(text: str) -> str:
@@ -118,7 +132,7 @@ def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
         TypeError: It holds an object that Python can't read back from text.
     """
     line = _one_line(value)
-    if indent + prefix + len(line) < LINE_LENGTH or not isinstance(value, (dict, list, tuple)):
+    if indent + prefix + len(line) < LINE_LENGTH or not _has_parts(value):
         return line
     opening, closing, items = _parts(value)
     inner = indent + 4
@@ -128,25 +142,54 @@ def literal(value: Any, indent: int = 0, prefix: int = 0) -> str:
 
 
 def _one_line(value: Any) -> str:
-    if isinstance(value, (dict, list, tuple)):
+    if _has_parts(value):
         opening, closing, items = _parts(value)
         text = ', '.join(f'{name}{_one_line(item)}' for name, item in items)
         comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
         return f'{opening}{text}{comma}{closing}'
-    if isinstance(value, float) and not math.isfinite(value):
+    if type(value) is float and not math.isfinite(value):
         return f"float('{value}')"
+    text = repr(value).replace('{{', r'{\x7b')  # else MMEngine reads a variable of the base
     with suppress(ValueError, SyntaxError):
-        if _is_same(ast.literal_eval(repr(value)), value):
-            return repr(value)
+        if _is_same(ast.literal_eval(text), value):
+            return text
     return _import_of(value)
 
 
+def _has_parts(value: Any) -> bool:
+    """Whether it is written item by item; a named tuple is not, for it has a type of its own."""
+    return isinstance(value, dict) or type(value) in (list, tuple)
+
+
+def _built(value: Any) -> Any:
+    """What a name of a config that imports its bases stands for; other values as they are."""
+    return value.build() if isinstance(value, (LazyObject, LazyAttr)) else value
+
+
 def _import_of(value: Any) -> str:
-    """An expression that imports a class or a function; a statement would mark a lazy config."""
-    module, name = getattr(value, '__module__', None), getattr(value, '__qualname__', '')
-    if module is None or not all(part.isidentifier() for part in name.split('.')):
-        raise TypeError(f'a config can not hold {value!r} as text')
-    return f'__import__({module!r}, fromlist=[{name!r}]).{name}'
+    """An expression that imports what a module has; a statement would mark a lazy config."""
+    module, name = _place_of(value)
+    value = _built(value)
+    first, *names = name.split('.')
+    with suppress(Exception):
+        if reduce(getattr, [first, *names], import_module(module)) is value:
+            return f'__import__({module!r}, fromlist=[{first!r}]).{name}'
+    if _has_parts(value):  # of a class, as its METAINFO
+        return literal(value)
+    raise TypeError(f'a config can not hold {value!r} as text')
+
+
+def _place_of(value: Any) -> tuple[str, str]:
+    """Where a value is imported from: its module, and its name there."""
+    if isinstance(value, LazyAttr):
+        module, name = _place_of(value.source)
+        return module, f'{name}.{value.name}'.lstrip('.')
+    if isinstance(value, LazyObject):
+        return value.module, value._imported or ''
+    if isinstance(value, Enum):
+        return type(value).__module__, f'{type(value).__qualname__}.{value.name}'
+    name = getattr(value, '__qualname__', str(value).rpartition('.')[2])
+    return str(getattr(value, '__module__', None)), name
 
 
 def _parts(value: dict | list | tuple) -> tuple[str, str, list[tuple[str, Any]]]:
@@ -154,6 +197,14 @@ def _parts(value: dict | list | tuple) -> tuple[str, str, list[tuple[str, Any]]]
     if not isinstance(value, dict):
         opening, closing = '[]' if isinstance(value, list) else '()'
         return opening, closing, [('', item) for item in value]
+    items = [(key, _type_of(item) if key == 'type' else item) for key, item in dict.items(value)]
     if all(isinstance(key, str) and key.isidentifier() and not iskeyword(key) for key in value):
-        return 'dict(', ')', [(f'{key}=', item) for key, item in value.items()]
-    return '{', '}', [(f'{key!r}: ', item) for key, item in value.items()]
+        return 'dict(', ')', [(f'{key}=', item) for key, item in items]
+    return '{', '}', [(f'{_one_line(key)}: ', item) for key, item in items]
+
+
+def _type_of(value: Any) -> Any:
+    """A `type` that is imported as its name, which MMEngine imports as well."""
+    if isinstance(value, (LazyObject, LazyAttr)):
+        return f'{value.module}.{value}'
+    return value

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, Tuple, Union
 
+from ..checks import check_real
 from . import rules
 from .rules import Calls
 
@@ -18,6 +21,11 @@ def name_of(config_or_type: Any) -> str:
     """The class name of a config or of a `type`: without the scope, of a class its name."""
     kind = config_or_type['type'] if isinstance(config_or_type, dict) else config_or_type
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def several(value: Any) -> list:
+    """A list as it is, anything else as its only item, and nothing for what is empty."""
+    return [item for item in (value if isinstance(value, (list, tuple)) else [value]) if item]
 
 
 def dotted(path: Path) -> str:
@@ -34,8 +42,8 @@ class Head:
     keep_all: str | None = None
     #: Why a loss of a box head is kept, by its key.
     keep_of_box_head: dict[str, str] = field(default_factory=dict)
-    #: The nearest one.
-    train_cfg: dict[str, Any] = field(default_factory=dict)
+    #: The nearest one; a list of them in a detector with several heads, as Co-DETR.
+    train_cfg: dict[str, Any] | list = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -54,27 +62,67 @@ class Head:
     def losses(self) -> dict[str, dict]:
         """The config of each loss by its key."""
         if self.computes_its_losses:
-            return _ssd_losses(self.train_cfg)
+            return _ssd_losses(dict(ChainMap(*self.settings)))
         return {key: value for key, value in self.config.items() if _is_loss(key, value)}
 
     @cached_property
-    def calls(self) -> Calls | None:
-        """How it, or the nearest known class that it derives from, calls its losses."""
+    def known_as(self) -> str | None:
+        """Its type, or the nearest type of the tables that it derives from."""
         if self.computes_its_losses:
-            return rules.HEADS[name_of(rules.HEADS_WITH_LOSSES[self.name])]
-        names = [self.name] if self.name in rules.HEADS else _ancestors(self.config)
-        return next((rules.HEADS[name] for name in names if name in rules.HEADS), None)
+            return name_of(rules.HEADS_WITH_LOSSES[self.name])
+        if self.name in rules.HEADS and _package(self.config['type']) in ('', *rules.PACKAGES):
+            return self.name
+        return next((kind.__name__ for kind in self._ancestors if _is_known(kind)), None)
+
+    @property
+    def calls(self) -> Calls:
+        """How it calls its losses, as far as that is known."""
+        return rules.HEADS.get(self.known_as or '', {})
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it is of a type that the tables do not have, but have an ancestor of."""
+        return not self.computes_its_losses and self.known_as not in (None, self.name)
+
+    @property
+    def overridden(self) -> list[str]:
+        """The methods of losses and targets that it does not have from its known ancestor."""
+        if not self.is_derived:
+            return []
+        own = takewhile(lambda kind: not _is_known(kind), self._ancestors)
+        return sorted(
+            {name for kind in own for name in vars(kind) if 'loss' in name or 'target' in name}
+        )
+
+    @cached_property
+    def _ancestors(self) -> tuple[type, ...]:
+        """Its class and those that it derives from; none if the class is not registered."""
+        # A head of its own is registered by whoever loaded the config; MMDetection's are here.
+        import mmdet.models  # noqa: F401
+        from mmdet.registry import MODELS
+
+        kind = self.config['type']
+        kind = kind if isinstance(kind, type) else MODELS.get(str(kind))
+        return getattr(kind, '__mro__', ())
+
+    @cached_property
+    def settings(self) -> list[dict]:
+        """Its part of the nearest `train_cfg`: several where there is one for each of the heads."""
+        key = 'rpn' if self.name in rules.RPN_HEADS or 'rpn_head' in self.path else 'rcnn'
+        of_detector = several(self.train_cfg)
+        parts = [several(cfg[key]) for cfg in of_detector if cfg.get(key)]
+        stage = next((key for key in reversed(self.path) if isinstance(key, int)), 0)
+        return [stages[min(stage, len(stages) - 1)] for stages in parts if stages] or of_detector
 
     def share_of_positives(self, default: float) -> float:
         """That of its sampler; `default` is MMDetection's, 1 where no samples are drawn."""
         if default == 1:
             return default
-        part = self.train_cfg.get('rpn' if self.name in rules.RPN_HEADS else 'rcnn')
-        if isinstance(part, (list, tuple)):  # of each stage
-            stage = next((key for key in self.path if isinstance(key, int)), 0)
-            part = part[stage]
-        sampler = (part or self.train_cfg).get('sampler') or {}
-        return sampler.get('pos_fraction', default)
+        samplers = (settings.get('sampler') or {} for settings in self.settings)
+        shares = (sampler['pos_fraction'] for sampler in samplers if 'pos_fraction' in sampler)
+        share = next(shares, default)
+        check_real(f'pos_fraction of the sampler of {self.where}', share)
+        return share
 
     def matches(self, pattern: str | None) -> bool:
         """Whether its type or its place match a pattern of `fnmatch`; None matches all."""
@@ -111,9 +159,8 @@ def _is_loss(key: str | int, value: Any) -> bool:
 def _with_reasons_of(node: Head) -> Head:
     """The node, with what its own config says of the losses inside of it."""
     keep = {**node.keep_of_box_head, **rules.ROI_HEADS.get(node.name, {})}
-    train_cfg = node.config.get('train_cfg') or {}
-    rcnn = train_cfg.get('rcnn') or {}
-    for stage in rcnn if isinstance(rcnn, (list, tuple)) else [rcnn]:
+    train_cfg = node.config.get('train_cfg')
+    for stage in (stage for cfg in several(train_cfg) for stage in several(cfg.get('rcnn'))):
         sampler = stage.get('sampler') or {}
         if 'type' in sampler and name_of(sampler) in rules.RANKING_SAMPLERS:
             keep['loss_cls'] = f'{name_of(sampler)} chooses RoIs by this loss of each'
@@ -125,13 +172,14 @@ def _with_reasons_of(node: Head) -> Head:
     )
 
 
-def _ancestors(head: dict) -> list[str]:
-    # A head of its own is registered by whoever loaded the config; MMDetection's are here.
-    import mmdet.models  # noqa: F401
-    from mmdet.registry import MODELS
+def _package(kind: Any) -> str:
+    """The package of a class, or of the name of a type; '' where the name has no scope."""
+    name = kind.__module__ if isinstance(kind, type) else str(kind)
+    return name.partition('.')[0] if isinstance(kind, type) or '.' in name else ''
 
-    kind = head['type'] if isinstance(head['type'], type) else MODELS.get(str(head['type']))
-    return [] if kind is None else [ancestor.__name__ for ancestor in kind.__mro__]
+
+def _is_known(kind: type) -> bool:
+    return kind.__name__ in rules.HEADS and _package(kind) in rules.PACKAGES
 
 
 def _ssd_losses(train_cfg: dict) -> dict[str, dict]:
