@@ -232,9 +232,9 @@ def launches(variant: Variant = VARIANTS[0], momentum: float = 0.75) -> Launches
     with recorded(lambda *_: None, None):
         function().backward()
         # Under a dispatch mode the plain formula would be chosen.
-        with mock.patch.object(ops, 'is_traced', return_value=False):
-            with _Launches() as forward, recorded(forward.launch, None):
-                loss = function()
+        untraced = mock.patch.object(ops, 'is_traced', return_value=False)
+        with untraced, _Launches() as forward, recorded(forward.launch, None):
+            loss = function()
         with _Launches() as backward, recorded(backward.launch, None):
             loss.backward()
     # Autograd begins with the gradient 1 of a loss, in training that of the sum of all losses.
