@@ -59,7 +59,7 @@ def steps(rank: int, head: str, folder: str) -> None:
             found = step(rank, head, kind, dist.PrefixStore(kind, store))
         except Exception as error:
             found = f'{type(error).__name__}: {error}'.partition('\n')[0]
-        Path(folder, f'{kind}.{rank}').write_text(found)
+        Path(folder, f'{kind}.{rank}').write_text(found, encoding='utf-8')
         if dist.is_initialized():
             dist.destroy_process_group()
     os._exit(0)

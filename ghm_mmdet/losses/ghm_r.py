@@ -126,7 +126,7 @@ class GHMR(GradientHarmonizingLoss):
         sums = torch.stack([(d.abs() * valid).sum(), valid.sum().to(d.dtype)])
         if self.sync:
             sums = reduce_mean(sums)
-        mean = (sums[0] / sums[1]).float()
+        mean = sums[0] / sums[1]
         restore(self.mean_d, mean)
         mean = mean.to(self.mean_d.dtype)
         before = self.mean_d.where(self.mean_d > 0, mean)

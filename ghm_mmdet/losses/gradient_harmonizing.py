@@ -107,10 +107,9 @@ class GradientHarmonizingLoss(nn.Module):
         """
         if self.momentum == 0:
             return statistics
-        counts = statistics.counts.to(torch.float32)
-        restore(self.acc_sum, counts)
+        restore(self.acc_sum, statistics.counts)
         if not self.is_learning:
-            known = torch.where(self.acc_sum > 0, self.acc_sum, counts.to(self.acc_sum.dtype))
+            known = self.acc_sum.where(self.acc_sum > 0, statistics.counts.to(self.acc_sum.dtype))
             return statistics._replace(average=known)
         average = moving_average(self.acc_sum, statistics.counts, self.momentum, self.formula)
         self.acc_sum.copy_(average.where(statistics.finite, self.acc_sum))
@@ -125,4 +124,4 @@ def restore(buffer: Tensor, default: Tensor) -> None:
     """
     if buffer.dtype in HALF_DTYPES:
         # In place: DDP and FSDP hold the buffer.
-        buffer.data = torch.where(buffer.isfinite(), buffer.float(), default)
+        buffer.data = torch.where(buffer.isfinite(), buffer.float(), default.float())

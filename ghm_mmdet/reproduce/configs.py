@@ -45,7 +45,9 @@ def stand_alone(path: Path) -> str:
     for piece in PIECES:
         for key in Config.fromfile(config_path(f'configs/_base_/{piece}.py')):
             new.pop(key, None)
-    return config_text(bases, original, new, f'{path.stem}, as ghm_mmdet ships it.')
+    text = config_text(bases, original, new, f'{path.stem}, as ghm_mmdet ships it.')
+    # Its variables of the environment stay variables.
+    return text.replace(r'{\x7b', '{{')
 
 
 def _bases_by_name(path: Path) -> Iterator[str]:

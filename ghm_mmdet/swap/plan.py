@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import pathlib
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Callable, NamedTuple
 
 from mmengine.config import Config
@@ -475,6 +479,8 @@ def _numbers_of_classes(dataset: dict) -> Iterator[set[int]]:
 
 def _metainfo_of_class(kind: Any) -> dict:
     """What the data set of this type has by itself; nothing if the type is not registered."""
+    with suppress(KeyError):
+        return _metainfo_in_source()[str(kind).replace('mmdet.', '')]
     # Standard output is the config's, and this import prints to it.
     with redirect_stdout(sys.stderr):
         import mmdet.datasets  # noqa: F401
@@ -483,3 +489,19 @@ def _metainfo_of_class(kind: Any) -> dict:
     if not isinstance(kind, type):
         kind = DATASETS.get(str(kind))
     return getattr(kind, 'METAINFO', {})
+
+
+@lru_cache(maxsize=None)
+def _metainfo_in_source() -> dict[str, dict]:
+    """Of MMDetection's data sets, which import PyTorch: by the class that has it."""
+    spec = find_spec('mmdet')
+    files = pathlib.Path(spec.origin).parent.glob('datasets/*.py') if spec and spec.origin else ()
+    found = {}
+    for path in files:
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+            for line in (node for node in kind.body if isinstance(node, ast.Assign)):
+                if isinstance(line.targets[0], ast.Name) and line.targets[0].id == 'METAINFO':
+                    with suppress(ValueError):
+                        found[kind.name] = ast.literal_eval(line.value)
+    return found
