@@ -140,8 +140,9 @@ def candidates(kind: str, bins: int, device: torch.device) -> tuple[dict[str, Lo
         except ImportError as error:
             notes.append(f'MMDetection {name}: left out, it cannot be imported here: {error}')
     ours = partial(ghm_c_loss if kind == 'classification' else ghm_r_loss, bins=bins)
-    for kernels in available_kernels(device):
-        losses[f'ours, region, {kernels}'] = partial(_call, ours, kernels)
+    # GHM-R is the plain formula.
+    for kernels in available_kernels(device) if kind == 'classification' else ['torch']:
+        losses[f'ours, region, {kernels or "blocks"}'] = partial(_call, ours, kernels)
     losses['ours, exact'] = partial(ours, density='exact')
     if kind == 'regression':
         losses['ours, μ follows'] = GHMR(bins=bins, mu_momentum=0.9).to(device)
@@ -149,9 +150,10 @@ def candidates(kind: str, bins: int, device: torch.device) -> tuple[dict[str, Lo
 
 
 def available_kernels(device: torch.device) -> list[str]:
-    """The values of GHM_MMDET_KERNELS worth timing on the device."""
-    has_triton = device.type == 'cuda' and find_spec('triton') is not None
-    return ['triton', 'torch'] if has_triton else ['torch']
+    """The values of GHM_MMDET_KERNELS worth timing on the device: '' has blocks on the CPU."""
+    if device.type == 'cpu':
+        return ['', 'torch']
+    return ['triton', 'torch'] if find_spec('triton') is not None else ['torch']
 
 
 def _call(loss: Loss, kernels: str, *examples: Tensor) -> Tensor:
