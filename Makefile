@@ -26,7 +26,7 @@ MIM := $(PY) -m mim
 DEMO := work_dirs/demo
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 .SHELLFLAGS := -eu -c
-.PHONY: help env demo figures compatibility docs docs-serve doctor test test-functional test-slow triton gpu-check lint release-check clean
+.PHONY: help env demo figures compatibility docs docs-serve doctor test test-plain test-functional test-slow triton gpu-check lint release-check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -68,6 +68,9 @@ doctor: env  ## say what is installed, and what is missing
 
 test: $(VENV)/.tests-ready  ## run the tests
 	$(PYTEST)
+
+test-plain: $(VENV)/.tests-ready  ## run the tests with the plain formula in place of all kernels
+	GHM_MMDET_KERNELS=torch $(PYTEST)
 
 test-functional: .venv-functional/.ready  ## run the tests of ghm_mmdet.functional with the oldest PyTorch alone
 	.venv-functional/bin/python -m pytest tests ghm_mmdet/functional

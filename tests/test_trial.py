@@ -26,6 +26,7 @@ def cpu_as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Send tensors of the CPU through the trial, as tensors of CUDA are."""
     monkeypatch.setattr(ops, 'kernels_of', lambda device_type: 'triton')
     monkeypatch.setattr(ops, '_tried', {})
+    monkeypatch.delenv('GHM_MMDET_KERNELS', raising=False)
     yield
 
 

@@ -97,8 +97,9 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 
 def _is_batched(scale: Tensor) -> bool:
     """Whether it holds several gradients, of `is_grads_batched=True`."""
-    names = 'is_batchedtensor', 'is_legacy_batchedtensor'  # 1.13 does not have the second
-    return any(getattr(torch._C._functorch, name, bool)(scale) for name in names)
+    # PyTorch 1.13 does not have the second.
+    tests = 'is_batchedtensor', 'is_legacy_batchedtensor'
+    return any(getattr(torch._C._functorch, name, lambda x: False)(scale) for name in tests)
 
 
 def _is_last_use() -> bool:
