@@ -116,7 +116,7 @@ def test_study_trains_keeps_and_reports(
         assert [line['run'] for line in lines] == [f'{v.name}-seed0' for v in CHOSEN]
     shown = capsys.readouterr().out
     assert 'its result is there' in shown
-    assert "| chess | AdamW | 200 | GHM-C + GHM-R, preset 'tempered' | 1 |" in shown
+    assert "| chess | AdamW, 0.0005 | 200 | GHM-C + GHM-R, preset 'tempered' | 1 |" in shown
     assert run_study('figure', *arguments) == 0
     assert Image.open(figure).size > (100, 100)
 

@@ -89,7 +89,7 @@ def check_weight(pred: Tensor, weight: Any) -> None:
 def check_probabilities(target: Tensor) -> None:
     """Whether targets lie in [0, 1], where their values are at hand."""
     if target.numel() and _is_at_hand(target):
-        low, high = target.detach().aminmax()
+        low, high = at_least_float32(target.detach()).aminmax()
         # A NaN passes: it shows in the loss.
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise ValueError(f'target must lie in [0, 1], got values from {low:g} to {high:g}')

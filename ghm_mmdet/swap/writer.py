@@ -149,6 +149,8 @@ def _one_line(value: Any) -> str:
         return f'{opening}{text}{comma}{closing}'
     if type(value) is float and not math.isfinite(value):
         return f"float('{value}')"
+    if type(value) is set and not value:
+        return 'set()'  # which literal_eval of Python 3.8 does not know
     text = repr(value).replace('{{', r'{\x7b')  # else MMEngine reads a variable of the base
     with suppress(ValueError, SyntaxError):
         if _is_same(ast.literal_eval(text), value):
