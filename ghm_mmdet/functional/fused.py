@@ -86,11 +86,12 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             total = plain_weighted_cross_entropy(pred, target, weight, weights)
             (gradient,) = torch.autograd.grad(total, pred, scale, create_graph=True)
             return gradient, None, None, None
-        gradient = ctx.gradient
-        if gradient.dtype != pred.dtype or _is_batched(scale) or not _is_last_use():
+        gradient, is_last_use = ctx.gradient, _is_last_use()
+        if is_last_use:
+            del ctx.gradient
+        if gradient.dtype != pred.dtype or _is_batched(scale) or not is_last_use:
             # The product is rounded, not the gradient: a loss scale keeps the small ones so.
             return (gradient * scale).to(pred.dtype), None, None, None
-        del ctx.gradient
         is_one = scale.device.type == 'cpu' and scale == 1
         return gradient if is_one else gradient.mul_(scale), None, None, None
 

@@ -16,7 +16,7 @@ from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
 
 #: Reductions for heads that divide the loss by themselves, by the number of their positives.
-ROWS, POSITIVES = DIVIDED_LATER = ('rows', 'positives')
+DIVIDED_LATER = ('rows', 'positives')
 
 
 @MODELS.register_module()
@@ -165,7 +165,7 @@ class GHMC(GradientHarmonizingLoss):
     def _divisor_of_head(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """By what the head divides, a scalar."""
         divisor = sum_of_targets(pred, target, weight)
-        if self.reduction == ROWS:
+        if self.reduction == 'rows':
             divisor = valid_examples(pred, weight).any(-1).sum().to(divisor)
         # Without `sync` nothing waits for another process, which may not call the loss at all.
         return (reduce_mean(divisor) if self.sync else divisor).clamp(min=1)
