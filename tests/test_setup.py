@@ -104,8 +104,8 @@ def test_opencv_needs_no_library_of_a_desktop() -> None:
     opencv = find_spec('cv2')
     libraries = [*Path(opencv.submodule_search_locations[0]).glob('*.so')]
     assert len(libraries) == 1
-    # The names of the libraries that an ELF file needs are in it as they are.
-    needed = set(re.findall(rb'lib[\w+.-]+\.so(?:\.\d+)*', libraries[0].read_bytes()))
-    assert b'libc.so.6' in needed
-    assert not {b'libGL.so.1', b'libgthread-2.0.so.0', b'libglib-2.0.so.0'} & needed
+    # With those that they need in turn: it is the wheel's Qt that asks for a desktop's.
+    needed = subprocess.run(['ldd', *libraries], capture_output=True, text=True, check=True).stdout
+    assert 'libc.so.6' in needed
+    assert re.findall(r'lib(?:GL|Qt|gthread|glib)\S*', needed) == []
     assert version('opencv-python-headless') == version('opencv-python')
