@@ -47,6 +47,8 @@ fi
 say "1/4 virtual environment and PyTorch ($torch); meanwhile the others' wheels ($stack)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
+# PyTorch's build looks for ninja there: without it, it compiles one file at a time, and heeds no CFLAGS.
+export PATH=$venv/bin:$PATH
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 install=("${pip[@]}" install -q --no-compile)  # much of it is never imported
 wheels=$venv/wheels

@@ -99,6 +99,23 @@ def test_missing_headers_of_python_are_named_before_anything_is_installed(tmp_pa
     assert not (tmp_path / 'venv').exists()
 
 
+def test_mmcv_is_built_with_the_ninja_of_the_environment(tmp_path: Path) -> None:
+    """Where the system has none, the build would take several times as long."""
+    (tmp_path / 'bin').mkdir()
+    python, ninja = tmp_path / 'bin/python', tmp_path / 'bin/ninja'
+    # Takes note of the ninja that the build of mmcv finds, and does nothing else.
+    note = f'case "$*" in *no-build-isolation*mmcv==*) command -v ninja >{tmp_path}/found;; esac'
+    for program, does in (python, note), (ninja, ''):
+        program.write_text(f'#!/bin/sh\n{does}\n', encoding='utf-8')
+        program.chmod(0o755)
+    done = subprocess.run(
+        ['requirements/setup.sh', 'onedl', tmp_path], cwd=ROOT,
+        env={**os.environ, 'PYTHON': sys.executable}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / 'found').read_text(encoding='utf-8') == f'{ninja}\n'
+
+
 def test_opencv_needs_no_library_of_a_desktop() -> None:
     """Else no training starts in a container without libGL and GLib."""
     opencv = find_spec('cv2')
