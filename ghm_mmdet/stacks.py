@@ -1,4 +1,4 @@
-"""The two stacks of packages that bring mmcv, mmengine, mmdet and MIM. Imports nothing of them."""
+"""The two stacks of PyTorch, mmcv, mmengine, mmdet and MIM. Imports nothing of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 #: Each stack to its requirements, as requirements/ has them, by the module that they bring.
 STACKS = {
     'onedl': {
+        'torch': 'torch==2.13.0',
         'mmcv': 'onedl-mmcv==2.3.6',
         'mmengine': 'onedl-mmengine==0.10.12',
         'mmdet': 'onedl-mmdetection==3.5.1',
         'mim': 'onedl-mim==0.5.1',
     },
     'openmmlab': {
+        'torch': 'torch==2.1.2',
         'mmcv': 'mmcv==2.1.0',
         'mmengine': 'mmengine==0.10.7',
         'mmdet': 'mmdet==3.3.0',
@@ -36,7 +38,7 @@ def installed_version(name: str) -> str | None:
 
 def distributions(module: str) -> list[str]:
     """The installed distributions that bring a module, `mmcv-lite` and its like included."""
-    names = [distribution_name(stack[module]) for stack in STACKS.values()]
+    names = dict.fromkeys(distribution_name(stack[module]) for stack in STACKS.values())
     return [name for name in (*names, f'{module}-lite') if installed_version(name)]
 
 

@@ -16,7 +16,8 @@ from ghm_mmdet.stacks import STACKS, mmdet_distribution
 from .processes import ROOT, execute
 
 STACK = 'openmmlab' if mmdet_distribution() == 'mmdet' else 'onedl'
-PACKAGES = tuple(STACKS['onedl'])
+PACKAGES = tuple(module for module in STACKS['onedl'] if module != 'torch')
+BUILD = doctor.BUILD_MMCV
 
 # Hides the modules and their distributions, then runs the doctor as `python -m` does. What rests on
 # them is imported once more.
@@ -45,9 +46,12 @@ metadata.distribution = distribution
 sys.path[:0], sys.argv = path, ['ghm-mmdet', 'doctor']
 runpy.run_module('ghm_mmdet', run_name='__main__')
 """
-DISTRIBUTIONS = [
-    requirement.split('==')[0] for stack in STACKS.values() for requirement in stack.values()
-]
+DISTRIBUTIONS = [stack[module].split('==')[0] for stack in STACKS.values() for module in PACKAGES]
+
+
+def requirement(module: str) -> tuple[str, str]:
+    """The distribution of a module in this stack, and what pip installs it by."""
+    return STACKS[STACK][module].split('==')[0], STACKS[STACK][module]
 
 
 def examine(
@@ -63,6 +67,8 @@ def examine(
     for line in lines.splitlines():
         if line.lstrip().startswith('!'):
             advice[name] = line
+            # To be typed as it stands.
+            assert line[4:].split()[0] in ('pip', 'export', 'unset')
         else:
             name = line.split()[0]
             found[name] = line[len(name) :].strip()
@@ -75,7 +81,7 @@ def test_here_a_training_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     status, found, advice = examine()
     assert status == 0
     assert not advice
-    assert found['torch'] == torch.__version__
+    assert found['torch'] == f'torch {version("torch")}'
     for module in PACKAGES:
         assert found[module].startswith(STACKS[STACK][module].replace('==', ' '))
     assert found['stack'] == f'{STACK}; with MIM: mim train {mmdet_distribution()} CONFIG'
@@ -88,60 +94,100 @@ def test_torch_alone() -> None:
     assert status == 1
     assert ' on ' in found['kernels']
     assert [found[module] for module in PACKAGES] == ['missing'] * 4
-    for module in ('mmengine', 'mmdet', 'mim'):
-        assert f'pip install {STACKS["onedl"][module]}' in advice[module]
-    assert 'MMCV_WITH_OPS=1' in advice['mmcv']
-    assert advice['mim'].startswith(' ! ')  # it is not what stops a training
+    for module in ('mmengine', 'mmdet'):
+        assert advice[module] == f'!!  pip install {STACKS["onedl"][module]}'
+    assert advice['mmcv'].startswith(f'!!  {BUILD} onedl-mmcv==2.3.6  # ')
+    # It is not what stops a training.
+    assert advice['mim'] == f' !  pip install {STACKS["onedl"]["mim"]}'
 
 
 def test_nothing_at_all() -> None:
-    status, found, advice = examine('torch', *PACKAGES, distributions=DISTRIBUTIONS)
+    status, found, advice = examine('torch', *PACKAGES, distributions=[*DISTRIBUTIONS, 'torch'])
     assert status == 1
     assert found['torch'] == 'missing'
-    assert 'pip install torch' in advice['torch']
+    assert advice['torch'] == f'!!  pip install {STACKS["onedl"]["torch"]}'
     assert 'kernels' not in found
+
+
+def test_broken_torch_is_installed_again_in_the_same_version() -> None:
+    """mmcv was built for that one."""
+    error = 'ImportError: libtorch_cpu.so: cannot open shared object file'
+    same = version('torch').split('+')[0]
+    advice = f'pip uninstall -y torch && pip install torch=={same}'
+    assert doctor._remedy(error, STACK, 'torch') == advice
 
 
 def test_mmcv_without_operators() -> None:
     status, found, advice = examine('mmcv._ext')
     assert status == 1
-    assert (
-        "without compiled operators (ModuleNotFoundError: No module named 'mmcv._ext')"
-        in (found['mmcv'])
+    assert found['mmcv'].endswith(", ModuleNotFoundError: No module named 'mmcv._ext'")
+    name, pinned = requirement('mmcv')
+    assert advice['mmcv'] == (
+        f'!!  pip uninstall -y {name} && {BUILD} {pinned}  # or, prebuilt, if there is one for '
+        f'this torch: pip uninstall -y {name} && mim install {pinned}'
     )
-    assert '--no-build-isolation' in advice['mmcv']
 
 
-def test_package_that_fails_on_import(tmp_path: Path) -> None:
-    """Of a kind that no one foresees, with an error of several lines."""
-    (tmp_path / 'mmdet').mkdir()
-    (tmp_path / 'mmdet/__init__.py').write_text(
-        "print('noise')\nraise AssertionError('MMCV==9 is used\\nbut incompatible')\n",
-        encoding='utf-8',
-    )
-    status, found, advice = examine(path=tmp_path)
+def test_what_rests_on_a_missing_package_is_not_blamed() -> None:
+    name, pinned = requirement('mmengine')
+    status, found, advice = examine('mmengine', distributions=[name])
     assert status == 1
-    assert found['mmdet'] == 'AssertionError: MMCV==9 is used'
-    # Where it is installed, an install alone does nothing.
-    installed = STACKS[STACK]['mmdet'].split('==')[0]
-    assert f'pip uninstall -y {installed}, then pip install {installed}==' in advice['mmdet']
+    assert found['mmengine'] == 'missing'
+    assert advice['mmengine'] == f'!!  pip install {pinned}'
+    for module in ('mmcv', 'mmdet'):
+        assert found[module].endswith('not examined before that is mended')
+        assert module not in advice
+    assert 'stack' not in found
+
+
+def test_distribution_whose_files_are_gone() -> None:
+    """As after the removal of another that shares its folder: an install alone does nothing."""
+    name, pinned = requirement('mmengine')
+    status, found, advice = examine('mmengine')
+    assert status == 1
+    assert found['mmengine'].startswith(f'{name} ')
+    assert advice['mmengine'] == f'!!  pip uninstall -y {name} && pip install {pinned}'
+
+
+def test_dependency_that_is_missing_is_named() -> None:
+    """`import mmdet` alone needs none."""
+    status, found, advice = examine('pycocotools')
+    assert status == 1
+    assert found['mmdet'].endswith("ModuleNotFoundError: No module named 'pycocotools'")
+    _, pinned = requirement('mmdet')
+    assert advice['mmdet'] == f'!!  pip install {pinned}  # which brings pycocotools'
 
 
 @pytest.mark.parametrize(
-    ('library', 'package'),
-    [('libGL.so.1', 'libgl1'), ('libgthread-2.0.so.0', 'libglib2.0-0')],
+    ('error', 'to_mend'), [('MMCV==9 is used but incompatible', 'mmcv'), ('no idea', 'mmdet')]
 )
-def test_library_of_the_system_is_named(tmp_path: Path, library: str, package: str) -> None:
+def test_package_that_fails_on_import(tmp_path: Path, error: str, to_mend: str) -> None:
+    (tmp_path / 'mmdet').mkdir()
+    (tmp_path / 'mmdet/__init__.py').write_text(
+        f"print('noise')\nraise AssertionError('{error}\\nand more')\n", encoding='utf-8'
+    )
+    status, found, advice = examine(path=tmp_path)
+    assert status == 1
+    name, pinned = requirement('mmdet')
+    assert found['mmdet'] == f'{name} {version(name)}, AssertionError: {error}'
+    name, pinned = requirement(to_mend)
+    install = BUILD if to_mend == 'mmcv' else 'pip install'
+    assert advice['mmdet'].startswith(f'!!  pip uninstall -y {name} && {install} {pinned}')
+
+
+@pytest.mark.parametrize('library', ['libGL.so.1', 'libgthread-2.0.so.0'])
+def test_library_of_the_system_is_named(tmp_path: Path, library: str) -> None:
     """As mmcv fails where it imports OpenCV's build with windows in a slim container."""
     (tmp_path / 'mmcv').mkdir()
     error = f'{library}: cannot open shared object file: No such file or directory'
     (tmp_path / 'mmcv/__init__.py').write_text(f'raise ImportError({error!r})\n', encoding='utf-8')
     status, found, advice = examine(path=tmp_path)
     assert status == 1
-    assert found['mmcv'] == f'ImportError: {error}'
+    assert found['mmcv'].endswith(f', ImportError: {error}')
     assert advice['mmcv'] == (
-        f'!!  the system has no {library}: apt-get install {package} (Debian), or pip install '
-        f'--force-reinstall --no-deps opencv-python-headless=={version("opencv-python")}'
+        '!!  pip install --force-reinstall --no-deps opencv-python-headless=='
+        f'{version("opencv-python")}  # or, on Debian, for the build with windows: '
+        'apt-get install libgl1 libglib2.0-0'
     )
 
 
@@ -149,7 +195,7 @@ def test_library_of_the_system_is_named(tmp_path: Path, library: str, package: s
 def test_setuptools_without_pkg_resources() -> None:
     status, _, advice = examine('pkg_resources')
     assert status == 1
-    assert any('"setuptools<81"' in line for line in advice.values())
+    assert advice['mmengine'].startswith("!!  pip install 'setuptools<81'  # ")
 
 
 @pytest.mark.parametrize('value', ['cuda', 'triton'])
@@ -161,34 +207,54 @@ def test_kernels_that_cannot_run(monkeypatch: pytest.MonkeyPatch, value: str) ->
     finding = doctor._kernels()
     assert finding.stops
     assert finding.found.startswith('ValueError: GHM_MMDET_KERNELS')
-    assert 'unset GHM_MMDET_KERNELS' in finding.advice
+    assert finding.advice == 'unset GHM_MMDET_KERNELS'
 
 
 @pytest.mark.parametrize(
-    ('installed', 'name', 'words'),
+    ('installed', 'name', 'found', 'advice'),
     [
-        (['onedl-mmcv', 'mmcv'], 'mmcv', ['overwrite one another', 'uninstall -y onedl-mmcv mmcv']),
+        (
+            ['onedl-mmcv', 'mmcv-lite', 'onedl-mmdetection'],
+            'mmcv',
+            'onedl-mmcv 1.0, mmcv-lite 1.0 overwrite one another',
+            f'pip uninstall -y onedl-mmcv mmcv-lite && {BUILD} onedl-mmcv==2.3.6  # or, ',
+        ),
+        (
+            ['mmcv', 'mmengine', 'mmdet', 'onedl-mmcv', 'onedl-mmdetection'],
+            'mmdet',
+            'onedl-mmdetection 1.0, mmdet 1.0 overwrite one another',
+            'pip uninstall -y onedl-mmdetection mmdet && pip install mmdet==3.3.0',
+        ),
+        (['mmcv', 'mmengine'], 'mmdet', 'missing', 'pip install mmdet==3.3.0'),
         (
             ['mmdet', 'mmengine', 'onedl-mmcv'],
             'stack',
-            ['openmmlab alone', 'uninstall -y onedl-mmcv && pip install mmcv==2.1.0'],
+            'openmmlab, mixed with onedl-mmcv, which is not tested',
+            f'pip uninstall -y onedl-mmcv && {BUILD} mmcv==2.1.0  # or, prebuilt, if there is one '
+            'for this torch: pip uninstall -y onedl-mmcv && mim install mmcv==2.1.0',
         ),
         (
             ['onedl-mmdetection', 'mmengine'],
             'stack',
-            ['onedl alone', 'uninstall -y mmengine && ', 'onedl-mmengine==0.10.12'],
+            'onedl, mixed with mmengine, which is not tested',
+            'pip uninstall -y mmengine && pip install onedl-mmengine==0.10.12',
         ),
     ],
 )
 def test_mixed_distributions(
-    monkeypatch: pytest.MonkeyPatch, installed: list[str], name: str, words: list[str]
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], name: str, found: str, advice: str
 ) -> None:
     for module in (stacks, doctor):
-        found = lambda name: '1.0' if name in installed else None  # noqa: E731
-        monkeypatch.setattr(module, 'installed_version', found)
-    stack = 'openmmlab' if 'mmdet' in installed else 'onedl'
-    finding = doctor._stack(stack) if name == 'stack' else doctor._package(name, stack)
-    assert [word for word in words if word not in finding.advice] == []
+        version_of = lambda name: '1.0' if name in installed else None  # noqa: E731
+        monkeypatch.setattr(module, 'installed_version', version_of)
+    monkeypatch.setattr(doctor, 'find_spec', lambda module: None)
+    monkeypatch.setattr(doctor, '_use', lambda imported: None)
+    monkeypatch.setattr(doctor, 'IMPORTED', doctor.IMPORTED[1:])
+    findings = {finding.name: finding for finding in doctor.examine()}
+    if name == 'stack':
+        findings['stack'] = doctor._stack(found.split(',')[0])
+    assert findings[name].found == found
+    assert findings[name].advice.startswith(advice)
 
 
 def test_a_check_that_fails_itself_is_a_finding() -> None:
@@ -200,7 +266,7 @@ def test_a_check_that_fails_itself_is_a_finding() -> None:
 @pytest.mark.parametrize('stack', STACKS)
 def test_advice_is_what_requirements_say(stack: str) -> None:
     pinned = re.findall(
-        r'^(?!torch)[\w-]+==.+$',
+        r'^[\w-]+==.+$',
         (ROOT / f'requirements/{stack}.txt').read_text(encoding='utf-8'),
         re.M,
     )

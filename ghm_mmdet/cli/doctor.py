@@ -8,13 +8,13 @@ Examples:
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,16 +24,17 @@ from pathlib import Path
 from .. import __version__
 from ..stacks import STACKS, distribution_name, distributions, installed_version
 
+#: What a training imports; each rests on those before it.
+IMPORTED = ('torch', 'mmengine.runner', 'mmcv.ops', 'mmdet.apis', 'mim')
 #: mmcv leaves its operators out silently where a build tool is missing.
 BUILD_MMCV = (
     "pip install 'setuptools<81' wheel ninja psutil && "
     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir'
 )
-#: Of the system, which OpenCV's build with windows needs, each to Debian's package.
-SYSTEM_LIBRARIES = {'libGL.so.1': 'libgl1', 'libgthread-2.0.so.0': 'libglib2.0-0'}
-#: The build without windows needs neither.
+#: OpenCV's build without windows needs no library of the system, its other build needs these two.
 NO_WINDOWS = 'pip install --force-reinstall --no-deps opencv-python-headless'
-PACKAGE_RESOURCES = 'setuptools 81 and later lack pkg_resources: pip install "setuptools<81"'
+OF_WINDOWS = re.compile(r'libGL\.so|libgthread-2\.0\.so')
+DEBIAN = '# or, on Debian, for the build with windows: apt-get install libgl1 libglib2.0-0'
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Finding:
 
     name: str
     found: str
-    advice: str | None = None  # None if all is well
+    advice: str | None = None  # a command, and a remark after #; None if all is well
     stops: bool = False  # whether no training can start
 
     def __str__(self) -> str:
@@ -66,24 +67,26 @@ def run(_: Namespace) -> None:
         warnings.simplefilter('ignore')
         findings = examine()
     stopping = sum(finding.stops for finding in findings)
-    verdict = f'No training can start: {stopping} to mend, marked !!'
+    verdict = f'No training can start: {stopping} to mend, marked !!, from top to bottom'
     print(*findings, '', verdict if stopping else 'A training can start.', sep='\n')
     sys.exit(stopping > 0)
 
 
 def examine() -> list[Finding]:
     """All findings. What rests on a package that is missing or broken is not examined."""
-    # The default stack where there is none.
-    stack = 'openmmlab' if distributions('mmdet') == ['mmdet'] else 'onedl'
-    torch = _module('torch', 'pip install torch', ['torch'])
+    # The one of which most is installed, else the default.
+    stack = max(STACKS, key=lambda name: len(_of_stack(name)))
+    packages: list[Finding] = []
+    for imported in IMPORTED:
+        packages.append(_package(imported, stack, any(finding.stops for finding in packages)))
     findings = [
         Finding('ghm_mmdet', f'{__version__}, {Path(__file__).parents[1]}'),
         Finding('python', f'{sys.version.split()[0]}, {sys.executable}'),
-        torch,
-        *(_package(module, stack) for module in STACKS[stack]),
-        _stack(stack),
+        *packages,
     ]
-    if torch.advice is None:
+    if not any(finding.stops for finding in packages):
+        findings.append(_stack(stack))
+    if not packages[0].stops:
         findings.append(_guarded('kernels', _kernels))
     return findings
 
@@ -109,70 +112,69 @@ def _line(error: BaseException) -> str:
     return ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
-def _module(name: str, install: str, installed: Sequence[str] = (), stops: bool = True) -> Finding:
-    """A module that must import, of the installed distributions."""
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        return Finding(name, 'missing', install, stops)
-    error = failure(lambda: import_module(name))
-    if error is None:
-        return Finding(name, getattr(sys.modules[name], '__version__', spec.origin))
-    return Finding(name, error, _remedy(error, install, installed), stops)
-
-
-def _remedy(error: str, install: str, installed: Sequence[str]) -> str:
-    """What to do about the error of an import."""
-    if 'pkg_resources' in error:
-        return PACKAGE_RESOURCES
-    for library, package in SYSTEM_LIBRARIES.items():
-        if library in error:
-            version = installed_version('opencv-python')
-            pinned = f'{NO_WINDOWS}=={version}' if version else NO_WINDOWS
-            return f'the system has no {library}: apt-get install {package} (Debian), or {pinned}'
-    # An install alone would find its requirement satisfied.
-    uninstall = f'pip uninstall -y {" ".join(installed)}, then ' if installed else ''
-    return f'it is installed, but its import fails; install it again: {uninstall}{install}'
-
-
-def _package(module: str, stack: str) -> Finding:
-    """One of mmcv, mmengine, mmdet and mim."""
-    requirement, installed = STACKS[stack][module], distributions(module)
-    names = ', '.join(f'{name} {installed_version(name)}' for name in installed)
-    uninstall = f'pip uninstall -y {" ".join(installed)}'
+def _package(imported: str, stack: str, broken: bool) -> Finding:
+    """PyTorch, or a package of the stack; `broken` if one that it rests on is."""
+    module = imported.split('.')[0]
+    installed = distributions(module)
+    found = ', '.join(f'{name} {installed_version(name)}' for name in installed) or 'no version'
+    stops = module != 'mim'  # MMDetection's own tools/train.py trains without MIM
     if len(installed) > 1:
-        advice = f'they overwrite one another: {uninstall} && pip install {requirement}'
-        return Finding(module, names, advice, stops=True)
-    install = f'pip install {requirement}'
-    if module == 'mmcv':
-        prebuilt = f'prebuilt, where there is a wheel for this torch: mim install {requirement}'
-        install = f'{prebuilt}; from source: {BUILD_MMCV} {requirement}'
-    # MMDetection's own tools/train.py trains without MIM.
-    finding = _module(module, install, installed, stops=module != 'mim')
-    if finding.advice is not None:
-        return finding
-    finding.found = names or f'{finding.found}, of no known distribution'
-    if module == 'mmcv':
-        error = failure(lambda: import_module('mmcv.ops'))
-        finding.found += f', without compiled operators ({error})' if error else ''
-        finding.advice = f'{uninstall}, then {install}' if error else None
-    elif module == 'mmengine' and find_spec('pkg_resources') is None:
-        # Version 0.10.7 imports it at run time, to look packages up.
-        source = inspect.getsource(import_module('mmengine.utils.package_utils'))
-        finding.advice = PACKAGE_RESOURCES if 'pkg_resources' in source else None
-    finding.stops = finding.advice is not None
-    return finding
+        return Finding(module, f'{found} overwrite one another', _install(stack, module), stops)
+    if not installed and find_spec(module) is None:
+        return Finding(module, 'missing', _install(stack, module), stops)
+    if broken:
+        return Finding(module, f'{found}, not examined before that is mended')
+    if error := failure(lambda: _use(imported)):
+        return Finding(module, f'{found}, {error}', _remedy(error, stack, module), stops)
+    return Finding(module, found)
+
+
+def _use(imported: str) -> None:
+    import_module(imported)
+    if imported.startswith('mmengine'):  # of which version 0.10.7 imports pkg_resources only here
+        import_module('mmengine.utils').is_installed('mmengine')
+
+
+def _install(stack: str, *modules: str) -> str:
+    """The command that leaves the stack's distributions of these modules, and no others."""
+    requirements = ' '.join(STACKS[stack][module] for module in modules)
+    installed = ' '.join(name for module in modules for name in distributions(module))
+    # An install alone would find its requirement satisfied.
+    uninstall = f'pip uninstall -y {installed} && ' if installed else ''
+    if 'mmcv' not in modules:
+        return f'{uninstall}pip install {requirements}'
+    prebuilt = f'prebuilt, if there is one for this torch: {uninstall}mim install {requirements}'
+    return f'{uninstall}{BUILD_MMCV} {requirements}  # or, {prebuilt}'
+
+
+def _remedy(error: str, stack: str, module: str) -> str:
+    """The command that mends the error of an import."""
+    if 'pkg_resources' in error:
+        return "pip install 'setuptools<81'  # later ones lack pkg_resources"
+    opencv = installed_version('opencv-python') or installed_version('opencv-python-headless')
+    if (opencv and "'cv2'" in error) or OF_WINDOWS.search(error):
+        return f'{NO_WINDOWS}{f"=={opencv}" if opencv else ""}  {DEBIAN}'
+    for other in STACKS[stack]:
+        if f'{other}==' in error.lower():  # MMCV==2.2.0 is used but incompatible.
+            return _install(stack, other)
+    lacking = re.search(r"No module named '(\w+)'", error)
+    if lacking and lacking[1] != module:
+        return f'pip install {STACKS[stack][module]}  # which brings {lacking[1]}'
+    if module == 'torch' and (version := installed_version('torch')):  # mmcv was built for it
+        return f'pip uninstall -y torch && pip install torch=={version.split("+")[0]}'
+    return _install(stack, module)
+
+
+def _of_stack(stack: str) -> list[str]:
+    return [*filter(installed_version, map(distribution_name, STACKS[stack].values()))]
 
 
 def _stack(stack: str) -> Finding:
-    if not distributions('mmdet'):
-        return Finding('stack', 'none: MMDetection is not installed')
-    installed = [name for module in STACKS[stack] for name in distributions(module)]
-    mine = {distribution_name(requirement) for requirement in STACKS[stack].values()}
-    others = [name for name in installed if name not in mine and not name.endswith('-lite')]
-    if others:
-        install = f'pip uninstall -y {" ".join(others)} && pip install'
-        advice = f'not tested; for {stack} alone: {install} {" ".join(STACKS[stack].values())}'
-        return Finding('stack', f'{stack}, mixed with {", ".join(others)}', advice)
+    mixed = [m for m in STACKS[stack] if not {*distributions(m)} <= {*_of_stack(stack)}]
+    if mixed:
+        others = ', '.join(name for module in mixed for name in distributions(module))
+        found = f'{stack}, mixed with {others}, which is not tested'
+        return Finding('stack', found, _install(stack, *mixed))
     mmdet = distribution_name(STACKS[stack]['mmdet'])
     return Finding('stack', f'{stack}; with MIM: mim train {mmdet} CONFIG')
 
@@ -192,8 +194,8 @@ def _kernels() -> Finding:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         if error := failure(lambda: ghm_c_loss(pred, labels).item()):
-            advice = f'unset {VARIABLE}' if forced else f'{VARIABLE}=torch in the environment'
-            return Finding('kernels', error, f'try {advice}', stops=True)
+            advice = f'unset {VARIABLE}' if forced else f'export {VARIABLE}=torch'
+            return Finding('kernels', error, advice, stops=True)
         kernels = choose_kernels(pred, labels, None, Settings(30))
     name = 'plain PyTorch' if kernels is None else kernels.__name__.rpartition('.')[2]
     place = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
