@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
 
@@ -145,8 +146,16 @@ def test_distribution_whose_files_are_gone() -> None:
     name, pinned = requirement('mmengine')
     status, found, advice = examine('mmengine')
     assert status == 1
-    assert found['mmengine'].startswith(f'{name} ')
+    assert found['mmengine'] == 'missing'
     assert advice['mmengine'] == f'!!  pip uninstall -y {name} && pip install {pinned}'
+
+
+def test_folder_that_an_uninstall_left_is_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It imports as a namespace."""
+    monkeypatch.setattr(doctor, 'distributions', lambda module: [])
+    monkeypatch.setattr(doctor, 'find_spec', lambda module: ModuleSpec(module, None))
+    finding = doctor._package('torch', STACK, broken=False)
+    assert (finding.found, finding.advice) == ('missing', f'pip install {STACKS[STACK]["torch"]}')
 
 
 def test_dependency_that_is_missing_is_named() -> None:

@@ -120,7 +120,7 @@ def _package(imported: str, stack: str, broken: bool) -> Finding:
     stops = module != 'mim'  # MMDetection's own tools/train.py trains without MIM
     if len(installed) > 1:
         return Finding(module, f'{found} overwrite one another', _install(stack, module), stops)
-    if not installed and find_spec(module) is None:
+    if getattr(find_spec(module), 'origin', None) is None:  # None of what an uninstall left
         return Finding(module, 'missing', _install(stack, module), stops)
     if broken:
         return Finding(module, f'{found}, not examined before that is mended')
