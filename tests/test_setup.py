@@ -91,7 +91,7 @@ def test_missing_headers_of_python_are_named_before_anything_is_installed(tmp_pa
     python.write_text(f'#!/bin/sh\n{headless}\n', encoding='utf-8')
     python.chmod(0o755)
     done = subprocess.run(
-        ['requirements/setup.sh', 'onedl', tmp_path / 'venv'], cwd=ROOT,
+        ['requirements/setup.sh', 'openmmlab', tmp_path / 'venv'], cwd=ROOT,
         env={**os.environ, 'PYTHON': str(python)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
@@ -109,7 +109,7 @@ def test_mmcv_is_built_with_the_ninja_of_the_environment(tmp_path: Path) -> None
         program.write_text(f'#!/bin/sh\n{does}\n', encoding='utf-8')
         program.chmod(0o755)
     done = subprocess.run(
-        ['requirements/setup.sh', 'onedl', tmp_path], cwd=ROOT,
+        ['requirements/setup.sh', 'openmmlab', tmp_path], cwd=ROOT,
         env={**os.environ, 'PYTHON': sys.executable}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
