@@ -167,21 +167,29 @@ def test_dependency_that_is_missing_is_named() -> None:
     assert advice['mmdet'] == f'!!  pip install {pinned}  # which brings pycocotools'
 
 
-@pytest.mark.parametrize(
-    ('error', 'to_mend'), [('MMCV==9 is used but incompatible', 'mmcv'), ('no idea', 'mmdet')]
-)
-def test_package_that_fails_on_import(tmp_path: Path, error: str, to_mend: str) -> None:
+def test_package_that_fails_on_import(tmp_path: Path) -> None:
+    """Of a kind that no one foresees, with an error of several lines."""
     (tmp_path / 'mmdet').mkdir()
     (tmp_path / 'mmdet/__init__.py').write_text(
-        f"print('noise')\nraise AssertionError('{error}\\nand more')\n", encoding='utf-8'
+        "print('noise')\nraise AssertionError('no idea\\nand more')\n", encoding='utf-8'
     )
     status, found, advice = examine(path=tmp_path)
     assert status == 1
     name, pinned = requirement('mmdet')
-    assert found['mmdet'] == f'{name} {version(name)}, AssertionError: {error}'
-    name, pinned = requirement(to_mend)
-    install = BUILD if to_mend == 'mmcv' else 'pip install'
-    assert advice['mmdet'].startswith(f'!!  pip uninstall -y {name} && {install} {pinned}')
+    assert found['mmdet'] == f'{name} {version(name)}, AssertionError: no idea'
+    assert advice['mmdet'] == f'!!  pip uninstall -y {name} && pip install {pinned}'
+
+
+@pytest.mark.parametrize(('mmcv', 'to_mend'), [('2.2.0', 'mmcv'), ('2.1.0', 'mmdet')])
+def test_mmdet_that_refuses_mmcv(monkeypatch: pytest.MonkeyPatch, mmcv: str, to_mend: str) -> None:
+    """The package that is not the one wanted is to blame."""
+    versions = {'mmcv': mmcv, 'mmdet': '3.1.0'}
+    for module in (stacks, doctor):
+        monkeypatch.setattr(module, 'installed_version', versions.get)
+    error = f'AssertionError: MMCV=={mmcv} is used but incompatible. Please install mmcv>=2.0.0rc4'
+    install = f'{BUILD} mmcv==2.1.0  # ' if to_mend == 'mmcv' else 'pip install mmdet==3.3.0'
+    advice = doctor._remedy(error, 'openmmlab', 'mmdet')
+    assert advice.startswith(f'pip uninstall -y {to_mend} && {install}')
 
 
 @pytest.mark.parametrize('library', ['libGL.so.1', 'libgthread-2.0.so.0'])
@@ -238,14 +246,14 @@ def test_kernels_that_cannot_run(monkeypatch: pytest.MonkeyPatch, value: str) ->
         (
             ['mmdet', 'mmengine', 'onedl-mmcv'],
             'stack',
-            'openmmlab, mixed with onedl-mmcv, which is not tested',
+            'openmmlab, mixed: not tested',
             f'pip uninstall -y onedl-mmcv && {BUILD} mmcv==2.1.0  # or, prebuilt, if there is one '
             'for this torch: pip uninstall -y onedl-mmcv && mim install mmcv==2.1.0',
         ),
         (
             ['onedl-mmdetection', 'mmengine'],
             'stack',
-            'onedl, mixed with mmengine, which is not tested',
+            'onedl, mixed: not tested',
             'pip uninstall -y mmengine && pip install onedl-mmengine==0.10.12',
         ),
     ],

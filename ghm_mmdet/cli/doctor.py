@@ -154,8 +154,10 @@ def _remedy(error: str, stack: str, module: str) -> str:
     opencv = installed_version('opencv-python') or installed_version('opencv-python-headless')
     if (opencv and "'cv2'" in error) or OF_WINDOWS.search(error):
         return f'{NO_WINDOWS}{f"=={opencv}" if opencv else ""}  {DEBIAN}'
-    for other in STACKS[stack]:
-        if f'{other}==' in error.lower():  # MMCV==2.2.0 is used but incompatible.
+    for other, pinned in STACKS[stack].items():
+        name = distribution_name(pinned)
+        # MMCV==2.2.0 is used but incompatible. With the one that is wanted, this module is to blame.
+        if f'{other}==' in error.lower() and pinned != f'{name}=={installed_version(name)}':
             return _install(stack, other)
     lacking = re.search(r"No module named '(\w+)'", error)
     if lacking and lacking[1] != module:
@@ -172,9 +174,7 @@ def _of_stack(stack: str) -> list[str]:
 def _stack(stack: str) -> Finding:
     mixed = [m for m in STACKS[stack] if not {*distributions(m)} <= {*_of_stack(stack)}]
     if mixed:
-        others = ', '.join(name for module in mixed for name in distributions(module))
-        found = f'{stack}, mixed with {others}, which is not tested'
-        return Finding('stack', found, _install(stack, *mixed))
+        return Finding('stack', f'{stack}, mixed: not tested', _install(stack, *mixed))
     mmdet = distribution_name(STACKS[stack]['mmdet'])
     return Finding('stack', f'{stack}; with MIM: mim train {mmdet} CONFIG')
 
