@@ -156,7 +156,7 @@ def _remedy(error: str, stack: str, module: str) -> str:
         return f'{NO_WINDOWS}{f"=={opencv}" if opencv else ""}  {DEBIAN}'
     for other, pinned in STACKS[stack].items():
         name = distribution_name(pinned)
-        # MMCV==2.2.0 is used but incompatible. With the one that is wanted, this module is to blame.
+        # MMCV==2.2.0 is used but incompatible: if it is the one wanted, this module is to blame.
         if f'{other}==' in error.lower() and pinned != f'{name}=={installed_version(name)}':
             return _install(stack, other)
     lacking = re.search(r"No module named '(\w+)'", error)
