@@ -156,13 +156,16 @@ def train_file(data: Path) -> str:
 
 def experiment(variant: Variant, settings: StudySettings, seed: int) -> Experiment:
     settings = in_set(settings, variant.set)
-    options = (
-        *of_set(settings.data_root),
-        *iterations(ITERATIONS[variant.regime.length]),
-        *of_losses(variant.losses, clipped=variant.regime.optimizer == ADAMW),
-        *of_optimizer(variant.regime),
-    )
-    return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
+
+    def options() -> tuple[str, ...]:
+        return (
+            *of_set(settings.data_root),
+            *iterations(ITERATIONS[variant.regime.length]),
+            *of_losses(variant.losses, clipped=variant.regime.optimizer == ADAMW),
+            *of_optimizer(variant.regime),
+        )
+
+    return Experiment(variant.name, config_path(CONFIG), settings, seed=seed, further=options)
 
 
 def in_set(settings: StudySettings, name: str) -> StudySettings:
