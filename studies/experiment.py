@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import time
@@ -14,8 +15,11 @@ from pathlib import Path
 
 from ghm_mmdet.reproduce import experiment as base
 from ghm_mmdet.reproduce.processes import end_commands
-from ghm_mmdet.reproduce.runs import whole_lines
+from ghm_mmdet.reproduce.runs import training_curve, whole_lines
 from ghm_mmdet.reproduce.tables import METRICS
+
+#: What MMEngine logs of a training whose gradient is clipped.
+NORM = 'grad_norm'
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,16 @@ class Experiment(base.Experiment):
         return self.measured() if kept is None else kept.metrics
 
     def measured(self) -> dict[str, float] | None:
-        """The metrics in the folder: 0 where the finished training detects nothing at all."""
+        """The metrics in the folder: 0 where the finished training detects nothing at all.
+
+        With the median norm of the gradient before its clipping, where the training logs it.
+        """
         metrics = super().measured()
         if metrics is None and self.is_trained():
-            return dict.fromkeys(METRICS.values(), 0.0)
-        return metrics
+            metrics = dict.fromkeys(METRICS.values(), 0.0)
+        norms = [record.get(NORM, math.nan) for record in training_curve(self.folder)]
+        norms = [norm for norm in norms if math.isfinite(norm)]
+        return metrics and {**metrics, **({NORM: statistics.median(norms)} if norms else {})}
 
     def kept(self) -> Result | None:
         """The last line of the file of results."""
