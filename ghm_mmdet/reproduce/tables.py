@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pkgutil import get_data
 
 import yaml
 
@@ -37,21 +37,16 @@ class Table:
 
 def _table(number: int, title: str, columns: str, rows: str, on_test_dev: bool = False) -> Table:
     """A table from lines `method | model | a number for each column, or - for none`."""
-    lines = [[cell.strip() for cell in line.split('|')] for line in rows.strip().splitlines()]
-    made = (
-        Row(
-            method,
-            f'{model}_8xb2-14e_coco',
-            tuple(None if number == '-' else float(number) for number in numbers.split()),
-        )
-        for method, model, numbers in lines
-    )
+    made = []
+    for line in rows.splitlines():
+        method, model, numbers = (cell.strip() for cell in line.split('|'))
+        paper = tuple(None if number == '-' else float(number) for number in numbers.split())
+        made.append(Row(method, f'{model}_8xb2-14e_coco', paper))
     return Table(number, title, tuple(columns.split()), tuple(made), on_test_dev)
 
 
 TABLES = tuple(
-    _table(**table)
-    for table in yaml.safe_load(Path(__file__).with_name('tables.yml').read_text(encoding='utf-8'))
+    _table(**table) for table in yaml.safe_load(get_data(__package__, 'tables.yml') or b'')
 )
 
 

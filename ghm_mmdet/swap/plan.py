@@ -250,14 +250,10 @@ class Replaced(NamedTuple):
     call: Call
 
     @property
-    def is_cls(self) -> bool:
-        return self.call.ghm == 'GHMC'
-
-    @property
     def is_scaled_by_head(self) -> bool:
         """Whether GHM-C divides by the head's `avg_factor`, as the loss that it replaces."""
         formula = settings_of(self.options, self.call.ghm).get('formula', OFFICIAL)
-        return self.is_cls and FORMULAS[formula].takes_avg_factor
+        return self.call.ghm == 'GHMC' and FORMULAS[formula].takes_avg_factor
 
 
 def settings_of(options: Options, ghm: str) -> dict[str, Any]:
@@ -410,25 +406,22 @@ def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
     wrapper = optimizer.get('type') and name_of(optimizer)
     clipped = (cfg.get('strategy') or {}).get('gradient_clipping')
     if not optimizer:
-        plan.notes.append('gradient clipping: the config has no optim_wrapper to set it in')
+        note = 'the config has no optim_wrapper to set it in'
     elif optimizer.get('clip_grad'):
-        plan.notes.append(f'gradient clipping: kept, {dict(optimizer["clip_grad"])}')
+        note = f'kept, {dict(optimizer["clip_grad"])}'
     elif clipped:
-        plan.notes.append(f'gradient clipping: kept, strategy.gradient_clipping={clipped}')
+        note = f'kept, strategy.gradient_clipping={clipped}'
     elif any(isinstance(part, dict) and 'optimizer' in part for part in optimizer.values()):
-        plan.notes.append(
-            f'gradient clipping: not set, for there are several optimizers; norm {MAX_NORM[preset]}'
-            " is the preset's for each"
-        )
+        several = 'not set, for there are several optimizers'
+        note = f"{several}; norm {MAX_NORM[preset]} is the preset's for each"
     elif wrapper not in rules.CLIPPING_WRAPPERS:
-        plan.notes.append(
-            f'gradient clipping: not set, for {wrapper} may not take clip_grad; norm '
-            f"{MAX_NORM[preset]} is the preset's, which a strategy may clip at"
-        )
+        unknown = f'not set, for {wrapper} may not take clip_grad'
+        note = f"{unknown}; norm {MAX_NORM[preset]} is the preset's, which a strategy may clip at"
     else:
         clip_grad = dict(max_norm=MAX_NORM[preset], norm_type=2)
         plan.changes[('optim_wrapper', 'clip_grad')] = clip_grad
-        plan.notes.append(f'gradient clipping: set to {clip_grad}')
+        note = f'set to {clip_grad}'
+    plan.notes.append(f'gradient clipping: {note}')
 
 
 def _plan_new_run(plan: Plan, cfg: Config) -> None:
@@ -453,9 +446,8 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     for head in heads:
         number = head.config.get('num_classes')
         has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
-        if number is None or has_others:
-            continue
-        if any(number not in allowed for allowed in _numbers_of_classes(dataset)):
+        is_other = any(number not in allowed for allowed in _numbers_of_classes(dataset))
+        if number is not None and not has_others and is_other:
             plan.notes.append(
                 f'{head.where}: num_classes={number}, but the data set has '
                 f'{" or ".join(map(str, numbers))} classes; '

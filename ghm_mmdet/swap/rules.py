@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pkgutil import get_data
 from typing import Any, Dict, Union
 
 import yaml
@@ -39,7 +39,7 @@ class Call:
 #: What a head calls: the key of each loss to how, or to why it is kept.
 Calls = Dict[str, Union[Call, str]]
 
-_TABLES = yaml.safe_load(Path(__file__).with_name('rules.yml').read_text(encoding='utf-8'))
+_TABLES = yaml.safe_load(get_data(__package__, 'rules.yml') or b'')
 
 
 def _calls(row: dict[str, Any]) -> Calls:
@@ -68,8 +68,10 @@ DETECTORS: dict[str, str] = _TABLES['detectors']
 ROI_HEADS: dict[str, dict[str, str]] = _TABLES['roi_heads']
 RANKING_SAMPLERS: list[str] = _TABLES['ranking_samplers'].split()
 
-#: Settings: of each loss that GHM can replace to what becomes of it, of `train_cfg`, of heads.
+#: The losses that GHM can replace; what becomes of their settings, of `train_cfg`'s and of heads'.
 CARRIED, MEANINGLESS = _TABLES['fates']
+CLASSIFICATION_LOSSES: dict[str, bool] = _TABLES['classification_losses']
+REGRESSION_LOSSES: list[str] = _TABLES['regression_losses'].split()
 ARGUMENTS: dict[str, dict[str, str]] = _TABLES['arguments']
 TRAIN_CFG: list[str] = _TABLES['train_cfg'].split()
 STAGES: list[str] = _TABLES['stages'].split()
@@ -82,14 +84,6 @@ CLASSES = {name: set(numbers) for name, numbers in _TABLES['classes'].items()}
 OF_SOFTMAX = ('class_weight', 'bg_cls_weight', 'ignore_index')
 #: The packages whose heads are in the tables.
 PACKAGES = ('mmdet', 'mmrotate', 'ghm_mmdet')
-#: Classification losses that GHM-C can replace; the value is the `use_sigmoid` of a
-#: config that does not set it.
-CLASSIFICATION_LOSSES: dict[str, bool] = {
-    'CrossEntropyLoss': False,
-    **dict.fromkeys(('FocalLoss', 'QualityFocalLoss', 'VarifocalLoss', 'OHEMLoss'), True),
-}
-#: Regression losses that GHM-R can replace.
-REGRESSION_LOSSES = ('L1Loss', 'SmoothL1Loss', 'BalancedL1Loss')
 #: Optimizer wrappers that take `clip_grad`; None is MMEngine's default.
 CLIPPING_WRAPPERS = (None, 'OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper')
 
