@@ -381,9 +381,12 @@ def of_sets(
 def table_of_rates(found: Results, regimes: Sequence[Regime]) -> str:
     """AP by the learning rate of an optimizer, the mean over the sets that have every run.
 
-    Focal loss has the better of its two clippings at each rate of each set.
+    Focal loss has the better of its two clippings at each rate of each set. A rate that was not
+    run with both losses on any set is left out.
     """
-    by_rate = sorted(regimes, key=lambda regime: regime.rate)
+    by_rate = [r for r in sorted(regimes, key=lambda r: r.rate) if _with_every_rate(found, [r])]
+    if not by_rate:
+        return ''
     of_losses = {LOSSES[each[0]].what: each for each in ((FOCAL, CLIPPED), (PRESET,))}
     rows = []
     for what, losses in of_losses.items():
