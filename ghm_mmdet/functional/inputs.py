@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ops import is_compiling, is_traced
-from ..ops.regions import ROUNDING
+from ..ops.regions import ROUNDING, check_probabilities
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -86,15 +86,6 @@ def check_weight(pred: Tensor, weight: Any) -> None:
         )
 
 
-def check_probabilities(target: Tensor) -> None:
-    """Whether targets lie in [0, 1], where their values are at hand."""
-    if target.numel() and _is_at_hand(target):
-        low, high = at_least_float32(target.detach()).aminmax()
-        # A NaN passes: it shows in the loss.
-        if low < -ROUNDING or high > 1 + ROUNDING:
-            raise ValueError(f'target must lie in [0, 1], got values from {low:g} to {high:g}')
-
-
 def _is_at_hand(x: Tensor) -> bool:
     """Whether a look at the values waits for no device."""
     return x.device.type == 'cpu' and not is_traced(x)
@@ -105,8 +96,6 @@ def check_classification(pred: Tensor, target: Tensor, weight: Tensor | None) ->
     check_floating('pred', pred)
     check_target(pred, target)
     check_weight(pred, weight)
-    if target.shape == pred.shape:
-        check_probabilities(target)
 
 
 def check_rows(pred: Tensor) -> None:
@@ -143,9 +132,12 @@ def dense_target(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def probabilities(pred: Tensor, target: Tensor) -> Tensor:
-    """As `dense_target`; NaN outside [0, 1] where `check_probabilities` does not look."""
+    """As `dense_target`; outside [0, 1] refused, or NaN where a look would wait for a device."""
     p_star = dense_target(pred, target)
-    if target.shape != pred.shape or _is_at_hand(target):
+    if target.shape != pred.shape or not target.numel():
+        return p_star
+    if _is_at_hand(target):
+        check_probabilities(p_star.detach())
         return p_star
     outside = (p_star < -ROUNDING) | (p_star > 1 + ROUNDING)
     return p_star.masked_fill(outside, torch.nan)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .regions import WIDEN, product_gives_region
+from .regions import WIDEN, check_probabilities, product_gives_region
 
 #: Logits of a block for each thread: few enough for the cache, enough to outweigh the calls.
 BLOCK_OF_THREAD = 1 << 17
@@ -34,8 +34,9 @@ def count(
         finite = finite and _is_finite(x)
         g = torch.sigmoid(x, out=g_buffer[: len(x)])
         if p_star is not None:
-            finite = finite and _is_finite(p_star[part])
-            g.sub_(p_star[part].to(g.dtype)).abs_()
+            target_of_part = p_star[part].to(g.dtype)
+            finite = check_probabilities(target_of_part) and finite
+            g.sub_(target_of_part).abs_()
         _write_regions(g, bins, index[part], buffers)
     _drop_invalid(index, pred, weight, bins)
     if p_star is not None:
