@@ -133,6 +133,13 @@ def test_without_weight_all_are_valid(ghm_c: GHMC, ghm_r: GHMR) -> None:
     assert ghm_r(pred, target) == ghm_r(pred, target, torch.ones(20, 3))
 
 
+def test_weight_is_another_name_of_label_weight() -> None:
+    """As GFL and its like call their loss."""
+    pred, labels, weight = torch.randn(20, 3), torch.randint(0, 4, (20,)), torch.arange(20) % 2
+    assert GHMC()(pred, labels, weight=weight) == GHMC()(pred, labels, weight)
+    assert GHMC()(pred, labels, weight=weight) != GHMC()(pred, labels)
+
+
 def test_labels_outside_the_classes_are_background(ghm_c: GHMC) -> None:
     pred = torch.randn(6, 3)
     labels = torch.tensor([0, 3, -1, 255, 2, -100])
@@ -166,6 +173,7 @@ def test_half_precision_is_computed_in_float32() -> None:
         torch.testing.assert_close(GHMC(30)(half, labels), GHMC(30)(half.float(), labels))
         target = torch.zeros_like(half)
         torch.testing.assert_close(GHMR()(half, target), GHMR()(half.float(), target.float()))
+        assert GHMR()(half, target.double()).dtype == torch.float32
 
 
 # What a wrong argument says.

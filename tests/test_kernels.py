@@ -156,8 +156,12 @@ def test_sizes_that_are_no_multiples(
     generator = torch.Generator().manual_seed(0)
     pred = (torch.randn(shape, generator=generator) * 3).to(dtype)
     labels = torch.randint(-1, shape[1] + 2, shape[:1], generator=generator)
-    of_rows = (torch.rand(shape[0], generator=generator) < 0.8).to(weight_dtype)
-    of_examples = (torch.rand(shape, generator=generator) < 0.8).to(weight_dtype)
+    of_rows, of_examples = (
+        torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0])[torch.randint(5, size, generator=generator)]
+        for size in (shape[:1], shape)
+    )
+    if weight_dtype == torch.bool:
+        of_rows, of_examples = of_rows > 0, of_examples > 0
     for target, weight in (
         (labels, of_rows),
         (torch.rand(shape, generator=generator), of_examples),

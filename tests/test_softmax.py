@@ -130,12 +130,13 @@ def test_gradient_is_that_of_frozen_weights(density: str) -> None:
 @pytest.mark.parametrize('density', ['region', 'exact'])
 def test_rows_that_are_not_valid_do_not_count(density: str) -> None:
     x, labels, weight = tensors(*random_rows(9))
-    kept = weight > 0
-    by_weight, by_index = (
-        GHMC(10, use_sigmoid=False, density=density, ignore_index=index) for index in (None, 99)
-    )
+    kept, class_weight = weight > 0, torch.linspace(0.5, 2, x.shape[1])
+    settings = dict(use_sigmoid=False, density=density, class_weight=class_weight)
+    by_weight, by_index = (GHMC(10, ignore_index=index, **settings) for index in (None, 99))
     expected = by_weight(x[kept], labels[kept])
-    torch.testing.assert_close(by_weight(x, labels, weight * 0.3), expected, **CLOSE)
+    for not_kept in (0.0, -1.0):
+        weight = torch.where(kept, 0.3, not_kept)
+        torch.testing.assert_close(by_weight(x, labels, weight), expected, **CLOSE)
     torch.testing.assert_close(by_weight(x, labels.where(kept, -100)), expected, **CLOSE)
     torch.testing.assert_close(by_index(x, labels.where(kept, 99)), expected, **CLOSE)
     ignored = by_index(x, torch.full_like(labels, 99), reduction_override='none')

@@ -59,9 +59,9 @@ def wrong_gradient(*args: Any) -> tuple[Tensor, Tensor | None]:
     return total, gradient
 
 
-def wrong_counts(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    counts, finite, index = cpu.count(*args)
-    return counts.roll(1), finite, index
+def wrong_counts(*args: Any) -> tuple[Tensor, Tensor, cpu.Regions]:
+    counts, finite, regions = cpu.count(*args)
+    return counts.roll(1), finite, regions
 
 
 def not_a_number(*args: Any) -> tuple[Tensor, Tensor | None]:

@@ -112,8 +112,8 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     """
     check_floating('g', g)
     check_positive('epsilon', epsilon)
-    if valid is not None:
-        check_same_shape('valid', valid, 'g', g)
+    valid = torch.ones_like(g, dtype=torch.bool) if valid is None else valid
+    check_same_shape('valid', valid, 'g', g)
     g = at_least_float32(g)
     shortest = 4 * torch.finfo(g.dtype).eps
     if epsilon < shortest:
@@ -121,11 +121,8 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     ordered, order = g.flatten().sort()
     lower, upper = ordered - epsilon / 2, ordered + epsilon / 2
     first, end = torch.searchsorted(ordered, lower), torch.searchsorted(ordered, upper)
-    if valid is None:
-        inside = end - first
-    else:
-        counted_before = F.pad(valid.bool().flatten()[order].cumsum(0), (1, 0))
-        inside = counted_before[end] - counted_before[first]
+    counted_before = F.pad(valid.bool().flatten()[order].cumsum(0), (1, 0))
+    inside = counted_before[end] - counted_before[first]
     density = inside / (upper.clamp(max=1) - lower.clamp(min=0))
     return torch.empty_like(density).scatter_(0, order, density).view(g.shape)
 
@@ -266,14 +263,11 @@ def harmonizing_parameter(
     rule = FORMULAS[formula]
     n, filled = num_examples.clamp(min=1), counts > 0
     s = counts.to(n.dtype) if average is None else average
-    if rule.min_count:
-        s = s.clamp(min=rule.min_count)
+    s = s.clamp(min=rule.min_count)
     # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
     # average: the same rounding here makes training runs equal bit for bit.
     beta = n / s if average is None else n * s.reciprocal()
-    if rule.power != 1:
-        beta = beta.pow(rule.power)
-    beta = torch.where(filled, beta.to(n.dtype), 0)
+    beta = torch.where(filled, beta.pow(rule.power).to(n.dtype), 0)
     if rule.divisor == 'none':
         return beta
     if rule.divisor == 'all' or density == 'exact':

@@ -5,7 +5,7 @@ region up, sums the weighted cross entropy and writes its gradient: no tensor of
 gradient norms or of weights. `cpu` and `triton_kernels` are the two implementations, each with
 
 - `count(pred, target, weight, bins)`: R, whether all is finite, and what `weigh` needs of it;
-- `weigh(pred, target, weight, index, weights, with_gradient)`: `Σ w_i L_i` and its gradient.
+- `weigh(pred, target, weight, regions, weights, with_gradient)`: `Σ w_i L_i` and its gradient.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ logit for a negative, and the few positive ones, one a row at most, are computed
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,17 @@ from .regions import WIDEN, check_probabilities, product_gives_region
 BLOCK_OF_THREAD = 1 << 17
 
 
+class Regions(NamedTuple):
+    """Of the logits, for the second pass."""
+
+    index: Tensor  # of each logit, uint8; M for those in no region, and for the positive
+    positive: Tensor | None  # where labels are, indices into the flat logits; None if dense
+
+
 def count(
     pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The first pass: `counts`, `finite` and `index` of a `CountedLogits`."""
+) -> tuple[Tensor, Tensor, Regions]:
+    """The first pass: `counts`, `finite` and `regions` of a `CountedLogits`."""
     logits, p_star = pred.reshape(-1), _dense(pred, target)
     index = torch.empty_like(logits, dtype=torch.uint8)
     dtype, size = torch.promote_types(pred.dtype, torch.float32), _block_size(logits)
@@ -38,29 +46,31 @@ def count(
             finite = check_probabilities(target_of_part) and finite
             g.sub_(target_of_part).abs_()
         _write_regions(g, bins, index[part], buffers)
-    _drop_invalid(index, pred, weight, bins)
+    if weight is not None:
+        _drop_invalid(index, pred, weight, bins)
     if p_star is not None:
-        return _count(index, bins)[:bins], torch.tensor(finite, device='cpu'), index
-    positive = _positive_logits(pred, target, weight)
+        return _count(index, bins)[:bins], torch.tensor(finite, device='cpu'), Regions(index, None)
+    positive = _positive_logits(pred, target, index, bins)
     of_positive = _regions_of_positive(logits[positive].to(g_buffer.dtype), bins)
     index[positive] = bins
     counts = _count(index, bins) + torch.bincount(of_positive, minlength=bins + 1)
-    return counts[:bins], torch.tensor(finite, device='cpu'), index
+    return counts[:bins], torch.tensor(finite, device='cpu'), Regions(index, positive)
 
 
 def weigh(
     pred: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    index: Tensor,
+    regions: Regions,
     weights: Tensor,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The second pass: `Σ w_i L_i`, and if wanted `w_i ∂L_i/∂x_i` of the shape of `pred`.
 
-    `index` is that of `count`; `weights` holds w of each region, and 0.
+    `regions` are those of `count`; `weights` holds w of each region, and 0.
     """
     flat, p_star = pred.detach().reshape(-1), _dense(pred, target)
+    index, positive = regions
     gradient = torch.empty_like(flat, dtype=weights.dtype) if with_gradient else None
     size = _block_size(flat)
     x_buffer, p_buffer, loss_buffer = weights.new_empty(3, size)
@@ -68,12 +78,11 @@ def weigh(
     pairs = _table_of_pairs(weights) if _in_pairs(index, len(weights)) else None
     sums = []
     for part in _blocks(flat):
-        length = part.stop - part.start
         x = flat[part].to(weights.dtype)
-        p = torch.sigmoid(x, out=p_buffer[:length])
+        p = torch.sigmoid(x, out=p_buffer[: len(x)])
         target_of_part = None if p_star is None else p_star[part].to(weights.dtype)
-        loss = _log_of_smaller(x, p, target_of_part, out=loss_buffer[:length])
-        rest = torch.clamp(x, min=0, out=x_buffer[:length])
+        loss = _log_of_smaller(x, p, target_of_part, out=loss_buffer[: len(x)])
+        rest = torch.clamp(x, min=0, out=x_buffer[: len(x)])
         if target_of_part is not None:
             rest.addcmul_(target_of_part, x, value=-1)
             p.sub_(target_of_part)
@@ -82,16 +91,13 @@ def weigh(
         sums.append(loss.mul_(w).sum())
         if gradient is not None:
             torch.mul(p, w, out=gradient[part])
-    if p_star is None:
-        positive = _positive_logits(pred, target, weight)
+    if positive is not None:
         x = flat[positive].to(weights.dtype)
         w = weights[_regions_of_positive(x, len(weights) - 1)]
         sums.append((w * F.softplus(-x, threshold=50)).sum())
         if gradient is not None:
             gradient[positive] = (_sigmoid(x) - 1) * w
-    # Blocks are summed pairwise, as PyTorch sums, and their sums in float64.
-    total = torch.stack(sums).sum(dtype=torch.float64).to(weights.dtype)
-    return total, None if gradient is None else gradient.view(pred.shape)
+    return torch.stack(sums).sum(), None if gradient is None else gradient.view(pred.shape)
 
 
 def _log_of_smaller(x: Tensor, p: Tensor, p_star: Tensor | None, out: Tensor) -> Tensor:
@@ -176,9 +182,7 @@ def _dense(pred: Tensor, target: Tensor) -> Tensor | None:
     return target.reshape(-1) if target.shape == pred.shape else None
 
 
-def _drop_invalid(index: Tensor, pred: Tensor, weight: Tensor | None, bins: int) -> None:
-    if weight is None:
-        return
+def _drop_invalid(index: Tensor, pred: Tensor, weight: Tensor, bins: int) -> None:
     if weight.shape == pred.shape:
         weight = weight.reshape(-1)
         for part in _blocks(index):
@@ -188,18 +192,13 @@ def _drop_invalid(index: Tensor, pred: Tensor, weight: Tensor | None, bins: int)
         index.view(-1, pred.shape[-1]).index_fill_(0, rows, bins)
 
 
-def _positive_logits(pred: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+def _positive_logits(pred: Tensor, labels: Tensor, index: Tensor, bins: int) -> Tensor:
     """Where p* = 1 among the valid logits: indices into the flat `pred`."""
     num_classes = pred.shape[-1]
     labels = labels.reshape(-1).long()
-    positive = (labels >= 0) & (labels < num_classes)
-    if weight is not None and weight.shape != pred.shape:
-        positive &= weight.reshape(-1) > 0
-    rows = positive.nonzero().squeeze(1)
-    at = rows * num_classes + labels[rows]
-    if weight is not None and weight.shape == pred.shape:
-        at = at[weight.reshape(-1)[at] > 0]
-    return at
+    rows = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
+    positive = rows * num_classes + labels[rows]
+    return positive[index[positive] < bins]
 
 
 def _block_size(x: Tensor) -> int:
