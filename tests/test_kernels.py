@@ -201,6 +201,19 @@ def test_the_edge_of_a_region_is_that_of_a_division() -> None:
         np.testing.assert_array_equal(q + rest * inverse, j / np.float32(bins))
 
 
+@pytest.mark.parametrize('bins', [7, 30, 49, 98, 103, 255])
+def test_edges_belong_to_the_upper_region(bins: int) -> None:
+    """g = 1/2 - p* is exactly the edge j/M; for these M, with and without a comparison."""
+    from ghm_mmdet.ops import triton_kernels
+
+    j = np.arange(-(-bins // 4), bins // 2 + 1)
+    edges = j.astype(np.float32) / np.float32(bins)
+    for g, region in ((edges, j), (np.nextafter(edges, np.float32(0))[1:], j[1:] - 1)):
+        target = torch.from_numpy(np.float32(0.5) - g).to(DEVICE)[:, None]
+        counts = triton_kernels.count(torch.zeros_like(target), target, None, bins)[0].cpu()
+        np.testing.assert_array_equal(counts, np.bincount(region, minlength=bins))
+
+
 # On a CUDA device.
 
 
