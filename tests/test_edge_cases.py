@@ -133,11 +133,13 @@ def test_without_weight_all_are_valid(ghm_c: GHMC, ghm_r: GHMR) -> None:
     assert ghm_r(pred, target) == ghm_r(pred, target, torch.ones(20, 3))
 
 
-def test_weight_is_another_name_of_label_weight() -> None:
+def test_weight_by_either_name_and_in_a_column() -> None:
     """As GFL and its like call their loss."""
     pred, labels, weight = torch.randn(20, 3), torch.randint(0, 4, (20,)), torch.arange(20) % 2
-    assert GHMC()(pred, labels, weight=weight) == GHMC()(pred, labels, weight)
-    assert GHMC()(pred, labels, weight=weight) != GHMC()(pred, labels)
+    expected = GHMC()(pred[1::2], labels[1::2])
+    for of_rows in (weight, weight[:, None]):
+        torch.testing.assert_close(GHMC()(pred, labels, of_rows), expected)
+        torch.testing.assert_close(GHMC()(pred, labels, weight=of_rows), expected)
 
 
 def test_labels_outside_the_classes_are_background(ghm_c: GHMC) -> None:

@@ -143,6 +143,14 @@ def test_rows_that_are_not_valid_do_not_count(density: str) -> None:
     assert ignored.shape == labels.shape and not ignored.any()
 
 
+def test_any_class_may_be_ignored() -> None:
+    x, labels, _ = tensors(*random_rows(9))
+    kept = labels != 0
+    found = GHMC(10, use_sigmoid=False, ignore_index=0)(x, labels)
+    expected = GHMC(10, use_sigmoid=False)(x[kept], labels[kept])
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
 def test_class_weight_is_a_factor_of_the_loss_alone() -> None:
     x, labels, weight = tensors(*random_rows(11))
     class_weight = [0.1 * (c + 1) for c in range(x.shape[1])]
@@ -181,6 +189,9 @@ def test_edges_of_the_data() -> None:
 def test_buffers_are_those_of_the_sigmoid_form() -> None:
     sigmoid, softmax = (GHMC(7, 0.75, use_sigmoid=use) for use in (True, False))
     softmax(torch.randn(20, 4), torch.randint(0, 4, (20,)))
+    class_weight = GHMC(7, 0.75, use_sigmoid=False, class_weight=[1.0, 2.0, 3.0, 4.0])
+    class_weight.load_state_dict(softmax.state_dict(), strict=True)
+    assert class_weight.state_dict().keys() == sigmoid.state_dict().keys()
     sigmoid.load_state_dict(softmax.state_dict(), strict=True)
     assert torch.equal(sigmoid.acc_sum, softmax.acc_sum)
 
