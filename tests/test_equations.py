@@ -226,7 +226,7 @@ def test_targets_outside_0_and_1(value: float) -> None:
         with pytest.raises(ValueError, match=rf'target must lie in \[0, 1\], got .*{value}'):
             ghm_c_loss(pred, target, reduction=reduction)
     # An IoU of half precision.
-    target[2, 1] = min(max(value, 0), 1.0005)
+    target[2, 1] = min(max(value, -0.0005), 1.0005)
     assert ghm_c_loss(pred, target).isfinite()
 
 

@@ -62,14 +62,15 @@ def test_the_kernels_are_used() -> None:
     assert choose_kernels(x.double(), x, None, Settings(30)) is None
 
 
+@pytest.mark.parametrize('bins', [1, 30, 32, 128])
 @pytest.mark.parametrize('value', [-0.1, 1.1])
-def test_targets_outside_0_and_1_are_not_finite(value: float) -> None:
+def test_targets_outside_0_and_1_are_not_finite(value: float, bins: int) -> None:
     from ghm_mmdet.ops import triton_kernels
 
     pred, target = torch.randn(50, 3, device=DEVICE), torch.rand(50, 3, device=DEVICE)
-    assert triton_kernels.count(pred, target, None, 30)[1]
+    assert triton_kernels.count(pred, target, None, bins)[1]
     target[7, 1] = value
-    assert not triton_kernels.count(pred, target, None, 30)[1]
+    assert not triton_kernels.count(pred, target, None, bins)[1]
 
 
 @pytest.mark.parametrize('seed', range(12))
