@@ -14,6 +14,8 @@ from ghm_mmdet.functional import (
     assign_regions,
     exact_gradient_density,
     ghm_r_loss,
+    harmonizing_parameter,
+    moving_average,
     region_gradient_density,
 )
 from ghm_mmdet.registry import MODELS
@@ -271,6 +273,21 @@ def test_wrong_arguments_of_densities() -> None:
         exact_gradient_density(g, 0.1, torch.ones(4).bool())
     with pytest.raises(TypeError, match='g must be a floating-point Tensor'):
         region_gradient_density(g.long(), 3)
+
+
+def test_wrong_arguments_of_beta_and_s() -> None:
+    counts = torch.ones(5)
+    for wrong, message in (
+        (dict(bins=0), 'bins must be >= 1, got 0'),
+        (dict(bins=5, density='kde'), "density must be one of .* got 'kde'"),
+        (dict(bins=5, formula='mine'), "formula must be one of .* got 'mine'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            harmonizing_parameter(counts, torch.tensor(5.0), **wrong)
+    with pytest.raises(ValueError, match=r'momentum must be in \[0, 1\), got 1'):
+        moving_average(counts, counts, 1)
+    with pytest.raises(ValueError, match=r"formula must be one of .* got 'mine'"):
+        moving_average(counts, counts, 0.5, 'mine')
 
 
 def test_config_without_use_sigmoid_is_refused() -> None:

@@ -39,17 +39,20 @@ def _widest_dtype(device_type: str) -> torch.dtype:
 
 
 def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
 
 
 def check_floating(name: str, value: Any) -> None:
+    """Refuse what is no floating-point tensor."""
     check_tensor(name, value)
     if not value.is_floating_point():
         raise TypeError(f'{name} must be a floating-point Tensor, got {value.dtype}')
 
 
 def check_same_shape(name: str, value: Any, like_name: str, like: Tensor) -> None:
+    """Refuse what is no tensor of the shape of another."""
     check_tensor(name, value)
     if value.shape != like.shape:
         wanted = f'{name} must have the shape of {like_name}, {tuple(like.shape)}'
@@ -57,7 +60,7 @@ def check_same_shape(name: str, value: Any, like_name: str, like: Tensor) -> Non
 
 
 def check_target(pred: Tensor, target: Any) -> None:
-    """Whether the target is labels of the rows of `pred`, or has its shape."""
+    """Refuse a target that neither holds labels of the rows of `pred` nor has its shape."""
     check_tensor('target', target)
     if target.shape == pred.shape:
         return
@@ -74,7 +77,7 @@ def check_target(pred: Tensor, target: Any) -> None:
 
 
 def check_weight(pred: Tensor, weight: Any) -> None:
-    """Whether the weight is None, of the shape of `pred`, or of its rows."""
+    """Refuse a weight that is neither None nor of the shape of `pred` or of its rows."""
     if weight is None:
         return
     if not isinstance(weight, Tensor):
@@ -92,20 +95,21 @@ def _is_at_hand(x: Tensor) -> bool:
 
 
 def check_classification(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """The tensors of a loss of sigmoids."""
+    """Refuse tensors that a loss of sigmoids does not take."""
     check_floating('pred', pred)
     check_target(pred, target)
     check_weight(pred, weight)
 
 
 def check_rows(pred: Tensor) -> None:
+    """Refuse predictions that are not rows of classes, shape (N, C)."""
     check_floating('pred', pred)
     if pred.dim() != 2:
         raise ValueError(f'pred must have the shape (N, C), got {tuple(pred.shape)}')
 
 
 def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """The tensors of a loss of a softmax over each row of `pred`, shape (N, C)."""
+    """Refuse tensors that a loss of a softmax over each row of (N, C) does not take."""
     check_rows(pred)
     check_target(pred, target)
     check_weight(pred, weight)
@@ -116,7 +120,7 @@ def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
 
 
 def check_regression(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """The tensors of a loss of box offsets."""
+    """Refuse tensors that a loss of box offsets does not take."""
     check_floating('pred', pred)
     check_same_shape('target', target, 'pred', pred)
     check_weight(pred, weight)

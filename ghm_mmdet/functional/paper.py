@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_count, check_positive
+from ..checks import check_choice, check_count, check_momentum, check_positive
 from ..formulas import FORMULAS, Settings
 from .inputs import at_least_float32, check_floating, check_same_shape, widest_dtype
 
@@ -106,6 +106,10 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     Returns:
         The density, at least float32, the shape of `g`.
 
+    Raises:
+        TypeError, ValueError: `g` is not floating point, `valid` has another shape, or `epsilon`
+            is too small.
+
     Examples:
         >>> exact_gradient_density(torch.tensor([0.05, 0.5, 0.52]), epsilon=0.1)
         tensor([10.0000, 20.0000, 20.0000])
@@ -174,6 +178,10 @@ def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -
     Returns:
         The density, at least float32, the shape of `g`; 0 for an example that is not valid.
 
+    Raises:
+        TypeError, ValueError: `g` is not floating point, `valid` has another shape, or `bins` is
+            no int >= 1.
+
     Examples:
         >>> region_gradient_density(torch.tensor([0.05, 0.02, 0.03, 0.95]), bins=10)
         tensor([30., 30., 30., 10.])
@@ -210,7 +218,12 @@ def moving_average(
 
     Returns:
         The new S, shape (M,).
+
+    Raises:
+        TypeError, ValueError: `momentum` or `formula` is not among the allowed values.
     """
+    check_momentum('momentum', momentum)
+    check_choice('formula', formula, FORMULAS)
     rule = FORMULAS[formula]
     r = counts.to(average.dtype)
     # As the released code rounds it, whose product is Python's.
@@ -253,6 +266,9 @@ def harmonizing_parameter(
     Returns:
         The shape of `counts`; 0 where nothing is counted.
 
+    Raises:
+        TypeError, ValueError: `bins`, `density` or `formula` is not among the allowed values.
+
     Examples:
         >>> counts = torch.tensor([3, 0, 1])
         >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3)
@@ -260,7 +276,7 @@ def harmonizing_parameter(
         >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3, formula='paper')
         tensor([0.4444, 0.0000, 1.3333])
     """
-    rule = FORMULAS[formula]
+    rule = FORMULAS[Settings(bins, density, formula).formula]
     n, filled = num_examples.clamp(min=1), counts > 0
     s = counts.to(n.dtype) if average is None else average
     s = s.clamp(min=rule.min_count)

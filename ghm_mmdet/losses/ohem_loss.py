@@ -93,6 +93,7 @@ class OHEMLoss(nn.Module):
                 None, 1.
             avg_factor: 'mean' divides the sum by it instead of the number of mined anchors.
             reduction_override: Overrides `reduction`. Default: None.
+            **kwargs: Accepted and ignored.
 
         Returns:
             A scalar; for 'none' shape (N, C), or (N,) of a softmax; in the dtype of `pred`.

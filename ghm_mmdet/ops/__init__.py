@@ -109,7 +109,10 @@ def is_compiling() -> bool:
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; before PyTorch 2.2, which can't be asked whether it compiles, not compiled."""
+    """The function, which `torch.compile` does not meet: `is_compiling` sends it around.
+
+    Before PyTorch 2.2, where that can't be asked, it calls the function without tracing it.
+    """
     dynamo: Any = sys.modules.get('torch._dynamo')
     is_asked = dynamo is None or hasattr(torch.compiler, 'is_compiling')
     return function if is_asked else dynamo.disable(function)

@@ -21,10 +21,10 @@ BLOCK_OF_THREAD = 1 << 17
 
 
 class Regions(NamedTuple):
-    """Of the logits, for the second pass."""
+    """What the first pass leaves for the second: in which region each logit lies."""
 
-    index: Tensor  # of each logit, uint8; M for those in no region, and for the positive
-    positive: Tensor | None  # where labels are, indices into the flat logits; None if dense
+    of_logits: Tensor  # uint8, of the flat logits; M for those in no region, and for `positive`
+    positive: Tensor | None  # indices of the logits at the labels; None for a dense target
 
 
 def count(
@@ -48,13 +48,14 @@ def count(
         _write_regions(g, bins, index[part], buffers)
     if weight is not None:
         _drop_invalid(index, pred, weight, bins)
+    all_finite = torch.tensor(finite, device='cpu')
     if p_star is not None:
-        return _count(index, bins)[:bins], torch.tensor(finite, device='cpu'), Regions(index, None)
+        return _histogram(index, bins)[:bins], all_finite, Regions(index, None)
     positive = _positive_logits(pred, target, index, bins)
     of_positive = _regions_of_positive(logits[positive].to(g_buffer.dtype), bins)
     index[positive] = bins
-    counts = _count(index, bins) + torch.bincount(of_positive, minlength=bins + 1)
-    return counts[:bins], torch.tensor(finite, device='cpu'), Regions(index, positive)
+    counts = _histogram(index, bins) + torch.bincount(of_positive, minlength=bins + 1)
+    return counts[:bins], all_finite, Regions(index, positive)
 
 
 def weigh(
@@ -133,7 +134,8 @@ def _in_pairs(index: Tensor, num_regions: int) -> bool:
     return index.numel() % 2 == 0 and num_regions <= 128
 
 
-def _count(index: Tensor, bins: int) -> Tensor:
+def _histogram(index: Tensor, bins: int) -> Tensor:
+    """How often each number from 0 to `bins` occurs."""
     if not _in_pairs(index, bins + 1):
         return torch.bincount(index, minlength=bins + 1)
     pairs = torch.bincount(index.view(torch.int16), minlength=256 * (bins + 1))
