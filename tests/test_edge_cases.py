@@ -144,6 +144,19 @@ def test_weight_by_either_name_and_in_a_column() -> None:
         torch.testing.assert_close(GHMC()(pred, labels, weight=of_rows), expected)
 
 
+@pytest.mark.parametrize('form', ['labels', 'dense'])
+def test_tensors_that_are_not_contiguous(form: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, p_star, of_logits = torch.rand(3, 7, 90, generator=generator).unbind()
+    labels = torch.randint(0, 8, (180,), generator=generator)[::2]
+    target = labels if form == 'labels' else p_star.t()
+    for weight in (None, (of_logits > 0.3).t(), (of_logits > 0.3)[:2].t()[:, 0]):
+        tensors = 4 * pred.t() - 3, target, weight
+        whole = (x if x is None else x.contiguous() for x in tensors)
+        results = [loss_and_gradient(GHMC(10), *args) for args in (tensors, whole)]
+        torch.testing.assert_close(*results)
+
+
 def test_labels_outside_the_classes_are_background(ghm_c: GHMC) -> None:
     pred = torch.randn(6, 3)
     labels = torch.tensor([0, 3, -1, 255, 2, -100])

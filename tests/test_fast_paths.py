@@ -100,7 +100,7 @@ def test_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('form', ['labels', 'dense'])
-@pytest.mark.parametrize('target', [0.0, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize('target', [0.0, 0.5, 0.9, 0.99, 0.9993, 1.0])
 def test_precision_of_the_value(target: float, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the blocks, also of easy positives, whose loss is what is left of two large numbers.
 

@@ -33,6 +33,7 @@ from .test_edge_cases import (  # noqa: F401
     test_no_valid_example,
     test_no_valid_example_leaves_the_average_of_official,
     test_one_example,
+    test_tensors_that_are_not_contiguous,
     test_without_weight_all_are_valid,
     test_zero_positives,
 )

@@ -105,9 +105,10 @@ def _log_of_smaller(x: Tensor, p: Tensor, p_star: Tensor | None, out: Tensor) ->
     """-log(1 + exp(-|x|)) = log(1 - min(p, 1 - p)), for which the sigmoid serves, too.
 
     But 1 - p has lost its digits where p is near 1. That shows where p* is near 1 as well, and
-    this is all that is left of the loss.
+    this is all that is left of the loss; where one of them is at most 0.9, the error is below
+    1e-6 of it.
     """
-    if p_star is not None and torch.mul(p, p_star, out=out).max() > 0.9:
+    if p_star is not None and torch.minimum(p, p_star, out=out).max() > 0.9:
         return torch.abs(x, out=out).neg_().exp_().log1p_().neg_()
     torch.sub(1, p, out=out)
     return torch.minimum(out, p, out=out).neg_().log1p_()
