@@ -8,6 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from ghm_mmdet import losses_found
+from ghm_mmdet.swap.writer import difference
 
 FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
 L1 = dict(type='L1Loss', loss_weight=1.0)
@@ -51,3 +52,21 @@ def test_a_setting_that_is_off_is_no_reason_to_keep_a_loss(
     head = dict(type='RetinaHead', num_classes=3, in_channels=8, loss_bbox=L1)
     model = dict(type='RetinaNet', bbox_head=dict(head, loss_cls={**loss, key: value}))
     assert (loss_cls_of('bbox_head', model).ghm is None) == value
+
+
+def test_the_formula_that_is_the_default_is_not_written() -> None:
+    head = dict(type='RetinaHead', num_classes=3, in_channels=8, loss_cls=FOCAL, loss_bbox=L1)
+    cfg = Config(dict(model=dict(type='RetinaNet', bbox_head=head)))
+    for preset in ('released', 'tempered'):
+        for loss in losses_found(cfg, preset=preset, formula='official').losses:
+            assert 'formula' not in loss.ghm
+        for loss in losses_found(cfg, preset=preset, formula='paper').losses:
+            assert loss.ghm['formula'] == 'paper'
+
+
+def test_another_loss_is_written_whole() -> None:
+    """Also where its keys cover those of the old one, and a merge would give the same."""
+    old, new = dict(type='L1Loss', loss_weight=1.0), dict(type='GHMR', loss_weight=1.0, bins=10)
+    assert difference(dict(loss=old), dict(loss=new)) == dict(loss=dict(new, _delete_=True))
+    more = dict(old, beta=0.1)
+    assert difference(dict(loss=old), dict(loss=more)) == dict(loss=dict(beta=0.1))
