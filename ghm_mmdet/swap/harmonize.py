@@ -191,7 +191,7 @@ def apply(plan: Plan, cfg: Config) -> Config:
     """The config with the changes of the plan; it shares with `cfg` what they don't touch."""
     harmonized = copy.copy(cfg)
     for (key, *path), value in plan.changes.items():
-        harmonized[key] = _with(harmonized.get(key), path, copy.deepcopy(value))
+        harmonized[key] = _with(harmonized.get(key), path, value)
     return harmonized
 
 
