@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ghm_mmdet.reproduce import experiment as base
 from ghm_mmdet.reproduce.processes import end_commands
-from ghm_mmdet.reproduce.runs import whole_lines
+from ghm_mmdet.reproduce.runs import training_curve, whole_lines
 from ghm_mmdet.reproduce.tables import METRICS
+
+#: What MMEngine logs of a training whose gradient is clipped.
+NORM = 'grad_norm'
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,16 @@ class Result:
     metrics: dict[str, float]
 
 
-def read_results(path: Path | None) -> list[Result]:
-    """The whole lines of a file of results, none if it is not there."""
+def read_results(path: Path | None) -> dict[str, Result]:
+    """The last whole line of each run of a file of results, none if it is not there."""
     if path is None or not path.exists():
-        return []
-    return [Result(**record) for record in whole_lines(path)]
+        return {}
+    return _read(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@lru_cache(maxsize=1)  # a report asks for every run
+def _read(path: Path, *_: int) -> dict[str, Result]:
+    return {record['run']: Result(**record) for record in whole_lines(path)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Experiment(base.Experiment):
 
     settings: StudySettings
     seed: int | None = None  # of MMEngine's `randomness`; None: the config's
+    further: Callable[[], tuple[str, ...]] = tuple  # options that only a training needs
     starts_from: Experiment | None = None  # the one whose weights it starts from
 
     @property
@@ -59,7 +70,7 @@ class Experiment(base.Experiment):
     def cfg_options(self) -> tuple[str, ...]:
         """`key=value` of the training, the seed among them."""
         seed = () if self.seed is None else (f'randomness.seed={self.seed}',)
-        return (*seed, *super().cfg_options)
+        return (*seed, *self.options, *self.further(), *self.settings.cfg_options)
 
     def result(self) -> dict[str, float] | None:
         """The metrics, from the file of results or from the folder; None if there are none."""
@@ -67,16 +78,20 @@ class Experiment(base.Experiment):
         return self.measured() if kept is None else kept.metrics
 
     def measured(self) -> dict[str, float] | None:
-        """The metrics in the folder: 0 where the finished training detects nothing at all."""
+        """The metrics in the folder: 0 where the finished training detects nothing at all.
+
+        With the median norm of the gradient before its clipping, where the training logs it.
+        """
         metrics = super().measured()
         if metrics is None and self.is_trained():
-            return dict.fromkeys(METRICS.values(), 0.0)
-        return metrics
+            metrics = dict.fromkeys(METRICS.values(), 0.0)
+        norms = [record.get(NORM, math.nan) for record in training_curve(self.folder)]
+        norms = [norm for norm in norms if math.isfinite(norm)]
+        return metrics and {**metrics, **({NORM: statistics.median(norms)} if norms else {})}
 
     def kept(self) -> Result | None:
         """The last line of the file of results."""
-        rows = {row.run: row for row in read_results(self.settings.results)}
-        return rows.get(self.run)
+        return read_results(self.settings.results).get(self.run)
 
     def keep(self) -> None:
         """Write the line of the file of results, if there is a file and the line is not there."""

@@ -8,6 +8,7 @@ Examples:
 
 from __future__ import annotations
 
+import statistics
 from itertools import product
 from pathlib import Path
 
@@ -49,7 +50,7 @@ HEADS = {
 #: Two stages learn little in 200 iterations: they have three times as many.
 LONG = ('faster-rcnn', 'cascade-rcnn')
 #: The configs are of the first.
-SETS = ('chess', 'bccd')
+SETS = ('chess', 'bccd', 'cards', 'fruit')
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
 #: The preset, with GHM-C in the place of a softmax as well, which the preset keeps.
 SOFTMAX = 'softmax'
@@ -66,14 +67,18 @@ def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int
     name, detector, losses = variant
     config = config_of(detector)
     settings = in_set(settings, name)
-    options = () if name == SETS[0] else of_set(settings.data_root, heads_of(detector))
-    if detector in LONG:
-        options += iterations(length_of(detector))
-    if losses != ORIGINAL:
-        options += harmonized_options(config, preset=PRESET)
-    if losses == SOFTMAX:
-        options += ghm_c_of_softmax(detector)
-    return Experiment('-'.join(variant), config, settings, options, seed)
+
+    def options() -> tuple[str, ...]:
+        found = () if name == SETS[0] else of_set(settings.data_root, heads_of(detector))
+        if detector in LONG:
+            found += iterations(length_of(detector))
+        if losses != ORIGINAL:
+            found += harmonized_options(config, preset=PRESET)
+        if losses == SOFTMAX:
+            found += ghm_c_of_softmax(detector)
+        return found
+
+    return Experiment('-'.join(variant), config, settings, seed=seed, further=options)
 
 
 def heads_of(detector: str) -> tuple[str, ...]:
@@ -100,7 +105,29 @@ def table(settings: StudySettings, seeds: int) -> str:
             rows.append([*named, *_cells(original, preset), _replaced(detector)])
     heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
     heads = ['set', 'detector', 'iterations', *heads]
-    return f'{markdown_table(heads, rows)}\n\n{table_of_softmax(settings, seeds)}'
+    tables = markdown_table(heads, rows), over_detectors(settings, seeds)
+    return '\n\n'.join([*tables, table_of_softmax(settings, seeds)])
+
+
+def over_detectors(settings: StudySettings, seeds: int) -> str:
+    """The mean difference over the sets of each detector, and over the detectors; these are the
+    unit of the interval.
+    """
+    rows, means = [], []
+    for detector in DETECTORS:
+        of_sets = [_differences(name, detector, settings, seeds) for name in SETS]
+        cells = [statistics.mean(of_set) if of_set else None for of_set in of_sets]
+        if there := [cell for cell in cells if cell is not None]:
+            means.append(statistics.mean(there))
+            shown = (None if cell is None else f'{cell:+.1f}' for cell in (*cells, means[-1]))
+            rows.append([DETECTORS[detector], *shown])
+    rows.append([f'{len(means)} detectors', *[None] * len(SETS), mean_with_interval(means)])
+    return markdown_table(['AP, preset minus its own losses', *SETS, 'mean'], rows)
+
+
+def _differences(name: str, detector: str, settings: StudySettings, seeds: int) -> list[float]:
+    original, preset = (_runs((name, detector, x), settings, seeds) for x in LOSSES)
+    return differences(preset, original, 'AP')
 
 
 def table_of_softmax(settings: StudySettings, seeds: int) -> str:

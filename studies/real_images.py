@@ -33,14 +33,14 @@ from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.tables import METRICS
 from ghm_mmdet.swap import harmonize
 from ghm_mmdet.swap.writer import difference
-from ghm_mmdet.visualization.style import BLUE, ORANGE, new_figure
+from ghm_mmdet.visualization.style import BLUE, GHM, ORANGE, RIVAL, new_figure, save_figure
 
 from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
-from .experiment import Experiment, StudySettings
+from .experiment import NORM, Experiment, StudySettings
 
 CONFIG = 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
 RESULTS = Path('studies/results/real_images.jsonl')
-FIGURE = Path('docs/images/real_images.png')
+IMAGES = Path('docs/images')
 #: The settings were chosen on the first four, and confirmed on the others.
 SELECTION = ('chess', 'bccd', 'pears', 'deeppcb')
 CONFIRMATION = ('cards', 'fruit', 'aquarium', 'ships')
@@ -156,13 +156,16 @@ def train_file(data: Path) -> str:
 
 def experiment(variant: Variant, settings: StudySettings, seed: int) -> Experiment:
     settings = in_set(settings, variant.set)
-    options = (
-        *of_set(settings.data_root),
-        *iterations(ITERATIONS[variant.regime.length]),
-        *of_losses(variant.losses, clipped=variant.regime.optimizer == ADAMW),
-        *of_optimizer(variant.regime),
-    )
-    return Experiment(variant.name, config_path(CONFIG), settings, options, seed)
+
+    def options() -> tuple[str, ...]:
+        return (
+            *of_set(settings.data_root),
+            *iterations(ITERATIONS[variant.regime.length]),
+            *of_losses(variant.losses, clipped=variant.regime.optimizer == ADAMW),
+            *of_optimizer(variant.regime),
+        )
+
+    return Experiment(variant.name, config_path(CONFIG), settings, seed=seed, further=options)
 
 
 def in_set(settings: StudySettings, name: str) -> StudySettings:
@@ -261,8 +264,9 @@ def by_seed(runs: Iterable[Experiment]) -> dict[int, dict[str, float]]:
 
 
 def percent(metrics: dict[str, float]) -> dict[str, float]:
-    """AP by column."""
-    return {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
+    """AP by column, and the norm of the gradient, NaN where it is not known."""
+    aps = {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
+    return aps | {NORM: metrics.get(NORM, math.nan)}
 
 
 def differences(
@@ -329,7 +333,8 @@ def _cells(runs: dict, base: dict) -> list[object]:
 def table_over_sets(found: Results) -> str:
     """The mean difference from `base_of` the regime over the sets; a set is the unit.
 
-    "Of the seeds alone" is for these sets, the other intervals are for sets as these.
+    "Of the seeds alone" is for these sets, the other intervals are for sets as these. The norm of
+    the gradient, before its clipping, is that of these losses over that of the others.
     """
     rows = []
     groups = {'all': LEARNT, 'chosen on': SELECTION, 'confirmed on': CONFIRMATION}
@@ -341,10 +346,23 @@ def table_over_sets(found: Results) -> str:
             sets = f'{group}, {len(paired["AP"])}'
             ahead = ahead_of(means['AP']), ahead_of([*chain(*paired['AP'])])
             of_seeds = interval_of_seeds(paired['AP'])
-            row = [LOSSES[losses].what, *_named(regime), sets, *intervals, of_seeds, *ahead]
+            norm = ratio_of_norms(found, losses, regime, groups[group])
+            row = [LOSSES[losses].what, *_named(regime), sets, *intervals, of_seeds, *ahead, norm]
             rows.append(row)
-    heads = ['AP, of the seeds alone', 'sets ahead in AP', 'runs ahead']
+    heads = ['AP, of the seeds alone', 'sets ahead in AP', 'runs ahead', 'norm of the gradient']
     return markdown_table(['losses', 'optimizer', 'iterations', 'sets', *PAIRED, *heads], rows)
+
+
+def ratio_of_norms(found: Results, losses: str, regime: Regime, sets: Sequence[str]) -> str | None:
+    """The geometric mean over the sets, of those where it is known, and the range."""
+    ratios = []
+    for name in sets:
+        ours, base = (found[Variant(name, x, regime)] for x in (losses, base_of(regime)))
+        ratios += [ours[s][NORM] / base[s][NORM] for s in ours.keys() & base.keys()]
+    ratios = [ratio for ratio in ratios if math.isfinite(ratio)]
+    if not ratios:
+        return None
+    return f'{statistics.geometric_mean(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})'
 
 
 def ahead_of(values: Sequence[float]) -> str:
@@ -363,9 +381,12 @@ def of_sets(
 def table_of_rates(found: Results, regimes: Sequence[Regime]) -> str:
     """AP by the learning rate of an optimizer, the mean over the sets that have every run.
 
-    Focal loss has the better of its two clippings at each rate of each set.
+    Focal loss has the better of its two clippings at each rate of each set. A rate that was not
+    run with both losses on any set is left out.
     """
-    by_rate = sorted(regimes, key=lambda regime: regime.rate)
+    by_rate = [r for r in sorted(regimes, key=lambda r: r.rate) if _with_every_rate(found, [r])]
+    if not by_rate:
+        return ''
     of_losses = {LOSSES[each[0]].what: each for each in ((FOCAL, CLIPPED), (PRESET,))}
     rows = []
     for what, losses in of_losses.items():
@@ -508,13 +529,36 @@ def draw_differences(found: Results) -> Figure:
     return figure
 
 
+def draw_lengths(found: Results) -> Figure:
+    """AP of both losses over the length of the training, a panel for each set."""
+    names = [n for n in TO_THE_END if any(found[Variant(n, PRESET, r)] for r in LONGER[1:])]
+    figure, panels = new_figure(2.6 * max(len(names), 1), 2.6, columns=max(len(names), 1))
+    regimes = [Regime(length) for length in LENGTHS]
+    for axes, name in zip(panels, names):
+        for losses, line in ((FOCAL, RIVAL), (PRESET, GHM)):
+            aps = [(ITERATIONS[r.length], found[Variant(name, losses, r)]) for r in regimes]
+            points = [(length, mean_ap(runs)) for length, runs in aps if runs]
+            axes.plot(*zip(*points), marker='o', label=LOSSES[losses].what, **line)
+        axes.set(title=name, xlabel='iterations', xscale='log')
+        axes.set_xticks([ITERATIONS[length] for length in LENGTHS], map(ITERATIONS.get, LENGTHS))
+        axes.minorticks_off()
+    panels[0].set_ylabel('AP')
+    panels[0].legend()
+    return figure
+
+
+FIGURES = {'real_images.png': draw_differences, 'lengths.png': draw_lengths}
+
+
 def main() -> None:
     parser = study_parser(__doc__, 'work_dirs/real_images', 'REAL_ROOT', actions=('figure',))
     parser.set_defaults(results=RESULTS, variables=IN_THE_CLONE)
     args = parser.parse_args()
     if args.action == 'figure':
-        draw_differences(results(settings_of(args), args.seeds)).savefig(FIGURE)
-        print(f'written to {FIGURE}')
+        found = results(settings_of(args), args.seeds)
+        for name, draw in FIGURES.items():
+            save_figure(draw(found), IMAGES / name)
+            print(f'written to {IMAGES / name}')
         sys.exit()
     perform(args, VARIANTS, experiment, table)
 

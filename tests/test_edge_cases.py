@@ -14,6 +14,8 @@ from ghm_mmdet.functional import (
     assign_regions,
     exact_gradient_density,
     ghm_r_loss,
+    harmonizing_parameter,
+    moving_average,
     region_gradient_density,
 )
 from ghm_mmdet.registry import MODELS
@@ -133,6 +135,28 @@ def test_without_weight_all_are_valid(ghm_c: GHMC, ghm_r: GHMR) -> None:
     assert ghm_r(pred, target) == ghm_r(pred, target, torch.ones(20, 3))
 
 
+def test_weight_by_either_name_and_in_a_column() -> None:
+    """As GFL and its like call their loss."""
+    pred, labels, weight = torch.randn(20, 3), torch.randint(0, 4, (20,)), torch.arange(20) % 2
+    expected = GHMC()(pred[1::2], labels[1::2])
+    for of_rows in (weight, weight[:, None]):
+        torch.testing.assert_close(GHMC()(pred, labels, of_rows), expected)
+        torch.testing.assert_close(GHMC()(pred, labels, weight=of_rows), expected)
+
+
+@pytest.mark.parametrize('form', ['labels', 'dense'])
+def test_tensors_that_are_not_contiguous(form: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, p_star, of_logits = torch.rand(3, 7, 90, generator=generator).unbind()
+    labels = torch.randint(0, 8, (180,), generator=generator)[::2]
+    target = labels if form == 'labels' else p_star.t()
+    for weight in (None, (of_logits > 0.3).t(), (of_logits > 0.3)[:2].t()[:, 0]):
+        tensors = 4 * pred.t() - 3, target, weight
+        whole = (x if x is None else x.contiguous() for x in tensors)
+        results = [loss_and_gradient(GHMC(10), *args) for args in (tensors, whole)]
+        torch.testing.assert_close(*results)
+
+
 def test_labels_outside_the_classes_are_background(ghm_c: GHMC) -> None:
     pred = torch.randn(6, 3)
     labels = torch.tensor([0, 3, -1, 255, 2, -100])
@@ -166,6 +190,7 @@ def test_half_precision_is_computed_in_float32() -> None:
         torch.testing.assert_close(GHMC(30)(half, labels), GHMC(30)(half.float(), labels))
         target = torch.zeros_like(half)
         torch.testing.assert_close(GHMR()(half, target), GHMR()(half.float(), target.float()))
+        assert GHMR()(half, target.double()).dtype == torch.float32
 
 
 # What a wrong argument says.
@@ -261,6 +286,21 @@ def test_wrong_arguments_of_densities() -> None:
         exact_gradient_density(g, 0.1, torch.ones(4).bool())
     with pytest.raises(TypeError, match='g must be a floating-point Tensor'):
         region_gradient_density(g.long(), 3)
+
+
+def test_wrong_arguments_of_beta_and_s() -> None:
+    counts = torch.ones(5)
+    for wrong, message in (
+        (dict(bins=0), 'bins must be >= 1, got 0'),
+        (dict(bins=5, density='kde'), "density must be one of .* got 'kde'"),
+        (dict(bins=5, formula='mine'), "formula must be one of .* got 'mine'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            harmonizing_parameter(counts, torch.tensor(5.0), **wrong)
+    with pytest.raises(ValueError, match=r'momentum must be in \[0, 1\), got 1'):
+        moving_average(counts, counts, 1)
+    with pytest.raises(ValueError, match=r"formula must be one of .* got 'mine'"):
+        moving_average(counts, counts, 0.5, 'mine')
 
 
 def test_config_without_use_sigmoid_is_refused() -> None:

@@ -128,6 +128,24 @@ def test_ghm_r_of_the_paper(seed: int, density: str) -> None:
     np.testing.assert_allclose(found, expected, **CLOSE)
 
 
+@pytest.mark.parametrize('formula', ['official', 'floored', 'paper', 'tempered'])
+@pytest.mark.parametrize('of', ['rows', 'offsets'])
+def test_n_of_ghm_r(formula: str, of: str) -> None:
+    """The sum of the weights, as in the released code, or the number of valid offsets."""
+    rng = np.random.default_rng(0)
+    d = rng.normal(0, 0.1, (50, 4))
+    weight = rng.choice([0, 0.25, 1], (50, 1) if of == 'rows' else (50, 4))
+    valid = np.broadcast_to(weight, d.shape) > 0
+    by_weight = formula in ('official', 'floored')
+    n = np.broadcast_to(weight, d.shape).sum() if by_weight else valid.sum()
+    pred, target, w = tensors(d, 0 * d, weight[:, 0] if of == 'rows' else weight)
+    mean, total = (
+        ghm_r_loss(pred, target, w, formula=formula, reduction=reduction)
+        for reduction in ('mean', 'sum')
+    )
+    np.testing.assert_allclose(total, n * mean, **CLOSE)
+
+
 @pytest.mark.parametrize('momentum', [0.0, 0.75])
 def test_moving_average_of_the_paper(momentum: float) -> None:
     """Eqs. 12-13 over calls in which regions fill and empty, in float64."""
@@ -193,6 +211,10 @@ def test_n_is_at_least_1() -> None:
     torch.testing.assert_close(beta, torch.tensor([6 / (8 * 2), 0, 6 / (1 * 2)]))
     beta = harmonizing_parameter(counts, torch.tensor(6.0), s, bins=3, formula='tempered')
     torch.testing.assert_close(beta, torch.tensor([(6 / 8) ** 0.5, 0, 6**0.5]))
+    for formula in FORMULAS:
+        nothing = torch.zeros(3, dtype=torch.int64)
+        beta = harmonizing_parameter(nothing, torch.tensor(0.0), bins=3, formula=formula)
+        assert torch.equal(beta, torch.zeros(3))
 
 
 @pytest.mark.parametrize('value', [-0.2, 1.5])
@@ -204,7 +226,7 @@ def test_targets_outside_0_and_1(value: float) -> None:
         with pytest.raises(ValueError, match=rf'target must lie in \[0, 1\], got .*{value}'):
             ghm_c_loss(pred, target, reduction=reduction)
     # An IoU of half precision.
-    target[2, 1] = min(max(value, 0), 1.0005)
+    target[2, 1] = min(max(value, -0.0005), 1.0005)
     assert ghm_c_loss(pred, target).isfinite()
 
 

@@ -121,7 +121,7 @@ def test_file_of_results_is_written_and_skips_what_it_has(settings: StudySetting
     kept = replace(settings, results=settings.work_dir / 'kept/results.jsonl')
     run_missing(quick(settings, 'a'))
     assert run_missing(quick(kept, 'a', 'b')) == []
-    assert [(row.run, row.seed, row.metrics) for row in read_results(kept.results)] == [
+    assert [(row.run, row.seed, row.metrics) for row in read_results(kept.results).values()] == [
         (name, 0, {'bbox_mAP': 0.25}) for name in ('a-seed0', 'b-seed0')
     ]
     elsewhere = replace(kept, work_dir=settings.work_dir / 'other')
@@ -140,7 +140,7 @@ def test_half_a_line_of_results_is_left_out_and_not_gone_on_with(
     with open(kept.results, 'a', encoding='utf-8') as file:
         file.write('{"run": "b-se')
     assert run_missing(quick(kept, 'b')) == []
-    assert [row.run for row in read_results(kept.results)] == ['a-seed0', 'b-seed0']
+    assert [*read_results(kept.results)] == ['a-seed0', 'b-seed0']
     assert f'{kept.results}, line 2: not whole, left out\n' in capsys.readouterr().err
 
 

@@ -100,7 +100,7 @@ def test_peak_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('form', ['labels', 'dense'])
-@pytest.mark.parametrize('target', [0.0, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize('target', [0.0, 0.5, 0.9, 0.99, 0.9993, 1.0])
 def test_precision_of_the_value(target: float, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the blocks, also of easy positives, whose loss is what is left of two large numbers.
 
@@ -156,12 +156,19 @@ def test_result_does_not_depend_on_the_threads() -> None:
         torch.testing.assert_close(result, results[0], rtol=1e-6, atol=1e-15)
 
 
-def test_gradient_of_a_soft_target() -> None:
-    """A target that asks for its gradient gets it, from the plain formula."""
-    pred = torch.randn(20, 3)
-    target = torch.rand(20, 3, requires_grad=True)
-    ghm_c_loss(pred, target).backward()
-    assert target.grad.any()
+@pytest.mark.parametrize('density', ['region', 'exact'])
+def test_gradient_of_a_soft_target(density: str) -> None:
+    """A target that asks for its gradient gets it: that of cross entropy, -x, times β/N."""
+    rng = np.random.default_rng(0)
+    x, p_star = rng.normal(size=(20, 3)), rng.random((20, 3))
+    target = torch.tensor(p_star, requires_grad=True)
+    ghm_c_loss(torch.tensor(x), target, bins=10, density=density, formula='paper').backward()
+    g, every = np.abs(reference.sigmoid(x) - p_star), np.ones(x.shape, bool)
+    gradient_density = reference.exact_density(g, 0.1, every)
+    if density == 'region':
+        counts = reference.region_counts(g, 10, every)
+        gradient_density = 10 * np.vectorize(lambda v: counts[reference.region_of(v, 10)])(g)
+    np.testing.assert_allclose(target.grad, -x / gradient_density, rtol=1e-9)
 
 
 def test_edges_do_not_depend_on_how_a_device_divides_by_a_number() -> None:

@@ -14,7 +14,7 @@ import mmdet.models
 import pytest
 from mmdet.datasets import CocoDataset, VOCDataset
 from mmdet.models.dense_heads import DINOHead, RetinaHead
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 
 import ghm_mmdet  # noqa: F401
@@ -483,6 +483,17 @@ def test_the_number_of_classes_is_the_data_sets(dataset: dict, number: int | Non
         assert noted(3) is noted(20) is ('datasets' in dataset)
     else:
         assert noted(number + 1) and not noted(number)
+
+
+def test_the_known_numbers_of_classes_are_those_of_mmdetections_data_sets() -> None:
+    theirs = {}
+    for name, kind in DATASETS.module_dict.items():
+        metainfo = getattr(kind, 'METAINFO', {})
+        names = (metainfo.get(key, ()) for key in ('classes', 'thing_classes'))
+        numbers = {len(of_kind) for of_kind in names if of_kind}
+        if numbers and kind.__module__.startswith('mmdet.'):
+            theirs[name] = numbers
+    assert theirs == rules.CLASSES
 
 
 def test_the_number_of_things_is_a_number_of_classes() -> None:

@@ -33,6 +33,7 @@ from .test_edge_cases import (  # noqa: F401
     test_no_valid_example,
     test_no_valid_example_leaves_the_average_of_official,
     test_one_example,
+    test_tensors_that_are_not_contiguous,
     test_without_weight_all_are_valid,
     test_zero_positives,
 )
@@ -62,14 +63,15 @@ def test_the_kernels_are_used() -> None:
     assert choose_kernels(x.double(), x, None, Settings(30)) is None
 
 
+@pytest.mark.parametrize('bins', [1, 30, 32, 128])
 @pytest.mark.parametrize('value', [-0.1, 1.1])
-def test_targets_outside_0_and_1_are_not_finite(value: float) -> None:
+def test_targets_outside_0_and_1_are_not_finite(value: float, bins: int) -> None:
     from ghm_mmdet.ops import triton_kernels
 
     pred, target = torch.randn(50, 3, device=DEVICE), torch.rand(50, 3, device=DEVICE)
-    assert triton_kernels.count(pred, target, None, 30)[1]
+    assert triton_kernels.count(pred, target, None, bins)[1]
     target[7, 1] = value
-    assert not triton_kernels.count(pred, target, None, 30)[1]
+    assert not triton_kernels.count(pred, target, None, bins)[1]
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -156,8 +158,12 @@ def test_sizes_that_are_no_multiples(
     generator = torch.Generator().manual_seed(0)
     pred = (torch.randn(shape, generator=generator) * 3).to(dtype)
     labels = torch.randint(-1, shape[1] + 2, shape[:1], generator=generator)
-    of_rows = (torch.rand(shape[0], generator=generator) < 0.8).to(weight_dtype)
-    of_examples = (torch.rand(shape, generator=generator) < 0.8).to(weight_dtype)
+    of_rows, of_examples = (
+        torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0])[torch.randint(5, size, generator=generator)]
+        for size in (shape[:1], shape)
+    )
+    if weight_dtype == torch.bool:
+        of_rows, of_examples = of_rows > 0, of_examples > 0
     for target, weight in (
         (labels, of_rows),
         (torch.rand(shape, generator=generator), of_examples),
@@ -195,6 +201,19 @@ def test_the_edge_of_a_region_is_that_of_a_division() -> None:
         high = (q.view(np.int32) & -256).view(np.float32)
         rest = (j - high * np.float32(bins)) - (q - high) * np.float32(bins)
         np.testing.assert_array_equal(q + rest * inverse, j / np.float32(bins))
+
+
+@pytest.mark.parametrize('bins', [7, 30, 49, 98, 103, 255])
+def test_edges_belong_to_the_upper_region(bins: int) -> None:
+    """g = 1/2 - p* is exactly the edge j/M; for these M, with and without a comparison."""
+    from ghm_mmdet.ops import triton_kernels
+
+    j = np.arange(-(-bins // 4), bins // 2 + 1)
+    edges = j.astype(np.float32) / np.float32(bins)
+    for g, region in ((edges, j), (np.nextafter(edges, np.float32(0))[1:], j[1:] - 1)):
+        target = torch.from_numpy(np.float32(0.5) - g).to(DEVICE)[:, None]
+        counts = triton_kernels.count(torch.zeros_like(target), target, None, bins)[0].cpu()
+        np.testing.assert_array_equal(counts, np.bincount(region, minlength=bins))
 
 
 # On a CUDA device.

@@ -361,7 +361,7 @@ def test_a_terminal_without_greek_gets_the_output(tmp_path: Path) -> None:
 def test_the_command_line_starts_from_a_zip_without_metadata(tmp_path: Path) -> None:
     package = Path(ghm_mmdet.__file__).parent
     with zipfile.ZipFile(tmp_path / 'vendored.zip', 'w') as archive:
-        for path in package.rglob('*.py'):
+        for path in (*package.rglob('*.py'), *package.rglob('*.yml')):
             archive.write(path, Path('ghm_mmdet', path.relative_to(package)))
     environment = {**os.environ, 'PYTHONPATH': str(tmp_path / 'vendored.zip')}
     code = (

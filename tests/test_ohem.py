@@ -34,8 +34,9 @@ def random_call(seed: int, anchors: int = 400) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     pred = torch.randn(anchors, CLASSES, generator=generator, dtype=torch.float64) * 3
     labels = torch.randint(0, 40, (anchors,), generator=generator).clamp(max=CLASSES)
-    weight = (torch.rand(anchors, generator=generator) < 0.8).double() * 0.5
-    return pred, labels, weight
+    chance = torch.rand(anchors, generator=generator, dtype=torch.float64)
+    weight = torch.where(chance < 0.8, 0.5, torch.where(chance < 0.9, 0.0, -0.5))
+    return pred, labels, weight.double()
 
 
 def expected(pred: Tensor, labels: Tensor, weight: Tensor, ratio: float = 3) -> np.ndarray:

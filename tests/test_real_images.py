@@ -96,10 +96,10 @@ def test_study_trains_keeps_and_reports(
     """Two iterations of three runs, one of them with SGD; then nothing is left to run."""
     monkeypatch.chdir(ROOT)
     tiny_set(tmp_path / 'data/chess', ('pawn', 'king'))
-    results, figure = tmp_path / 'results.jsonl', tmp_path / 'figure.png'
+    results = tmp_path / 'results.jsonl'
     # Two iterations leave all scores below the threshold: without one there are detections.
     options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'model.test_cfg.score_thr=0']
-    monkeypatch.setattr(real_images, 'FIGURE', figure)
+    monkeypatch.setattr(real_images, 'IMAGES', tmp_path)
     monkeypatch.setattr(real_images, 'VARIANTS', CHOSEN)
     arguments = [
         '--data-root',
@@ -118,7 +118,7 @@ def test_study_trains_keeps_and_reports(
     assert 'its result is there' in shown
     assert "| chess | AdamW, 0.0005 | 200 | GHM-C + GHM-R, preset 'tempered' | 1 |" in shown
     assert run_study('figure', *arguments) == 0
-    assert Image.open(figure).size > (100, 100)
+    assert Image.open(tmp_path / 'real_images.png').size > (100, 100)
 
 
 def run_study(*arguments: str) -> int:
@@ -230,6 +230,35 @@ def test_lengths_are_those_of_the_sets_trained_to_the_end(tmp_path: Path) -> Non
         ['50.0', '60.0', '', '70.0'],
         ['56.0 ± 1.4', '', '', '71.0'],
     ]
+
+
+def test_lengths_are_drawn_for_both_losses(tmp_path: Path) -> None:
+    aps = {
+        f'chess-{loss}-{length}': [50, 60]
+        for loss in ('focal', 'preset')
+        for length in ('1x', '12x')
+    }
+    aps |= {'bccd-preset-3x': [40]}  # not trained to the end
+    figure = real_images.draw_lengths(
+        real_images.results(write_results(tmp_path / 'results.jsonl', aps), 2)
+    )
+    [axes] = figure.axes
+    assert axes.get_title() == 'chess'
+    for line in axes.lines:
+        assert line.get_xydata().tolist() == [[200, 55], [2400, 55]]
+
+
+def test_the_norm_of_the_gradient_is_compared_by_its_geometric_mean(tmp_path: Path) -> None:
+    settings = write_results(
+        tmp_path / 'results.jsonl',
+        {f'{name}-{loss}-1x': [50] for name in ('chess', 'bccd') for loss in ('focal', 'preset')},
+    )
+    rows = [json.loads(line) for line in settings.results.read_text('utf-8').splitlines()]
+    for row, norm in zip(rows, (2.0, 4.0, 3.0, 24.0)):
+        row['metrics']['grad_norm'] = norm
+    settings.results.write_text('\n'.join(map(json.dumps, rows)), encoding='utf-8')
+    found = real_images.results(settings, 1)
+    assert '| 4.0 (2.0 to 8.0) |' in real_images.table_over_sets(found)
 
 
 def test_each_loss_has_its_best_rate_of_a_set(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from ghm_mmdet.reproduce import experiment
+from ghm_mmdet.reproduce import GPUS, experiment
 from ghm_mmdet.reproduce.configs import differences
 from ghm_mmdet.reproduce.experiment import RunSettings
 from ghm_mmdet.reproduce.paper_runs import paper_run, paper_runs, plan
 from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
-from ghm_mmdet.reproduce.tables import GPUS, METRICS, TABLES, Table, tables
+from ghm_mmdet.reproduce.tables import METRICS, TABLES, Table, tables
 from ghm_mmdet.stacks import mmdet_distribution
 
 from .training import SMALL

@@ -130,16 +130,25 @@ def test_gradient_is_that_of_frozen_weights(density: str) -> None:
 @pytest.mark.parametrize('density', ['region', 'exact'])
 def test_rows_that_are_not_valid_do_not_count(density: str) -> None:
     x, labels, weight = tensors(*random_rows(9))
-    kept = weight > 0
-    by_weight, by_index = (
-        GHMC(10, use_sigmoid=False, density=density, ignore_index=index) for index in (None, 99)
-    )
+    kept, class_weight = weight > 0, torch.linspace(0.5, 2, x.shape[1])
+    settings = dict(use_sigmoid=False, density=density, class_weight=class_weight)
+    by_weight, by_index = (GHMC(10, ignore_index=index, **settings) for index in (None, 99))
     expected = by_weight(x[kept], labels[kept])
-    torch.testing.assert_close(by_weight(x, labels, weight * 0.3), expected, **CLOSE)
+    for not_kept in (0.0, -1.0):
+        weight = torch.where(kept, 0.3, not_kept)
+        torch.testing.assert_close(by_weight(x, labels, weight), expected, **CLOSE)
     torch.testing.assert_close(by_weight(x, labels.where(kept, -100)), expected, **CLOSE)
     torch.testing.assert_close(by_index(x, labels.where(kept, 99)), expected, **CLOSE)
     ignored = by_index(x, torch.full_like(labels, 99), reduction_override='none')
     assert ignored.shape == labels.shape and not ignored.any()
+
+
+def test_any_class_may_be_ignored() -> None:
+    x, labels, _ = tensors(*random_rows(9))
+    kept = labels != 0
+    found = GHMC(10, use_sigmoid=False, ignore_index=0)(x, labels)
+    expected = GHMC(10, use_sigmoid=False)(x[kept], labels[kept])
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 def test_class_weight_is_a_factor_of_the_loss_alone() -> None:
@@ -180,6 +189,9 @@ def test_edges_of_the_data() -> None:
 def test_buffers_are_those_of_the_sigmoid_form() -> None:
     sigmoid, softmax = (GHMC(7, 0.75, use_sigmoid=use) for use in (True, False))
     softmax(torch.randn(20, 4), torch.randint(0, 4, (20,)))
+    class_weight = GHMC(7, 0.75, use_sigmoid=False, class_weight=[1.0, 2.0, 3.0, 4.0])
+    class_weight.load_state_dict(softmax.state_dict(), strict=True)
+    assert class_weight.state_dict().keys() == sigmoid.state_dict().keys()
     sigmoid.load_state_dict(softmax.state_dict(), strict=True)
     assert torch.equal(sigmoid.acc_sum, softmax.acc_sum)
 

@@ -244,8 +244,15 @@ def test_reductions_for_heads_that_divide_by_themselves(formula: str) -> None:
     pred, iou = torch.randn(9, CLASSES, generator=generator), torch.rand(9, 1, generator=generator)
     iou[3] = 0  # a box that misses: its row is a positive still
     target = nn.functional.one_hot(torch.arange(9) % CLASSES, CLASSES) * iou
-    weight = (torch.arange(9) != 8).float()
-    for reduction, divisor in (('rows', 8.0), ('positives', float(target[:8].sum()))):
+    of_rows = (torch.arange(9) != 8).float()
+    of_logits = of_rows[:, None].repeat(1, CLASSES)
+    of_logits[1, :3] = 0  # a row is valid still, its positive is not
+    for reduction, divisor, weight in (
+        ('rows', 8.0, of_rows),
+        ('positives', float(target[:8].sum()), of_rows),
+        ('rows', 8.0, of_logits),
+        ('positives', float(target[:8].sum() - target[1, 1]), of_logits),
+    ):
         loss = GHMC(BINS, reduction=reduction, formula=formula)
         mean = GHMC(BINS, formula=formula)(pred, target, weight, avg_factor=divisor)
         torch.testing.assert_close(loss(pred, target, weight) / divisor, mean)

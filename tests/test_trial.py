@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -59,9 +60,9 @@ def wrong_gradient(*args: Any) -> tuple[Tensor, Tensor | None]:
     return total, gradient
 
 
-def wrong_counts(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    counts, finite, index = cpu.count(*args)
-    return counts.roll(1), finite, index
+def wrong_counts(*args: Any) -> tuple[Tensor, Tensor, cpu.Regions]:
+    counts, finite, regions = cpu.count(*args)
+    return counts.roll(1), finite, regions
 
 
 def not_a_number(*args: Any) -> tuple[Tensor, Tensor | None]:
@@ -197,6 +198,41 @@ def test_each_kind_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.warns(UserWarning, match='PassManager::run failed'):
         found = ghm_c_loss(pred, dense)
     torch.testing.assert_close(found, ghm_c_loss(pred, labels))
+
+
+def test_tensors_of_a_kind_are_compiled_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the constants that the kernels are launched with, and by the dtypes."""
+    triton_kernels = pytest.importorskip('ghm_mmdet.ops.triton_kernels')
+    launched = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple) -> Any:
+            return lambda *args, **constants: launched.append((args, constants))
+
+    compiled: dict[tuple, set] = {}
+    shapes = [(200, 4), (400, 4), (200, 5), (201, 5), (203, 5)]
+    for shape, bins, dense, weight_of in itertools.product(shapes, (10, 30), *2 * [(0, 1, 2)]):
+        pred = torch.zeros(shape)
+        target = (pred[:, 0].long(), pred, pred.half())[dense]
+        weight = (None, pred[:, 0].bool(), pred)[weight_of]
+        triton_kernels._launch(Kernel(), (), pred, target, weight, bins)
+        args, constants = launched.pop()
+        compiles = tuple(x.dtype for x in args[:3]), tuple(constants.items())
+        kind = trial.kind_of(pred, target, weight, bins)
+        compiled.setdefault(kind, set()).add(compiles)
+    assert all(len(compiles) == 1 for compiles in compiled.values())
+    # (400, 4) is of the kind of (200, 4), and (203, 5) of that of (201, 5).
+    assert len(compiled) == 3 * 2 * 3 * 3
+
+
+def test_the_last_bits_do_not_decide_the_trial() -> None:
+    """Of a sigmoid, whose g may lie in another region where it is near an edge."""
+    off = SimpleNamespace(
+        count=lambda pred, *rest: cpu.count(pred * (1 + 1e-6), *rest),
+        weigh=lambda pred, *rest: cpu.weigh(pred * (1 + 1e-6), *rest),
+    )
+    pred, labels = torch.zeros(500, 80), torch.zeros(500, dtype=torch.int64)
+    assert 0 < trial.largest_error(off, pred, labels, None, 255) < trial.TOLERANCE
 
 
 def test_the_plain_formula_of_the_trial_is_that_of_the_paper() -> None:

@@ -19,7 +19,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ..reproduce.tables import GPUS, tables
+from ..reproduce import GPUS
 
 ACTIONS = {
     'plan': 'print the commands that fill the tables',
@@ -51,6 +51,7 @@ def run(args: Namespace) -> None:
     from ..reproduce.experiment import RunSettings, run_missing
     from ..reproduce.paper_runs import paper_runs, plan
     from ..reproduce.report import report
+    from ..reproduce.tables import tables
 
     try:
         settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))

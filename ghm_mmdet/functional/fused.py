@@ -22,7 +22,7 @@ class CountedLogits(NamedTuple):
     pred: Tensor  # this and the next two as `ghm_c_loss` takes them
     target: Tensor
     weight: Tensor | None
-    regions: Tensor | None  # of each logit, unless the second pass finds it anew
+    regions: Any  # what the first pass of these kernels leaves for their second
     kernels: ModuleType  # the implementation
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ops import is_compiling, is_traced
-from ..ops.regions import ROUNDING
+from ..ops.regions import ROUNDING, check_probabilities
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -39,17 +39,20 @@ def _widest_dtype(device_type: str) -> torch.dtype:
 
 
 def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
 
 
 def check_floating(name: str, value: Any) -> None:
+    """Refuse what is no floating-point tensor."""
     check_tensor(name, value)
     if not value.is_floating_point():
         raise TypeError(f'{name} must be a floating-point Tensor, got {value.dtype}')
 
 
 def check_same_shape(name: str, value: Any, like_name: str, like: Tensor) -> None:
+    """Refuse what is no tensor of the shape of another."""
     check_tensor(name, value)
     if value.shape != like.shape:
         wanted = f'{name} must have the shape of {like_name}, {tuple(like.shape)}'
@@ -57,7 +60,7 @@ def check_same_shape(name: str, value: Any, like_name: str, like: Tensor) -> Non
 
 
 def check_target(pred: Tensor, target: Any) -> None:
-    """Whether the target is labels of the rows of `pred`, or has its shape."""
+    """Refuse a target that neither holds labels of the rows of `pred` nor has its shape."""
     check_tensor('target', target)
     if target.shape == pred.shape:
         return
@@ -74,7 +77,7 @@ def check_target(pred: Tensor, target: Any) -> None:
 
 
 def check_weight(pred: Tensor, weight: Any) -> None:
-    """Whether the weight is None, of the shape of `pred`, or of its rows."""
+    """Refuse a weight that is neither None nor of the shape of `pred` or of its rows."""
     if weight is None:
         return
     if not isinstance(weight, Tensor):
@@ -86,37 +89,27 @@ def check_weight(pred: Tensor, weight: Any) -> None:
         )
 
 
-def check_probabilities(target: Tensor) -> None:
-    """Whether targets lie in [0, 1], where their values are at hand."""
-    if target.numel() and _is_at_hand(target):
-        low, high = at_least_float32(target.detach()).aminmax()
-        # A NaN passes: it shows in the loss.
-        if low < -ROUNDING or high > 1 + ROUNDING:
-            raise ValueError(f'target must lie in [0, 1], got values from {low:g} to {high:g}')
-
-
 def _is_at_hand(x: Tensor) -> bool:
     """Whether a look at the values waits for no device."""
     return x.device.type == 'cpu' and not is_traced(x)
 
 
 def check_classification(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """The tensors of a loss of sigmoids."""
+    """Refuse tensors that a loss of sigmoids does not take."""
     check_floating('pred', pred)
     check_target(pred, target)
     check_weight(pred, weight)
-    if target.shape == pred.shape:
-        check_probabilities(target)
 
 
 def check_rows(pred: Tensor) -> None:
+    """Refuse predictions that are not rows of classes, shape (N, C)."""
     check_floating('pred', pred)
     if pred.dim() != 2:
         raise ValueError(f'pred must have the shape (N, C), got {tuple(pred.shape)}')
 
 
 def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """The tensors of a loss of a softmax over each row of `pred`, shape (N, C)."""
+    """Refuse tensors that a loss of a softmax over each row of (N, C) does not take."""
     check_rows(pred)
     check_target(pred, target)
     check_weight(pred, weight)
@@ -127,7 +120,7 @@ def check_softmax(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
 
 
 def check_regression(pred: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    """The tensors of a loss of box offsets."""
+    """Refuse tensors that a loss of box offsets does not take."""
     check_floating('pred', pred)
     check_same_shape('target', target, 'pred', pred)
     check_weight(pred, weight)
@@ -143,9 +136,12 @@ def dense_target(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def probabilities(pred: Tensor, target: Tensor) -> Tensor:
-    """As `dense_target`; NaN outside [0, 1] where `check_probabilities` does not look."""
+    """As `dense_target`; outside [0, 1] refused, or NaN where a look would wait for a device."""
     p_star = dense_target(pred, target)
-    if target.shape != pred.shape or _is_at_hand(target):
+    if target.shape != pred.shape or not target.numel():
+        return p_star
+    if _is_at_hand(target):
+        check_probabilities(p_star.detach())
         return p_star
     outside = (p_star < -ROUNDING) | (p_star > 1 + ROUNDING)
     return p_star.masked_fill(outside, torch.nan)

@@ -47,7 +47,7 @@ def second_pass(first: FirstPass, settings: Settings) -> Tensor:
 def first_pass_of_sigmoid(
     pred: Tensor, target: Tensor, weight: Tensor | None, settings: Settings
 ) -> FirstPass:
-    """Binary cross entropy (Eq. 1), with g of Eq. 3."""
+    """The first pass of binary cross entropy (Eq. 1), with g of Eq. 3."""
     inputs.check_classification(pred, target, weight)
     kernels = ops.choose_kernels(pred, target, weight, settings)
     if kernels is not None:
@@ -66,7 +66,7 @@ def first_pass_of_softmax(
     ignore_index: int,
     settings: Settings,
 ) -> FirstPass:
-    """`w_y · (-log p_y)` of each row, with g = 1 - p_y."""
+    """The first pass of softmax cross entropy, `w_y · (-log p_y)` of each row, with g = 1 - p_y."""
     inputs.check_softmax(pred, target, weight)
     x, labels = inputs.at_least_float32(pred), target.long()
     valid = labels != ignore_index
@@ -92,7 +92,7 @@ def first_pass_of_offsets(
     mu: float | Tensor,
     settings: Settings,
 ) -> FirstPass:
-    """ASL1 (Eq. 17), with gr of Eq. 18."""
+    """The first pass of ASL1 (Eq. 17), with gr of Eq. 18."""
     inputs.check_regression(pred, target, weight)
     x = inputs.at_least_float32(pred)
     d = x - target.to(x.dtype)
@@ -140,10 +140,11 @@ def ghm_c_loss(
         weight: Of the shape of `pred`, or of the labels; an example is valid where it is > 0.
             Default: None, all are valid.
         bins: M, the number of unit regions, or 1/ε. Default: 30, the paper's.
-        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6). Default: 'region'.
         formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official', the
             released code's `β = N / (S·n)` with n regions that are not empty.
-        reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
+        reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`. Default:
+            'mean'.
         loss_weight: Factor of the loss. Default: 1.0.
         avg_factor: N of `formula='tempered'`; the other formulas ignore it. Default: None, the
             number of valid examples.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_count, check_positive
+from ..checks import check_choice, check_count, check_momentum, check_positive
 from ..formulas import FORMULAS, Settings
 from .inputs import at_least_float32, check_floating, check_same_shape, widest_dtype
 
@@ -106,14 +106,18 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     Returns:
         The density, at least float32, the shape of `g`.
 
+    Raises:
+        TypeError, ValueError: `g` is not floating point, `valid` has another shape, or `epsilon`
+            is too small.
+
     Examples:
         >>> exact_gradient_density(torch.tensor([0.05, 0.5, 0.52]), epsilon=0.1)
         tensor([10.0000, 20.0000, 20.0000])
     """
     check_floating('g', g)
     check_positive('epsilon', epsilon)
-    if valid is not None:
-        check_same_shape('valid', valid, 'g', g)
+    valid = torch.ones_like(g, dtype=torch.bool) if valid is None else valid
+    check_same_shape('valid', valid, 'g', g)
     g = at_least_float32(g)
     shortest = 4 * torch.finfo(g.dtype).eps
     if epsilon < shortest:
@@ -121,11 +125,8 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     ordered, order = g.flatten().sort()
     lower, upper = ordered - epsilon / 2, ordered + epsilon / 2
     first, end = torch.searchsorted(ordered, lower), torch.searchsorted(ordered, upper)
-    if valid is None:
-        inside = end - first
-    else:
-        counted_before = F.pad(valid.bool().flatten()[order].cumsum(0), (1, 0))
-        inside = counted_before[end] - counted_before[first]
+    counted_before = F.pad(valid.bool().flatten()[order].cumsum(0), (1, 0))
+    inside = counted_before[end] - counted_before[first]
     density = inside / (upper.clamp(max=1) - lower.clamp(min=0))
     return torch.empty_like(density).scatter_(0, order, density).view(g.shape)
 
@@ -177,6 +178,10 @@ def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -
     Returns:
         The density, at least float32, the shape of `g`; 0 for an example that is not valid.
 
+    Raises:
+        TypeError, ValueError: `g` is not floating point, `valid` has another shape, or `bins` is
+            no int >= 1.
+
     Examples:
         >>> region_gradient_density(torch.tensor([0.05, 0.02, 0.03, 0.95]), bins=10)
         tensor([30., 30., 30., 10.])
@@ -213,7 +218,12 @@ def moving_average(
 
     Returns:
         The new S, shape (M,).
+
+    Raises:
+        TypeError, ValueError: `momentum` or `formula` is not among the allowed values.
     """
+    check_momentum('momentum', momentum)
+    check_choice('formula', formula, FORMULAS)
     rule = FORMULAS[formula]
     r = counts.to(average.dtype)
     # As the released code rounds it, whose product is Python's.
@@ -256,6 +266,9 @@ def harmonizing_parameter(
     Returns:
         The shape of `counts`; 0 where nothing is counted.
 
+    Raises:
+        TypeError, ValueError: `bins`, `density` or `formula` is not among the allowed values.
+
     Examples:
         >>> counts = torch.tensor([3, 0, 1])
         >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3)
@@ -263,17 +276,14 @@ def harmonizing_parameter(
         >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3, formula='paper')
         tensor([0.4444, 0.0000, 1.3333])
     """
-    rule = FORMULAS[formula]
+    rule = FORMULAS[Settings(bins, density, formula).formula]
     n, filled = num_examples.clamp(min=1), counts > 0
     s = counts.to(n.dtype) if average is None else average
-    if rule.min_count:
-        s = s.clamp(min=rule.min_count)
+    s = s.clamp(min=rule.min_count)
     # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
     # average: the same rounding here makes training runs equal bit for bit.
     beta = n / s if average is None else n * s.reciprocal()
-    if rule.power != 1:
-        beta = beta.pow(rule.power)
-    beta = torch.where(filled, beta.to(n.dtype), 0)
+    beta = torch.where(filled, beta.pow(rule.power).to(n.dtype), 0)
     if rule.divisor == 'none':
         return beta
     if rule.divisor == 'all' or density == 'exact':

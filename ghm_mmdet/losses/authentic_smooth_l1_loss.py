@@ -57,6 +57,7 @@ class AuthenticSmoothL1Loss(nn.Module):
             weight: Factor of each element, the shape of `pred`. Default: None.
             avg_factor: 'mean' divides the sum by it instead of the number of elements.
             reduction_override: Overrides `reduction`. Default: None.
+            **kwargs: Accepted and ignored.
 
         Returns:
             A scalar, or the shape of `pred` for 'none', in the dtype of `pred`.

@@ -46,7 +46,8 @@ class GHMC(GradientHarmonizingLoss):
             of YOLOX); 'positives' is the mean times the sum of the targets p*, at least 1
             (`loss_obj` of YOLOX, RTMDet). Both are those of this process, with `sync` the mean
             over all.
-        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average).
+        density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average). Default:
+            'region'.
         formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official',
             `β = N / (S·n)` with the n regions that are not empty, and S left as it is where a
             region is empty.

@@ -103,6 +103,7 @@ class GHMR(GradientHarmonizingLoss):
                 Default: None, all are valid.
             avg_factor: Accepted and ignored: GHM divides by its own N.
             reduction_override: Overrides `reduction`. Default: None.
+            **kwargs: Accepted and ignored.
 
         Returns:
             A scalar, or the shape of `pred` for 'none'; float32, or float64 for float64.

@@ -58,11 +58,11 @@ class GradientHarmonizingLoss(nn.Module):
         They could not hold the counts: float16 ends at 65504.
         """
 
-        def at_least_float32(tensor: Tensor) -> Tensor:
+        def apply_but_to_half(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype in HALF_DTYPES else moved
 
-        return super()._apply(at_least_float32, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+        return super()._apply(apply_but_to_half, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
 
     def extra_repr(self) -> str:
         names = ['bins', 'momentum', 'loss_weight', 'reduction', 'density', 'formula', 'sync']

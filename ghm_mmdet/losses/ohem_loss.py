@@ -89,9 +89,11 @@ class OHEMLoss(nn.Module):
         Args:
             pred: Logits, floating point, shape (N, C); with `use_sigmoid=False` (N, C + 1).
             target: int labels, background outside [0, C), shape (N,).
-            weight: Factor of each anchor, shape (N,); at 0 it takes no part. Default: None, 1.
+            weight: Factor of each anchor, shape (N,); those not > 0 take no part. Default:
+                None, 1.
             avg_factor: 'mean' divides the sum by it instead of the number of mined anchors.
             reduction_override: Overrides `reduction`. Default: None.
+            **kwargs: Accepted and ignored.
 
         Returns:
             A scalar; for 'none' shape (N, C), or (N,) of a softmax; in the dtype of `pred`.

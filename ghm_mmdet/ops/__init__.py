@@ -5,7 +5,7 @@ region up, sums the weighted cross entropy and writes its gradient: no tensor of
 gradient norms or of weights. `cpu` and `triton_kernels` are the two implementations, each with
 
 - `count(pred, target, weight, bins)`: R, whether all is finite, and what `weigh` needs of it;
-- `weigh(pred, target, weight, index, weights, with_gradient)`: `Σ w_i L_i` and its gradient.
+- `weigh(pred, target, weight, regions, weights, with_gradient)`: `Σ w_i L_i` and its gradient.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ def is_compiling() -> bool:
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; before PyTorch 2.2, which can't be asked whether it compiles, not compiled."""
+    """The function, which `torch.compile` does not meet: `is_compiling` sends it around.
+
+    Before PyTorch 2.2, where that can't be asked, it calls the function without tracing it.
+    """
     dynamo: Any = sys.modules.get('torch._dynamo')
     is_asked = dynamo is None or hasattr(torch.compiler, 'is_compiling')
     return function if is_asked else dynamo.disable(function)

@@ -8,21 +8,29 @@ logit for a negative, and the few positive ones, one a row at most, are computed
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .regions import WIDEN, product_gives_region
+from .regions import WIDEN, check_probabilities, product_gives_region
 
 #: Logits of a block for each thread: few enough for the cache, enough to outweigh the calls.
 BLOCK_OF_THREAD = 1 << 17
 
 
+class Regions(NamedTuple):
+    """What the first pass leaves for the second: in which region each logit lies."""
+
+    of_logits: Tensor  # uint8, of the flat logits; M for those in no region, and for `positive`
+    positive: Tensor | None  # indices of the logits at the labels; None for a dense target
+
+
 def count(
     pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The first pass: `counts`, `finite` and `index` of a `CountedLogits`."""
+) -> tuple[Tensor, Tensor, Regions]:
+    """The first pass: `counts`, `finite` and `regions` of a `CountedLogits`."""
     logits, p_star = pred.reshape(-1), _dense(pred, target)
     index = torch.empty_like(logits, dtype=torch.uint8)
     dtype, size = torch.promote_types(pred.dtype, torch.float32), _block_size(logits)
@@ -34,32 +42,36 @@ def count(
         finite = finite and _is_finite(x)
         g = torch.sigmoid(x, out=g_buffer[: len(x)])
         if p_star is not None:
-            finite = finite and _is_finite(p_star[part])
-            g.sub_(p_star[part].to(g.dtype)).abs_()
+            target_of_part = p_star[part].to(g.dtype)
+            finite = check_probabilities(target_of_part) and finite
+            g.sub_(target_of_part).abs_()
         _write_regions(g, bins, index[part], buffers)
-    _drop_invalid(index, pred, weight, bins)
+    if weight is not None:
+        _drop_invalid(index, pred, weight, bins)
+    all_finite = torch.tensor(finite, device='cpu')
     if p_star is not None:
-        return _count(index, bins)[:bins], torch.tensor(finite, device='cpu'), index
-    positive = _positive_logits(pred, target, weight)
+        return _histogram(index, bins)[:bins], all_finite, Regions(index, None)
+    positive = _positive_logits(pred, target, index, bins)
     of_positive = _regions_of_positive(logits[positive].to(g_buffer.dtype), bins)
     index[positive] = bins
-    counts = _count(index, bins) + torch.bincount(of_positive, minlength=bins + 1)
-    return counts[:bins], torch.tensor(finite, device='cpu'), index
+    counts = _histogram(index, bins) + torch.bincount(of_positive, minlength=bins + 1)
+    return counts[:bins], all_finite, Regions(index, positive)
 
 
 def weigh(
     pred: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    index: Tensor,
+    regions: Regions,
     weights: Tensor,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The second pass: `Σ w_i L_i`, and if wanted `w_i ∂L_i/∂x_i` of the shape of `pred`.
 
-    `index` is that of `count`; `weights` holds w of each region, and 0.
+    `regions` are those of `count`; `weights` holds w of each region, and 0.
     """
     flat, p_star = pred.detach().reshape(-1), _dense(pred, target)
+    index, positive = regions
     gradient = torch.empty_like(flat, dtype=weights.dtype) if with_gradient else None
     size = _block_size(flat)
     x_buffer, p_buffer, loss_buffer = weights.new_empty(3, size)
@@ -67,12 +79,11 @@ def weigh(
     pairs = _table_of_pairs(weights) if _in_pairs(index, len(weights)) else None
     sums = []
     for part in _blocks(flat):
-        length = part.stop - part.start
         x = flat[part].to(weights.dtype)
-        p = torch.sigmoid(x, out=p_buffer[:length])
+        p = torch.sigmoid(x, out=p_buffer[: len(x)])
         target_of_part = None if p_star is None else p_star[part].to(weights.dtype)
-        loss = _log_of_smaller(x, p, target_of_part, out=loss_buffer[:length])
-        rest = torch.clamp(x, min=0, out=x_buffer[:length])
+        loss = _log_of_smaller(x, p, target_of_part, out=loss_buffer[: len(x)])
+        rest = torch.clamp(x, min=0, out=x_buffer[: len(x)])
         if target_of_part is not None:
             rest.addcmul_(target_of_part, x, value=-1)
             p.sub_(target_of_part)
@@ -81,25 +92,23 @@ def weigh(
         sums.append(loss.mul_(w).sum())
         if gradient is not None:
             torch.mul(p, w, out=gradient[part])
-    if p_star is None:
-        positive = _positive_logits(pred, target, weight)
+    if positive is not None:
         x = flat[positive].to(weights.dtype)
         w = weights[_regions_of_positive(x, len(weights) - 1)]
         sums.append((w * F.softplus(-x, threshold=50)).sum())
         if gradient is not None:
             gradient[positive] = (_sigmoid(x) - 1) * w
-    # Blocks are summed pairwise, as PyTorch sums, and their sums in float64.
-    total = torch.stack(sums).sum(dtype=torch.float64).to(weights.dtype)
-    return total, None if gradient is None else gradient.view(pred.shape)
+    return torch.stack(sums).sum(), None if gradient is None else gradient.view(pred.shape)
 
 
 def _log_of_smaller(x: Tensor, p: Tensor, p_star: Tensor | None, out: Tensor) -> Tensor:
     """-log(1 + exp(-|x|)) = log(1 - min(p, 1 - p)), for which the sigmoid serves, too.
 
     But 1 - p has lost its digits where p is near 1. That shows where p* is near 1 as well, and
-    this is all that is left of the loss.
+    this is all that is left of the loss; where one of them is at most 0.9, the error is below
+    1e-6 of it.
     """
-    if p_star is not None and torch.mul(p, p_star, out=out).max() > 0.9:
+    if p_star is not None and torch.minimum(p, p_star, out=out).max() > 0.9:
         return torch.abs(x, out=out).neg_().exp_().log1p_().neg_()
     torch.sub(1, p, out=out)
     return torch.minimum(out, p, out=out).neg_().log1p_()
@@ -126,7 +135,8 @@ def _in_pairs(index: Tensor, num_regions: int) -> bool:
     return index.numel() % 2 == 0 and num_regions <= 128
 
 
-def _count(index: Tensor, bins: int) -> Tensor:
+def _histogram(index: Tensor, bins: int) -> Tensor:
+    """How often each number from 0 to `bins` occurs."""
     if not _in_pairs(index, bins + 1):
         return torch.bincount(index, minlength=bins + 1)
     pairs = torch.bincount(index.view(torch.int16), minlength=256 * (bins + 1))
@@ -175,9 +185,7 @@ def _dense(pred: Tensor, target: Tensor) -> Tensor | None:
     return target.reshape(-1) if target.shape == pred.shape else None
 
 
-def _drop_invalid(index: Tensor, pred: Tensor, weight: Tensor | None, bins: int) -> None:
-    if weight is None:
-        return
+def _drop_invalid(index: Tensor, pred: Tensor, weight: Tensor, bins: int) -> None:
     if weight.shape == pred.shape:
         weight = weight.reshape(-1)
         for part in _blocks(index):
@@ -187,18 +195,13 @@ def _drop_invalid(index: Tensor, pred: Tensor, weight: Tensor | None, bins: int)
         index.view(-1, pred.shape[-1]).index_fill_(0, rows, bins)
 
 
-def _positive_logits(pred: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+def _positive_logits(pred: Tensor, labels: Tensor, index: Tensor, bins: int) -> Tensor:
     """Where p* = 1 among the valid logits: indices into the flat `pred`."""
     num_classes = pred.shape[-1]
     labels = labels.reshape(-1).long()
-    positive = (labels >= 0) & (labels < num_classes)
-    if weight is not None and weight.shape != pred.shape:
-        positive &= weight.reshape(-1) > 0
-    rows = positive.nonzero().squeeze(1)
-    at = rows * num_classes + labels[rows]
-    if weight is not None and weight.shape == pred.shape:
-        at = at[weight.reshape(-1)[at] > 0]
-    return at
+    rows = ((labels >= 0) & (labels < num_classes)).nonzero().squeeze(1)
+    positive = rows * num_classes + labels[rows]
+    return positive[index[positive] < bins]
 
 
 def _block_size(x: Tensor) -> int:

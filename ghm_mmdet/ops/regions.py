@@ -1,10 +1,11 @@
-"""How both implementations find the unit region of a gradient norm with the fewest steps."""
+"""What both implementations share: how they find unit regions, and which targets they take."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 #: Widens the product g·M so that its floor is ind(g) or ind(g) + 1, never less: one comparison
 #: with the edge then decides.
@@ -23,3 +24,11 @@ def product_gives_region(bins: int, dtype: torch.dtype) -> bool:
     edges = j.to(dtype) / bins
     below = torch.nextafter(edges, torch.zeros_like(edges))
     return torch.equal((edges * bins).long(), j) and torch.equal((below * bins).long(), j - 1)
+
+
+def check_probabilities(target: Tensor) -> bool:
+    """Refuse targets outside [0, 1]. Returns whether none is NaN, which shows in the loss."""
+    low, high = map(float, target.aminmax())
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise ValueError(f'target must lie in [0, 1], got values from {low:g} to {high:g}')
+    return low == low

@@ -77,8 +77,8 @@ def largest_error(
         valid = (random(*shape) < 0.9).to(pred.device, weight.dtype)
     weights = F.pad(random(bins).float(), (0, 1))
     on_device, of_regions = x.to(pred.device), weights.to(pred.device)
-    counts, finite, index = kernels.count(on_device, given, valid, bins)
-    total, gradient = kernels.weigh(on_device, given, valid, index, of_regions, True)
+    counts, finite, regions = kernels.count(on_device, given, valid, bins)
+    total, gradient = kernels.weigh(on_device, given, valid, regions, of_regions, True)
     found = counts, torch.where(finite, total, torch.nan), gradient
     wanted = plain(x, weights, p_star, None if valid is None else valid.cpu())
     errors = [(a.cpu() - b).abs().max() / b.abs().max() for a, b in zip(found, wanted)]

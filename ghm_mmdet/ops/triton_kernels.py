@@ -165,7 +165,7 @@ def weigh(
     pred: Tensor,
     target: Tensor,
     weight: Tensor | None,
-    index: None,
+    regions: None,
     weights: Tensor,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from . import GPUS
 from .configs import config_path
 from .experiment import Experiment, RunSettings
 from .runs import last_metrics, shell_line
-from .tables import GPUS, Table
+from .tables import Table
 
 
 @dataclass(frozen=True)

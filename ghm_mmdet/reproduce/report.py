@@ -10,12 +10,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from . import GPUS
 from .configs import differences
 from .experiment import RunSettings
 from .markdown import markdown_table
 from .paper_runs import annotation_files, paper_run
 from .runs import last_metrics, training_curve
-from .tables import GPUS, METRICS, SECONDS, Row, Table
+from .tables import METRICS, SECONDS, Row, Table
 
 #: Images of COCO's train2017 and val2017.
 COCO_IMAGES = (118287, 5000)

@@ -11,8 +11,8 @@ from typing import Any, Union
 
 from mmengine.config import Config, ConfigDict
 
-from ..presets import PRESETS, Options
-from .plan import GHM_LOSSES, Plan, make_plan
+from ..presets import Options
+from .plan import GHM_LOSSES, OFFICIAL, Plan, make_plan, settings_of
 from .writer import inherited_config
 
 ConfigLike = Union[Config, str, Path]
@@ -136,18 +136,15 @@ def _plan_or_refuse(cfg: Config, options: Options) -> Plan:
 def _check_settings_of_ghm(plan: Plan, options: Options) -> None:
     """Refuse options for losses that are GHM's already and have other settings."""
     for loss in plan.losses:
-        if loss.loss not in GHM_LOSSES:
-            continue
-        chosen = PRESETS[options.preset][GHM_LOSSES.index(loss.loss)]
-        told = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
-        told = {key: chosen.get(key) if value is None else value for key, value in told.items()}
-        for key, value in dict(told, sync=options.sync or None).items():
-            default = 'official' if key == 'formula' else None
-            if (value or default) != (loss.original.get(key) or default):
-                raise ValueError(
-                    f'the options have no effect: {loss.where} is {loss.loss} already, with {key}='
-                    f'{loss.original.get(key)!r}; harmonize the config with the original losses'
-                )
+        if loss.loss in GHM_LOSSES:
+            chosen = dict(settings_of(options, loss.loss), sync=options.sync)
+            theirs = loss.original
+            for key, default in dict(bins=10, momentum=0, formula=OFFICIAL, sync=False).items():
+                if chosen.get(key, default) != theirs.get(key, default):
+                    raise ValueError(
+                        f'the options have no effect: {loss.where} is {loss.loss} already, with '
+                        f'{key}={theirs.get(key)!r}; harmonize the config with the original losses'
+                    )
 
 
 def losses_found(
@@ -194,7 +191,7 @@ def apply(plan: Plan, cfg: Config) -> Config:
     """The config with the changes of the plan; it shares with `cfg` what they don't touch."""
     harmonized = copy.copy(cfg)
     for (key, *path), value in plan.changes.items():
-        harmonized[key] = _with(harmonized.get(key), path, copy.deepcopy(value))
+        harmonized[key] = _with(harmonized.get(key), path, value)
     return harmonized
 
 

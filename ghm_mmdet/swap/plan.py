@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import pathlib
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any, Callable, NamedTuple
 
 from mmengine.config import Config
@@ -22,6 +18,8 @@ from .find import Head, Path, find_heads, name_of, several
 from .rules import Call
 
 GHM_LOSSES = ('GHMC', 'GHMR')
+#: The default formula of both, which is not written.
+OFFICIAL = 'official'
 _ANCHORS = ('anchor_generator', 'approx_anchor_generator', 'prior_generator')
 DEFAULT_STRIDES = (4, 8, 16, 32, 64)  # AnchorHead's
 #: What the losses of `SSDHead` are called, for its config does not name them.
@@ -252,27 +250,26 @@ class Replaced(NamedTuple):
     call: Call
 
     @property
-    def is_cls(self) -> bool:
-        return self.call.ghm == 'GHMC'
-
-    @property
     def is_scaled_by_head(self) -> bool:
         """Whether GHM-C divides by the head's `avg_factor`, as the loss that it replaces."""
-        preset = PRESETS[self.options.preset]
-        formula = self.options.formula or preset.ghm_c.get('formula', 'official')
-        return self.is_cls and FORMULAS[formula].takes_avg_factor
+        formula = settings_of(self.options, self.call.ghm).get('formula', OFFICIAL)
+        return self.call.ghm == 'GHMC' and FORMULAS[formula].takes_avg_factor
+
+
+def settings_of(options: Options, ghm: str) -> dict[str, Any]:
+    """What the options come to for 'GHMC' or 'GHMR': the preset's, and what was chosen."""
+    preset = PRESETS[options.preset][GHM_LOSSES.index(ghm)]
+    chosen = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
+    return {**preset, **{name: value for name, value in chosen.items() if value is not None}}
 
 
 def _ghm_loss(replaced: Replaced) -> tuple[dict[str, Any], str]:
     """The config of the GHM loss, and what to know of it."""
     options, head, _, _, call = replaced
-    preset = PRESETS[options.preset]
-    chosen = dict(bins=options.bins, momentum=options.momentum, formula=options.formula)
-    ghm = dict(preset.ghm_c if replaced.is_cls else preset.ghm_r)
-    ghm.update({name: value for name, value in chosen.items() if value is not None})
+    ghm = settings_of(options, call.ghm)
     of_ancestor = f'taken for {head.known_as}' if head.is_derived else ''
     notes = [of_ancestor, *(rule(ghm, replaced) for rule in _RULES[call.ghm]), call.note]
-    if ghm.get('formula') == 'official':
+    if ghm.get('formula') == OFFICIAL:
         del ghm['formula']  # the default
     return ghm, '; '.join(filter(None, notes))
 
@@ -409,25 +406,22 @@ def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
     wrapper = optimizer.get('type') and name_of(optimizer)
     clipped = (cfg.get('strategy') or {}).get('gradient_clipping')
     if not optimizer:
-        plan.notes.append('gradient clipping: the config has no optim_wrapper to set it in')
+        note = 'the config has no optim_wrapper to set it in'
     elif optimizer.get('clip_grad'):
-        plan.notes.append(f'gradient clipping: kept, {dict(optimizer["clip_grad"])}')
+        note = f'kept, {dict(optimizer["clip_grad"])}'
     elif clipped:
-        plan.notes.append(f'gradient clipping: kept, strategy.gradient_clipping={clipped}')
+        note = f'kept, strategy.gradient_clipping={clipped}'
     elif any(isinstance(part, dict) and 'optimizer' in part for part in optimizer.values()):
-        plan.notes.append(
-            f'gradient clipping: not set, for there are several optimizers; norm {MAX_NORM[preset]}'
-            " is the preset's for each"
-        )
+        several = 'not set, for there are several optimizers'
+        note = f"{several}; norm {MAX_NORM[preset]} is the preset's for each"
     elif wrapper not in rules.CLIPPING_WRAPPERS:
-        plan.notes.append(
-            f'gradient clipping: not set, for {wrapper} may not take clip_grad; norm '
-            f"{MAX_NORM[preset]} is the preset's, which a strategy may clip at"
-        )
+        unknown = f'not set, for {wrapper} may not take clip_grad'
+        note = f"{unknown}; norm {MAX_NORM[preset]} is the preset's, which a strategy may clip at"
     else:
         clip_grad = dict(max_norm=MAX_NORM[preset], norm_type=2)
         plan.changes[('optim_wrapper', 'clip_grad')] = clip_grad
-        plan.notes.append(f'gradient clipping: set to {clip_grad}')
+        note = f'set to {clip_grad}'
+    plan.notes.append(f'gradient clipping: {note}')
 
 
 def _plan_new_run(plan: Plan, cfg: Config) -> None:
@@ -452,9 +446,8 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     for head in heads:
         number = head.config.get('num_classes')
         has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
-        if number is None or has_others:
-            continue
-        if any(number not in allowed for allowed in _numbers_of_classes(dataset)):
+        is_other = any(number not in allowed for allowed in _numbers_of_classes(dataset))
+        if number is not None and not has_others and is_other:
             plan.notes.append(
                 f'{head.where}: num_classes={number}, but the data set has '
                 f'{" or ".join(map(str, numbers))} classes; '
@@ -470,17 +463,22 @@ def _numbers_of_classes(dataset: dict) -> Iterator[set[int]]:
         for one in inner:
             yield from _numbers_of_classes(one or {})
         return
-    metainfo = {**_metainfo_of_class(dataset.get('type')), **metainfo}
-    classes = (metainfo.get(key) for key in ('classes', 'thing_classes'))
-    numbers = {len(names) for names in classes if isinstance(names, (list, tuple))}
+    numbers = _numbers_in(metainfo)
+    if 'classes' not in metainfo:
+        kind = dataset.get('type')
+        known = rules.CLASSES.get(str(kind).replace('mmdet.', ''))
+        numbers = known or _numbers_in(_metainfo_of_class(kind))
     if numbers:
         yield numbers
 
 
+def _numbers_in(metainfo: dict) -> set[int]:
+    classes = (metainfo.get(key) for key in ('classes', 'thing_classes'))
+    return {len(names) for names in classes if isinstance(names, (list, tuple))}
+
+
 def _metainfo_of_class(kind: Any) -> dict:
     """What the data set of this type has by itself; nothing if the type is not registered."""
-    with suppress(KeyError):
-        return _metainfo_in_source()[str(kind).replace('mmdet.', '')]
     # Standard output is the config's, and this import prints to it.
     with redirect_stdout(sys.stderr):
         import mmdet.datasets  # noqa: F401
@@ -489,19 +487,3 @@ def _metainfo_of_class(kind: Any) -> dict:
     if not isinstance(kind, type):
         kind = DATASETS.get(str(kind))
     return getattr(kind, 'METAINFO', {})
-
-
-@lru_cache(maxsize=None)
-def _metainfo_in_source() -> dict[str, dict]:
-    """Of MMDetection's data sets, which import PyTorch: by the class that has it."""
-    spec = find_spec('mmdet')
-    files = pathlib.Path(spec.origin).parent.glob('datasets/*.py') if spec and spec.origin else ()
-    found = {}
-    for path in files:
-        tree = ast.parse(path.read_text(encoding='utf-8'))
-        for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-            for line in (node for node in kind.body if isinstance(node, ast.Assign)):
-                if isinstance(line.targets[0], ast.Name) and line.targets[0].id == 'METAINFO':
-                    with suppress(ValueError):
-                        found[kind.name] = ast.literal_eval(line.value)
-    return found
