@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 DENSITIES = ('region', 'exact')
 REDUCTIONS = ('none', 'mean', 'sum')
+
+T = TypeVar('T')
 
 
 class ChoiceError(ValueError, AssertionError):
@@ -58,22 +60,24 @@ def check_use_sigmoid(value: object) -> None:
         raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
 
 
-def check_use_sigmoid_of_config(loss: type, settings: Mapping[str, object]) -> None:
-    """Refuse a config of a classification loss that leaves `use_sigmoid` out.
+def requires_use_sigmoid(loss: type[T]) -> type[T]:
+    """Let a classification loss refuse a config that leaves `use_sigmoid` out.
 
-    It must be called by `__new__`: MMEngine's module calls that where it builds from a config.
-
-    Args:
-        loss: The class, by whatever name the config has it.
-        settings: The keyword arguments of the call that builds it.
+    A decorator of classes. Whoever builds the loss by itself may leave it out.
     """
-    # `exec` and `eval` may give a frame no name.
-    caller = sys._getframe(2).f_globals.get('__name__')
-    if caller == 'mmengine.registry.build_functions' and 'use_sigmoid' not in settings:
-        raise ValueError(
-            f'use_sigmoid is missing from the config of ghm_mmdet.{loss.__name__}: write '
-            "use_sigmoid=True. MMDetection's heads read it from the config and take a missing key "
-            'as False: the head would become a softmax head with one more channel for the '
-            'background, which the loss would train as one of the classes. use_sigmoid=False is '
-            'the softmax form, for heads that train softmax cross entropy'
-        )
+
+    def new(cls: type[T], *args: object, **kwargs: object) -> T:
+        # Only here one sees what was passed. `exec` and `eval` may give a frame no name.
+        caller = sys._getframe(1).f_globals.get('__name__')
+        if caller == 'mmengine.registry.build_functions' and 'use_sigmoid' not in kwargs:
+            raise ValueError(
+                f'use_sigmoid is missing from the config of ghm_mmdet.{cls.__name__}: write '
+                "use_sigmoid=True. MMDetection's heads read it from the config and take a missing "
+                'key as False: a softmax head, whose channel for the background the loss would '
+                'train as one of the classes. use_sigmoid=False is the softmax form, for such heads'
+            )
+        return object.__new__(cls)
+
+    new.__wrapped__ = loss.__init__  # type: ignore[attr-defined]  # what `help` shows
+    loss.__new__ = new  # type: ignore[assignment, method-assign]
+    return loss

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ghm_mmdet import GHMC
+from ghm_mmdet import GHMC, OHEMLoss
 from ghm_mmdet.formulas import FORMULAS
 from ghm_mmdet.functional import ghm_c_loss, softmax_ghm_c_loss, softmax_gradient_norm
 from ghm_mmdet.registry import MODELS
@@ -246,6 +248,14 @@ def test_wrong_arguments(
 
 
 # MMDetection's heads.
+
+
+@pytest.mark.parametrize('loss', [GHMC, OHEMLoss])
+def test_the_signature_is_that_of_the_arguments(loss: type) -> None:
+    """Which `help` and a notebook show, though building from a config is checked."""
+    shown = inspect.signature(loss).parameters
+    assert [*shown] == [*inspect.signature(loss.__init__).parameters][1:]
+    assert shown['loss_weight'].default == 1.0
 
 
 def test_config_must_say_use_sigmoid() -> None:

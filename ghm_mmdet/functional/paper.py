@@ -279,11 +279,12 @@ def harmonizing_parameter(
     rule = FORMULAS[Settings(bins, density, formula).formula]
     n, filled = num_examples.clamp(min=1), counts > 0
     s = counts.to(n.dtype) if average is None else average
-    s = s.clamp(min=rule.min_count)
+    s = s.clamp(min=rule.min_count) if rule.min_count else s
     # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
     # average: the same rounding here makes training runs equal bit for bit.
     beta = n / s if average is None else n * s.reciprocal()
-    beta = torch.where(filled, beta.pow(rule.power).to(n.dtype), 0)
+    beta = beta.pow(rule.power) if rule.power != 1 else beta
+    beta = torch.where(filled, beta.to(n.dtype), 0)
     if rule.divisor == 'none':
         return beta
     if rule.divisor == 'all' or density == 'exact':

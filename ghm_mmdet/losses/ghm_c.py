@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence, cast
+from typing import Sequence, cast
 
 import torch
 from mmdet.utils import reduce_mean
 from torch import Tensor
 
-from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, check_use_sigmoid_of_config
+from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, requires_use_sigmoid
 from ..formulas import Settings
 from ..functional.inputs import quality_target, sum_of_targets, valid_examples
 from ..functional.losses import first_pass_of_sigmoid, first_pass_of_softmax
@@ -20,6 +20,7 @@ DIVIDED_LATER = ('rows', 'positives')
 
 
 @MODELS.register_module()
+@requires_use_sigmoid
 class GHMC(GradientHarmonizingLoss):
     """GHM-C: cross entropy, each example divided by its gradient density (Eqs. 8 and 11).
 
@@ -74,10 +75,6 @@ class GHMC(GradientHarmonizingLoss):
     """
 
     class_factor: Tensor | None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> GHMC:
-        check_use_sigmoid_of_config(cls, kwargs)
-        return super().__new__(cls)
 
     def __init__(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -16,13 +14,14 @@ from ..checks import (
     check_positive,
     check_real,
     check_use_sigmoid,
-    check_use_sigmoid_of_config,
+    requires_use_sigmoid,
 )
 from ..functional.inputs import check_rows, check_same_shape, dense_target
 from ..registry import MODELS
 
 
 @MODELS.register_module()
+@requires_use_sigmoid
 class OHEMLoss(nn.Module):
     """Cross entropy of the positives and of the hardest negatives, the others left out.
 
@@ -53,10 +52,6 @@ class OHEMLoss(nn.Module):
         >>> loss(pred, torch.tensor([0, 1, 1]))  # 1 is background: 2 log 2
         tensor(1.3863)
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> OHEMLoss:
-        check_use_sigmoid_of_config(cls, kwargs)
-        return super().__new__(cls)
 
     def __init__(
         self,

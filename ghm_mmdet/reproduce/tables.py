@@ -8,9 +8,8 @@ from pkgutil import get_data
 import yaml
 
 #: Column of a table to the name of MMDetection's metric, which is a fraction.
-METRICS = {'AP': 'bbox_mAP'}
-METRICS.update({f'AP{percent}': f'bbox_mAP_{percent}' for percent in (50, 60, 70, 75, 80, 90)})
-METRICS.update({f'AP{size}': f'bbox_mAP_{size}' for size in 'sml'})
+METRICS = {f'AP{at}': f'bbox_mAP_{at}' for at in (50, 60, 70, 75, 80, 90, *'sml')}
+METRICS['AP'] = 'bbox_mAP'
 #: The column of Table 2 that is a time; the paper's is from GTX 1080 Ti.
 SECONDS = 's/iteration'
 
