@@ -282,9 +282,8 @@ PAGE = """\
 
 What [`harmonize`](swap.md#a-config-with-other-losses) with `--preset released` does to every config
 that MMDetection ships; the default preset keeps [losses of a softmax](swap.md#presets). Each is
-harmonized, written as a config that inherits from it, and read again: the result equals what
-`harmonize` returned, and harmonizing it again changes nothing. A test compares it with the
-original: only the losses, the type of SSD's head and gradient clipping differ.
+harmonized, written, and read again: that is what `harmonize` returned, and harmonizing it again
+changes nothing. Only the losses, the type of SSD's head and gradient clipping differ.
 
 {totals}
 
@@ -292,14 +291,13 @@ The rest of this page is about {mmdet}.
 
 ## Heads whose losses are replaced
 
-The numbers are those of the configs. One config for each type of head is made small (channels
-divided by 8 where its parts allow, two random images of 128 to 320 pixels with ten boxes each) and
-takes one training step on the CPU: the loss is finite, every GHM loss is called, the gradient of
-the head is finite and not zero. All heads do, but for those under [exceptions](#exceptions).
+The numbers are those of the configs. One config for each type of head is made small and takes one
+training step on the CPU: the loss is finite, every GHM loss is called, the gradient of the head is
+finite and not zero. All heads do, but for those under [exceptions](#exceptions).
 
 {swaps}
 
-The other losses are kept; `harmonize --dry-run` says of each why.
+`harmonize --dry-run` says of each other loss why it is kept.
 
 ## Configs that are refused
 

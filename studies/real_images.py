@@ -423,7 +423,7 @@ def mean_ap(runs: dict[int, dict[str, float]]) -> float:
 
 
 def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
-    """AP by set, each loss at its best rate of those run; in the last rows the mean difference.
+    """By set, each loss at its best rate of those run, by AP; in the last rows the mean difference.
 
     Focal loss has the better of its two clippings. The last row has each loss at the one rate
     that is best in the mean over the sets.
@@ -433,22 +433,24 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
         focal = _best_rate(found, name, (FOCAL, CLIPPED), regimes)
         preset = _best_rate(found, name, (PRESET,), regimes)
         if focal and preset:
-            gains[name] = preset[0] - focal[0]
-            shown = [f'{ap:.1f} ({rate})' for ap, rate in (focal, preset)]
-            rows.append([name, *shown, f'{gains[name]:+.1f}'])
+            gains[name] = {c: preset[0][c] - focal[0][c] for c in PAIRED}
+            shown = [f'{means["AP"]:.1f} ({rate})' for means, rate in (focal, preset)]
+            rows.append([name, *shown, *(f'{gain:+.1f}' for gain in gains[name].values())])
     for what, sets in (('mean', LEARNT), ('mean, confirmed on', CONFIRMATION)):
         if of_these := [gains[name] for name in sets if name in gains]:
-            rows.append([what, None, None, mean_with_interval(of_these)])
-    if sets := _with_every_rate(found, regimes):
+            means = (mean_with_interval([gain[c] for gain in of_these]) for c in PAIRED)
+            rows.append([what, None, None, *means])
+    tried = [r for r in regimes if any(_aps(found, LEARNT, (x,), r) for x in WHOLE)]
+    if len(tried) > 1 and (sets := _with_every_rate(found, tried)):
         focal, preset = (
-            max((_aps(found, sets, each, r) for r in regimes), key=statistics.mean)
+            max((_aps(found, sets, each, r) for r in tried), key=statistics.mean)
             for each in ((FOCAL, CLIPPED), (PRESET,))
         )
         shown = [f'{statistics.mean(aps):.1f}' for aps in (focal, preset)]
         gain = mean_with_interval([ours - theirs for theirs, ours in zip(focal, preset)])
-        rows.append([f'the one best rate, {len(sets)} sets', *shown, gain])
-    heads = ['set', 'focal loss, AP (rate)', 'preset, AP (rate)', 'difference']
-    return markdown_table([f'{heads[0]}, {regimes[0].optimizer}', *heads[1:]], rows)
+        rows.append([f'the one best rate, {len(sets)} sets', *shown, gain, None, None])
+    heads = ['focal loss, AP (rate)', 'preset, AP (rate)', 'difference', *PAIRED[1:]]
+    return markdown_table([f'set, {regimes[0].optimizer}', *heads], rows)
 
 
 def _aps(found: Results, sets: Sequence[str], losses: Sequence[str], regime: Regime) -> list[float]:
@@ -457,10 +459,15 @@ def _aps(found: Results, sets: Sequence[str], losses: Sequence[str], regime: Reg
 
 def _best_rate(
     found: Results, name: str, losses: Sequence[str], regimes: Sequence[Regime]
-) -> tuple[float, float] | None:
-    """The highest mean of AP over the seeds, and its rate."""
-    aps = [(_ap_of(found, name, losses, regime), regime.rate) for regime in regimes]
-    return max(((ap, rate) for ap, rate in aps if ap is not None), default=None)
+) -> tuple[dict[str, float], float] | None:
+    """The means over the seeds where that of AP is highest, and its rate."""
+    runs = ((found[Variant(name, each, r)], r.rate) for r in regimes for each in losses)
+    means = (
+        ({c: statistics.mean(run[c] for run in of_seeds.values()) for c in COLUMNS}, rate)
+        for of_seeds, rate in runs
+        if of_seeds
+    )
+    return max(means, key=lambda of_rate: (of_rate[0]['AP'], of_rate[1]), default=None)
 
 
 def table_of_lengths(found: Results) -> str:
