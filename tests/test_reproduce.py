@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -413,6 +414,7 @@ subprocess.run(training, start_new_session=True)
 """
 STUDY = """
 import sys
+from functools import partial
 from pathlib import Path
 from studies.command_line import command_line
 from studies.experiment import Experiment, StudySettings, run_missing
@@ -445,6 +447,8 @@ def test_a_signal_ends_all_that_was_started(
     runner = subprocess.Popen(
         [sys.executable, *command], env={**os.environ, 'PYTHONPATH': paths}, cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Which a shell's job in the background ignores, and so would all that it starts.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 100
     while len(pids := [f.read_text('utf-8') for f in tmp_path.glob('*.pids')]) < jobs or '' in pids:
