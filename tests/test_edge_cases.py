@@ -330,3 +330,11 @@ def test_asl1_module_weights_like_smooth_l1() -> None:
     found = loss(pred, target, weight, reduction_override='sum')
     np.testing.assert_allclose(found, 2 * elementwise.sum(), rtol=1e-5)
     assert loss(torch.zeros(0, 4), torch.zeros(0, 4), avg_factor=1) == 0
+
+
+def test_a_loss_prints_its_settings() -> None:
+    assert str(GHMC(bins=30, momentum=0.75)) == (
+        "GHMC(use_sigmoid=True, bins=30, momentum=0.75, loss_weight=1.0, reduction='mean', "
+        "density='region', formula='official', sync=False)"
+    )
+    assert str(GHMR(mu=0.1)).startswith('GHMR(mu=0.1, mu_momentum=None, bins=10, momentum=0, ')
