@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.config import Config
 
 from ghm_mmdet import losses_found
 from ghm_mmdet.cli import COMMANDS, main
+from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.visualization.record import GradientDensityRecord
 
 ROOT = Path(__file__).parent.parent
@@ -187,3 +189,11 @@ def test_figures_names_a_file_that_is_no_record(tmp_path: Path) -> None:
             path.write_text(text, encoding='utf-8')
         with pytest.raises(SystemExit, match=message):
             main(['figures', str(path), '--out', str(tmp_path)])
+
+
+def test_a_command_leaves_the_signals_of_its_process() -> None:
+    """Whose children inherit them: a pool that is forked must end by SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    with command_line():
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -21,7 +21,7 @@ def command_line() -> Iterator[None]:
     Raises:
         SystemExit: By Ctrl-C or SIGTERM.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
@@ -29,6 +29,7 @@ def command_line() -> Iterator[None]:
         try:
             yield
         finally:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
             sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more when it exits.
