@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pkgutil import get_data
+from pathlib import Path
 
 import yaml
 
@@ -44,9 +44,9 @@ def _table(number: int, title: str, columns: str, rows: str, on_test_dev: bool =
     return Table(number, title, tuple(columns.split()), tuple(made), on_test_dev)
 
 
-TABLES = tuple(
-    _table(**table) for table in yaml.safe_load(get_data(__package__, 'tables.yml') or b'')
-)
+#: By the loader, for a package in a zip, too; pkgutil's way fails there on Python 3.8.
+_TEXT = __loader__.get_data(str(Path(__file__).with_name('tables.yml')))  # type: ignore[name-defined]
+TABLES = tuple(_table(**table) for table in yaml.safe_load(_TEXT))
 
 
 def tables(numbers: list[int] | None = None) -> list[Table]:

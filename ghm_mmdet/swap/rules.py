@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pkgutil import get_data
+from pathlib import Path
 from typing import Any, Dict, Union
 
 import yaml
@@ -39,7 +39,9 @@ class Call:
 #: What a head calls: the key of each loss to how, or to why it is kept.
 Calls = Dict[str, Union[Call, str]]
 
-_TABLES = yaml.safe_load(get_data(__package__, 'rules.yml') or b'')
+#: By the loader, for a package in a zip, too; pkgutil's way fails there on Python 3.8.
+_TEXT = __loader__.get_data(str(Path(__file__).with_name('rules.yml')))  # type: ignore[name-defined]
+_TABLES = yaml.safe_load(_TEXT)
 
 
 def _calls(row: dict[str, Any]) -> Calls:
