@@ -64,6 +64,9 @@ def requires_use_sigmoid(loss: type[T]) -> type[T]:
     """Let a classification loss refuse a config that leaves `use_sigmoid` out.
 
     A decorator of classes. Whoever builds the loss by itself may leave it out.
+
+    Raises:
+        ValueError: When MMEngine's registry builds the loss from a config without it.
     """
 
     def new(cls: type[T], *args: object, **kwargs: object) -> T:
@@ -76,7 +79,7 @@ def requires_use_sigmoid(loss: type[T]) -> type[T]:
                 'key as False: a softmax head, whose channel for the background the loss would '
                 'train as one of the classes. use_sigmoid=False is the softmax form, for such heads'
             )
-        return object.__new__(cls)
+        return super(loss, cls).__new__(cls)  # type: ignore[misc, no-any-return]
 
     new.__wrapped__ = loss.__init__  # type: ignore[attr-defined]  # what `help` shows
     loss.__new__ = new  # type: ignore[assignment, method-assign]

@@ -388,11 +388,9 @@ def table_of_rates(found: Results, regimes: Sequence[Regime]) -> str:
     if not by_rate:
         return ''
     of_losses = {LOSSES[each[0]].what: each for each in ((FOCAL, CLIPPED), (PRESET,))}
+    sets = _with_every_rate(found, by_rate)
     rows = []
-    for what, losses in of_losses.items():
-        sets = _with_every_rate(found, by_rate)
-        if not sets:
-            continue
+    for what, losses in of_losses.items() if sets else ():
         means = [statistics.mean(_ap_of(found, n, losses, r) for n in sets) for r in by_rate]
         near = [r.rate for r, mean in zip(by_rate, means) if mean >= max(means) - 1]
         cells = [f'{mean:.1f}' for mean in means]
@@ -440,7 +438,7 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
         if of_these := [gains[name] for name in sets if name in gains]:
             means = (mean_with_interval([gain[c] for gain in of_these]) for c in PAIRED)
             rows.append([what, None, None, *means])
-    tried = [r for r in regimes if any(_aps(found, LEARNT, (x,), r) for x in WHOLE)]
+    tried = [r for r in regimes if _aps(found, LEARNT, (FOCAL, CLIPPED, PRESET), r)]
     if len(tried) > 1 and (sets := _with_every_rate(found, tried)):
         focal, preset = (
             max((_aps(found, sets, each, r) for r in tried), key=statistics.mean)

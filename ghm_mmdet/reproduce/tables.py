@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from ..data_files import read_yaml
 
 #: Column of a table to the name of MMDetection's metric, which is a fraction.
 METRICS = {f'AP{at}': f'bbox_mAP_{at}' for at in (50, 60, 70, 75, 80, 90, *'sml')}
@@ -44,9 +44,7 @@ def _table(number: int, title: str, columns: str, rows: str, on_test_dev: bool =
     return Table(number, title, tuple(columns.split()), tuple(made), on_test_dev)
 
 
-#: By the loader, for a package in a zip, too; pkgutil's way fails there on Python 3.8.
-_TEXT = __loader__.get_data(str(Path(__file__).with_name('tables.yml')))  # type: ignore[name-defined]
-TABLES = tuple(_table(**table) for table in yaml.safe_load(_TEXT))
+TABLES = tuple(_table(**table) for table in read_yaml(Path(__file__).with_name('tables.yml')))
 
 
 def tables(numbers: list[int] | None = None) -> list[Table]:

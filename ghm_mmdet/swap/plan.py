@@ -405,6 +405,7 @@ def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
     optimizer = cfg.get('optim_wrapper') or {}
     wrapper = optimizer.get('type') and name_of(optimizer)
     clipped = (cfg.get('strategy') or {}).get('gradient_clipping')
+    norm = f"norm {MAX_NORM[preset]} is the preset's"
     if not optimizer:
         note = 'the config has no optim_wrapper to set it in'
     elif optimizer.get('clip_grad'):
@@ -412,11 +413,10 @@ def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
     elif clipped:
         note = f'kept, strategy.gradient_clipping={clipped}'
     elif any(isinstance(part, dict) and 'optimizer' in part for part in optimizer.values()):
-        several = 'not set, for there are several optimizers'
-        note = f"{several}; norm {MAX_NORM[preset]} is the preset's for each"
+        note = f'not set, for there are several optimizers; {norm} for each'
     elif wrapper not in rules.CLIPPING_WRAPPERS:
-        unknown = f'not set, for {wrapper} may not take clip_grad'
-        note = f"{unknown}; norm {MAX_NORM[preset]} is the preset's, which a strategy may clip at"
+        why = f'not set, for {wrapper} may not take clip_grad'
+        note = f'{why}; {norm}, which a strategy may clip at'
     else:
         clip_grad = dict(max_norm=MAX_NORM[preset], norm_type=2)
         plan.changes[('optim_wrapper', 'clip_grad')] = clip_grad
@@ -442,12 +442,14 @@ def _plan_new_run(plan: Plan, cfg: Config) -> None:
 def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     """Of another number of classes than the data set's: GHM-C takes other labels for background."""
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    numbers = sorted({number for allowed in _numbers_of_classes(dataset) for number in allowed})
+    of_datasets = [*_numbers_of_classes(dataset)]
+    numbers = sorted(set().union(*of_datasets))
     for head in heads:
         number = head.config.get('num_classes')
         has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
-        is_other = any(number not in allowed for allowed in _numbers_of_classes(dataset))
-        if number is not None and not has_others and is_other:
+        if number is None or has_others:
+            continue
+        if any(number not in allowed for allowed in of_datasets):
             plan.notes.append(
                 f'{head.where}: num_classes={number}, but the data set has '
                 f'{" or ".join(map(str, numbers))} classes; '

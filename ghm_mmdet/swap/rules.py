@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Union
 
-import yaml
+from ..data_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Call:
 #: What a head calls: the key of each loss to how, or to why it is kept.
 Calls = Dict[str, Union[Call, str]]
 
-#: By the loader, for a package in a zip, too; pkgutil's way fails there on Python 3.8.
-_TEXT = __loader__.get_data(str(Path(__file__).with_name('rules.yml')))  # type: ignore[name-defined]
-_TABLES = yaml.safe_load(_TEXT)
+_TABLES = read_yaml(Path(__file__).with_name('rules.yml'))
 
 
 def _calls(row: dict[str, Any]) -> Calls:
