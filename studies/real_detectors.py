@@ -52,11 +52,14 @@ LONG = ('faster-rcnn', 'cascade-rcnn')
 #: The configs are of the first.
 SETS = ('chess', 'bccd', 'cards', 'fruit')
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
-#: The preset, with GHM-C in the place of a softmax as well, which the preset keeps.
-SOFTMAX = 'softmax'
-OF_SOFTMAX = tuple(product(SETS[:1], ('faster-rcnn', 'ssd'), (SOFTMAX,)))
+#: The preset, with GHM-C in the place of what the preset keeps as well: a softmax, the objectness.
+SOFTMAX, OBJECTNESS = 'softmax', 'objectness'
+OF_KEPT = (
+    *product(SETS[:1], ('faster-rcnn', 'ssd'), (SOFTMAX,)),
+    *product(SETS, ('yolox',), (OBJECTNESS,)),
+)
 #: A set, a detector and its losses.
-VARIANTS = (*product(SETS, DETECTORS, LOSSES), *OF_SOFTMAX)
+VARIANTS = (*product(SETS, DETECTORS, LOSSES), *OF_KEPT)
 
 
 def config_of(detector: str) -> Path:
@@ -75,7 +78,9 @@ def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int
         if losses != ORIGINAL:
             found += harmonized_options(config, preset=PRESET)
         if losses == SOFTMAX:
-            found += ghm_c_of_softmax(detector)
+            found += ghm_c_for(detector, 'loss_cls', use_sigmoid=False)
+        if losses == OBJECTNESS:
+            found += ghm_c_for(detector, 'loss_obj', reduction='positives')
         return found
 
     return Experiment('-'.join(variant), config, settings, seed=seed, further=options)
@@ -85,10 +90,10 @@ def heads_of(detector: str) -> tuple[str, ...]:
     return HEADS.get(detector, ('model.bbox_head',))
 
 
-def ghm_c_of_softmax(detector: str) -> tuple[str, ...]:
-    settings = {'_delete_': True, **PRESETS[PRESET].ghm_c, 'use_sigmoid': False}
+def ghm_c_for(detector: str, loss: str, **arguments: object) -> tuple[str, ...]:
+    settings = {'_delete_': True, **PRESETS[PRESET].ghm_c, **arguments}
     pairs = product(heads_of(detector), settings.items())
-    return tuple(f'{head}.loss_cls.{key}={value}' for head, (key, value) in pairs)
+    return tuple(f'{head}.{loss}.{key}={value}' for head, (key, value) in pairs)
 
 
 def length_of(detector: str) -> int:
@@ -106,7 +111,7 @@ def table(settings: StudySettings, seeds: int) -> str:
     heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
     heads = ['set', 'detector', 'iterations', *heads]
     tables = markdown_table(heads, rows), over_detectors(settings, seeds)
-    return '\n\n'.join([*tables, table_of_softmax(settings, seeds)])
+    return '\n\n'.join([*tables, table_of_kept(settings, seeds)])
 
 
 def over_detectors(settings: StudySettings, seeds: int) -> str:
@@ -130,14 +135,14 @@ def _differences(name: str, detector: str, settings: StudySettings, seeds: int) 
     return differences(preset, original, 'AP')
 
 
-def table_of_softmax(settings: StudySettings, seeds: int) -> str:
-    """Where the preset keeps softmax cross entropy: what GHM-C does in its place."""
+def table_of_kept(settings: StudySettings, seeds: int) -> str:
+    """Where the preset keeps a classification loss: what GHM-C does in its place."""
     rows = []
-    for variant in OF_SOFTMAX:
+    for variant in OF_KEPT:
         if runs := _runs(variant, settings, seeds):
             aps = (mean_and_spread([run[c] for run in runs.values()]) for c in ('AP', 'AP75'))
-            rows.append([*variant[:2], len(runs), *aps])
-    return markdown_table(['set', 'GHM-C for the softmax of', 'seeds', 'AP', 'AP75'], rows)
+            rows.append([*variant, len(runs), *aps])
+    return markdown_table(['set', 'detector', 'GHM-C for its', 'seeds', 'AP', 'AP75'], rows)
 
 
 def _runs(

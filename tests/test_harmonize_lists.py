@@ -249,10 +249,14 @@ def test_yolov3_and_yolox_take_sums() -> None:
     head = harmonize(config(dict(type='YOLOV3Head', **losses))).model.bbox_head
     assert head.loss_cls.reduction == head.loss_conf.reduction == 'positives'
     losses = dict(loss_cls=ENTROPY, loss_obj=ENTROPY, loss_l1=L1)
-    plan = losses_found(config(dict(type='YOLOXHead', **losses)))
+    yolox = config(dict(type='YOLOXHead', **losses))
+    plan = losses_found(yolox, preset='released')
     assert [loss.ghm['reduction'] for loss in plan.losses] == ['rows', 'positives', 'sum']
     assert {loss.why for loss in plan.losses} == {'the head divides it by the number of positives'}
     assert 'divides' not in found(config(dict(type='YOLOV3Head', loss_cls=ENTROPY))).why
+    loss_cls, loss_obj, loss_l1 = losses_found(yolox, preset='tempered').losses
+    assert loss_cls.ghm['reduction'] == 'rows' and loss_l1.ghm['reduction'] == 'sum'
+    assert loss_obj.ghm is None and loss_obj.why.startswith('the objectness')
 
 
 def test_alpha_is_that_of_focal_losses_alone() -> None:

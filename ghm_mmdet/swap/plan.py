@@ -162,12 +162,11 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
     if name in rules.LOSSES:
         return rules.LOSSES[name]
     if call is None:
-        default = f'how {head.name} calls it is not known: replace it by hand'
-        return rules.KEYS.get(key, default)
+        return rules.KEYS.get(key) or f'how {head.name} calls it is not known: replace it by hand'
     if key in head.keep_of_box_head and head.name in rules.SOFTMAX_HEADS:
         return head.keep_of_box_head[key]
     is_cls = call.ghm == 'GHMC'
-    why = _why_not_ghm_c(options, head, loss) if is_cls else _why_not_ghm_r(head, loss)
+    why = _why_not_ghm_c(options, head, loss, call) if is_cls else _why_not_ghm_r(head, loss)
     why = why or _why_not_as_known(head) or _why_not_its_settings(head, loss, is_cls)
     if why is None and not head.matches(options.head):
         why = f'head={options.head!r} does not choose it'
@@ -176,7 +175,7 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
     return why
 
 
-def _why_not_ghm_c(options: Options, head: Head, loss: dict) -> str | None:
+def _why_not_ghm_c(options: Options, head: Head, loss: dict, call: Call) -> str | None:
     if name_of(loss) not in rules.CLASSIFICATION_LOSSES:
         return f'GHM-C takes the place of {", ".join(rules.CLASSIFICATION_LOSSES)}'
     if _is_sigmoid(loss):
@@ -189,7 +188,7 @@ def _why_not_ghm_c(options: Options, head: Head, loss: dict) -> str | None:
         return rules.SOFTMAX
     if name_of(loss) == 'QualityFocalLoss' and head.name in rules.QUALITY_HEADS:
         return rules.TESTS_FOR_QUALITY
-    return None
+    return call.kept if options.preset in BESIDE_SOFTMAX else None
 
 
 def _why_not_ghm_r(head: Head, loss: dict) -> str | None:

@@ -26,6 +26,7 @@ class Call:
         skipped: Where the head does not call the loss. A loss with `sync=True` would wait there
             for the process that has nothing to call it with.
         note: What else to know of the loss that takes its place.
+        kept: Why a preset that keeps a softmax keeps this loss, too.
     """
 
     ghm: str
@@ -34,6 +35,7 @@ class Call:
     positives: float = 1.0
     skipped: str = ''
     note: str = ''
+    kept: str | None = None
 
 
 #: What a head calls: the key of each loss to how, or to why it is kept.
