@@ -424,7 +424,7 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
     """By set, each loss at its best rate of those run, by AP; in the last rows the mean difference.
 
     Focal loss has the better of its two clippings. The last row has each loss at the one rate
-    that is best in the mean over the sets.
+    that is best in the mean over the sets, of the rates that were run with both.
     """
     rows, gains = [], {}
     for name in LEARNT:
@@ -438,7 +438,7 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
         if of_these := [gains[name] for name in sets if name in gains]:
             means = (mean_with_interval([gain[c] for gain in of_these]) for c in PAIRED)
             rows.append([what, None, None, *means])
-    tried = [r for r in regimes if _aps(found, LEARNT, (FOCAL, CLIPPED, PRESET), r)]
+    tried = [r for r in regimes if _with_every_rate(found, [r])]
     if len(tried) > 1 and (sets := _with_every_rate(found, tried)):
         focal, preset = (
             max((_aps(found, sets, each, r) for r in tried), key=statistics.mean)
