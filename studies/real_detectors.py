@@ -116,9 +116,9 @@ def table(settings: StudySettings, seeds: int) -> str:
 
 def over_detectors(settings: StudySettings, seeds: int) -> str:
     """The mean difference over the sets of each detector, and over the detectors; these are the
-    unit of the interval.
+    unit of the interval. The last row is of the detectors that were trained on every set.
     """
-    rows, means = [], []
+    rows, means, on_every_set = [], [], []
     for detector in DETECTORS:
         of_sets = [_differences(name, detector, settings, seeds) for name in SETS]
         cells = [statistics.mean(of_set) if of_set else None for of_set in of_sets]
@@ -126,7 +126,11 @@ def over_detectors(settings: StudySettings, seeds: int) -> str:
             means.append(statistics.mean(there))
             shown = (None if cell is None else f'{cell:+.1f}' for cell in (*cells, means[-1]))
             rows.append([DETECTORS[detector], *shown])
-    rows.append([f'{len(means)} detectors', *[None] * len(SETS), mean_with_interval(means)])
+            if len(there) == len(SETS):
+                on_every_set.append(means[-1])
+    for what, over in (('detectors', means), ('on every set', on_every_set)):
+        if over:
+            rows.append([f'{len(over)} {what}', *[None] * len(SETS), mean_with_interval(over)])
     return markdown_table(['AP, preset minus its own losses', *SETS, 'mean'], rows)
 
 

@@ -384,7 +384,7 @@ def table_of_rates(found: Results, regimes: Sequence[Regime]) -> str:
     Focal loss has the better of its two clippings at each rate of each set. A rate that was not
     run with both losses on any set is left out.
     """
-    by_rate = [r for r in sorted(regimes, key=lambda r: r.rate) if _with_every_rate(found, [r])]
+    by_rate = _run_with_both(found, sorted(regimes, key=lambda r: r.rate))
     if not by_rate:
         return ''
     of_losses = {LOSSES[each[0]].what: each for each in ((FOCAL, CLIPPED), (PRESET,))}
@@ -397,6 +397,11 @@ def table_of_rates(found: Results, regimes: Sequence[Regime]) -> str:
         rows.append([what, len(sets), *cells, ', '.join(map(str, near))])
     heads = [f'losses, AP with {by_rate[0].optimizer}', 'sets', *(r.rate for r in by_rate)]
     return markdown_table([*map(str, heads), 'within 1 AP of the best'], rows)
+
+
+def _run_with_both(found: Results, regimes: Sequence[Regime]) -> list[Regime]:
+    """Those that some set was trained by with both losses."""
+    return [regime for regime in regimes if _with_every_rate(found, [regime])]
 
 
 def _with_every_rate(found: Results, regimes: Sequence[Regime]) -> list[str]:
@@ -438,7 +443,7 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
         if of_these := [gains[name] for name in sets if name in gains]:
             means = (mean_with_interval([gain[c] for gain in of_these]) for c in PAIRED)
             rows.append([what, None, None, *means])
-    tried = [r for r in regimes if _with_every_rate(found, [r])]
+    tried = _run_with_both(found, regimes)
     if len(tried) > 1 and (sets := _with_every_rate(found, tried)):
         focal, preset = (
             max((_aps(found, sets, each, r) for r in tried), key=statistics.mean)
