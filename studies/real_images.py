@@ -550,10 +550,12 @@ def draw_lengths(found: Results) -> Figure:
             points = [(length, mean_ap(runs)) for length, runs in aps if runs]
             axes.plot(*zip(*points), marker='o', label=LOSSES[losses].what, **line)
         axes.set(title=name, xlabel='iterations', xscale='log')
-        axes.set_xticks([ITERATIONS[length] for length in LENGTHS], map(ITERATIONS.get, LENGTHS))
+        ticks = [ITERATIONS[length] for length in LENGTHS]
+        axes.set_xticks(ticks, map(str, ticks), fontsize='small')
         axes.minorticks_off()
     panels[0].set_ylabel('AP')
-    panels[0].legend()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside upper center', ncols=2)
     return figure
 
 
