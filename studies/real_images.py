@@ -474,17 +474,24 @@ def _best_rate(
 
 
 def table_of_lengths(found: Results) -> str:
-    """AP by the length of the training, of the sets that are trained to the end."""
-    rows = []
-    for name, losses in product(TO_THE_END, (FOCAL, PRESET)):
-        runs = [found[Variant(name, losses, Regime(length))] for length in LENGTHS]
-        if any(runs[2:]):
-            cells = [
-                mean_and_spread([r['AP'] for r in run.values()]) if run else None for run in runs
-            ]
-            rows.append([name, LOSSES[losses].what, *cells])
+    """AP by the length of the training, of the sets that are trained to the end.
+
+    The mean over the seeds; in the last rows over these sets, too, where all have the length.
+    """
+    names, rows = _trained_to_the_end(found), []
+    for sets, losses in product((*([name] for name in names), names), (FOCAL, PRESET)):
+        aps = [_aps(found, sets, (losses,), Regime(length)) for length in LENGTHS]
+        whole = (ap if len(ap) == len(sets) else [] for ap in aps)
+        cells = [f'{statistics.mean(ap):.1f}' if ap else None for ap in whole]
+        if any(cells):
+            rows.append(['mean' if sets is names else sets[0], LOSSES[losses].what, *cells])
     heads = [f'{ITERATIONS[length]} iterations' for length in LENGTHS]
     return markdown_table(['set, AP with AdamW', 'losses', *heads], rows)
+
+
+def _trained_to_the_end(found: Results) -> list[str]:
+    """The sets that the preset was trained on for longer than the other tables have."""
+    return [n for n in TO_THE_END if any(found[Variant(n, PRESET, r)] for r in LONGER[1:])]
 
 
 def table_of_parts(found: Results) -> str:
@@ -541,7 +548,7 @@ def draw_differences(found: Results) -> Figure:
 
 def draw_lengths(found: Results) -> Figure:
     """AP of both losses over the length of the training, a panel for each set."""
-    names = [n for n in TO_THE_END if any(found[Variant(n, PRESET, r)] for r in LONGER[1:])]
+    names = _trained_to_the_end(found)
     figure, panels = new_figure(2.6 * max(len(names), 1), 2.6, columns=max(len(names), 1))
     regimes = [Regime(length) for length in LENGTHS]
     for axes, name in zip(panels, names):

@@ -224,11 +224,16 @@ def interval_of(values: list[float]) -> str:
 def test_lengths_are_those_of_the_sets_trained_to_the_end(tmp_path: Path) -> None:
     aps = {f'chess-focal-{length}': [ap] for length, ap in (('1x', 50), ('3x', 60), ('12x', 70))}
     aps |= {'chess-preset-1x': [55, 57], 'chess-preset-12x': [71], 'cards-focal-1x': [30]}
+    aps |= {'cards-preset-12x': [81.4]}
     found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 2)
     rows = [row.split('|')[3:-1] for row in real_images.table_of_lengths(found).splitlines()[2:]]
     assert [[*map(str.strip, row)] for row in rows] == [
         ['50.0', '60.0', '', '70.0'],
-        ['56.0 ± 1.4', '', '', '71.0'],
+        ['56.0', '', '', '71.0'],
+        ['30.0', '', '', ''],
+        ['', '', '', '81.4'],
+        ['40.0', '', '', ''],
+        ['', '', '', '76.2'],
     ]
 
 
