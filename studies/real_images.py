@@ -476,17 +476,22 @@ def _best_rate(
 def table_of_lengths(found: Results) -> str:
     """AP by the length of the training, of the sets that are trained to the end.
 
-    The mean over the seeds; in the last rows over these sets, too, where all have the length.
+    The last rows are of the mean over these sets, by the seeds that all of them have.
     """
     names, rows = _trained_to_the_end(found), []
-    for sets, losses in product((*([name] for name in names), names), (FOCAL, PRESET)):
-        aps = [_aps(found, sets, (losses,), Regime(length)) for length in LENGTHS]
-        whole = (ap if len(ap) == len(sets) else [] for ap in aps)
-        cells = [f'{statistics.mean(ap):.1f}' if ap else None for ap in whole]
-        if any(cells):
-            rows.append(['mean' if sets is names else sets[0], LOSSES[losses].what, *cells])
+    groups = {name: [name] for name in names} | ({'mean': names} if names else {})
+    for (what, sets), losses in product(groups.items(), (FOCAL, PRESET)):
+        by_length = ([found[Variant(n, losses, Regime(x))] for n in sets] for x in LENGTHS)
+        cells = [mean_and_spread(aps) if (aps := _over(runs)) else None for runs in by_length]
+        rows.append([what, LOSSES[losses].what, *cells])
     heads = [f'{ITERATIONS[length]} iterations' for length in LENGTHS]
     return markdown_table(['set, AP with AdamW', 'losses', *heads], rows)
+
+
+def _over(sets: Sequence[dict[int, dict[str, float]]]) -> list[float]:
+    """The mean of AP over the sets, by each seed that all of them have."""
+    seeds = set.intersection(*map(set, sets))
+    return [statistics.mean(runs[seed]['AP'] for runs in sets) for seed in sorted(seeds)]
 
 
 def _trained_to_the_end(found: Results) -> list[str]:

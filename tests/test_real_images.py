@@ -229,7 +229,7 @@ def test_lengths_are_those_of_the_sets_trained_to_the_end(tmp_path: Path) -> Non
     rows = [row.split('|')[3:-1] for row in real_images.table_of_lengths(found).splitlines()[2:]]
     assert [[*map(str.strip, row)] for row in rows] == [
         ['50.0', '60.0', '', '70.0'],
-        ['56.0', '', '', '71.0'],
+        ['56.0 ± 1.4', '', '', '71.0'],
         ['30.0', '', '', ''],
         ['', '', '', '81.4'],
         ['40.0', '', '', ''],
