@@ -1,4 +1,4 @@
-"""Nine detectors with their own losses and with GHM, on photographs, from ImageNet weights.
+"""Ten detectors with their own losses and with GHM, on photographs, from ImageNet weights.
 
 Examples:
     python -m studies.real_detectors run --data-root data --seeds 2 --jobs 2
@@ -37,6 +37,7 @@ DETECTORS = {
     'atss': 'ATSS',
     'fcos': 'FCOS',
     'yolox': 'YOLOX',
+    'yolov3': 'YOLOv3',
     'ssd': 'SSD',
     'gfl': 'GFL',
     'vfnet': 'VarifocalNet',
@@ -54,9 +55,10 @@ SETS = ('chess', 'bccd', 'cards', 'fruit')
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
 #: The preset, with GHM-C in the place of what the preset keeps as well: a softmax, the objectness.
 SOFTMAX, OBJECTNESS = 'softmax', 'objectness'
+OBJECTNESS_OF = {'yolox': 'loss_obj', 'yolov3': 'loss_conf'}
 OF_KEPT = (
     *product(SETS[:1], ('faster-rcnn', 'ssd'), (SOFTMAX,)),
-    *product(SETS, ('yolox',), (OBJECTNESS,)),
+    *product(SETS, OBJECTNESS_OF, (OBJECTNESS,)),
 )
 #: A set, a detector and its losses.
 VARIANTS = (*product(SETS, DETECTORS, LOSSES), *OF_KEPT)
@@ -80,7 +82,7 @@ def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int
         if losses == SOFTMAX:
             found += ghm_c_for(detector, 'loss_cls', use_sigmoid=False)
         if losses == OBJECTNESS:
-            found += ghm_c_for(detector, 'loss_obj', reduction='positives')
+            found += ghm_c_for(detector, OBJECTNESS_OF[detector], reduction='positives')
         return found
 
     return Experiment('-'.join(variant), config, settings, seed=seed, further=options)

@@ -33,6 +33,7 @@ from .test_swap import assert_only_losses_and_clipping_differ
 
 #: Their detectors read text with a language model of `transformers`, which is not installed.
 NEED_TRANSFORMERS = ('ATSSVLFusionHead', 'GroundingDINOHead')
+KEPT_BY_TEMPERED = dict(Shared2FCBBoxHead='loss_cls', YOLOXHead='loss_obj', YOLOV3Head='loss_conf')
 QUICK = ('RetinaHead', 'Shared2FCBBoxHead', 'GFLHead', 'YOLOXHead', 'FCOSHead', 'DETRHead')
 SLOW = sorted(REPRESENTATIVES.keys() - {*QUICK, *NEED_TRANSFORMERS})
 
@@ -114,9 +115,7 @@ def harmonized_mean(x: np.ndarray, p_star: np.ndarray, bins: int) -> float:
     return float((beta * cross_entropy(x, p_star)).mean())
 
 
-@pytest.mark.parametrize(
-    'head', ['RetinaHead', 'FCOSHead', 'YOLOXHead', 'Shared2FCBBoxHead', 'SSDHead']
-)
+@pytest.mark.parametrize('head', ['RetinaHead', 'FCOSHead', 'SSDHead', *KEPT_BY_TEMPERED])
 def test_tempered_has_the_scale_of_the_loss_replaced(head: str) -> None:
     """Whatever the head divides by, so that the learning rate of a config stays right."""
     original = Config.fromfile(CONFIGS / REPRESENTATIVES[head].config)
@@ -126,8 +125,8 @@ def test_tempered_has_the_scale_of_the_loss_replaced(head: str) -> None:
     second = build(small_model(harmonize(original, preset='tempered'), factor))
     second.load_state_dict(first.state_dict(), strict=False)
     before, after = losses_of(first, with_mask), losses_of(second, with_mask)
-    changed = {name for name in before if 'cls' in name or 'obj' in name}
-    kept = dict(Shared2FCBBoxHead='loss_cls', YOLOXHead='loss_obj').get(head)
+    changed = {name for name in before if name.endswith(('cls', 'obj', 'conf'))}
+    kept = KEPT_BY_TEMPERED.get(head)
     if kept:
         assert before[kept] == after[kept]
         changed.remove(kept)

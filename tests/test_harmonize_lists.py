@@ -245,18 +245,25 @@ def test_samplers_that_rank_rois_by_their_loss_keep_it(name: str) -> None:
 
 def test_yolov3_and_yolox_take_sums() -> None:
     """YOLOX divides them by the number of positives; its `loss_cls` has their rows alone."""
-    losses = dict(loss_cls=ENTROPY, loss_conf=ENTROPY)
-    head = harmonize(config(dict(type='YOLOV3Head', **losses))).model.bbox_head
-    assert head.loss_cls.reduction == head.loss_conf.reduction == 'positives'
+    yolov3 = config(dict(type='YOLOV3Head', loss_cls=ENTROPY, loss_conf=ENTROPY))
+    plan = losses_found(yolov3, preset='released')
+    assert [loss.ghm['reduction'] for loss in plan.losses] == ['positives'] * 2
+    assert not any('divides' in loss.why for loss in plan.losses)
     losses = dict(loss_cls=ENTROPY, loss_obj=ENTROPY, loss_l1=L1)
     yolox = config(dict(type='YOLOXHead', **losses))
     plan = losses_found(yolox, preset='released')
     assert [loss.ghm['reduction'] for loss in plan.losses] == ['rows', 'positives', 'sum']
     assert {loss.why for loss in plan.losses} == {'the head divides it by the number of positives'}
-    assert 'divides' not in found(config(dict(type='YOLOV3Head', loss_cls=ENTROPY))).why
-    loss_cls, loss_obj, loss_l1 = losses_found(yolox, preset='tempered').losses
-    assert loss_cls.ghm['reduction'] == 'rows' and loss_l1.ghm['reduction'] == 'sum'
-    assert loss_obj.ghm is None and loss_obj.why.startswith('the objectness')
+
+
+def test_tempered_keeps_the_objectness() -> None:
+    yolov3 = dict(type='YOLOV3Head', loss_cls=ENTROPY, loss_conf=ENTROPY)
+    yolox = dict(type='YOLOXHead', loss_cls=ENTROPY, loss_obj=ENTROPY, loss_l1=L1)
+    for head, objectness in (yolov3, 'loss_conf'), (yolox, 'loss_obj'):
+        plan = losses_found(config(head), preset='tempered')
+        (kept,) = plan.kept
+        assert kept.where.endswith(objectness) and kept.why.startswith('the objectness')
+        assert len(plan.replaced) == len(head) - 2  # but the type and the objectness
 
 
 def test_alpha_is_that_of_focal_losses_alone() -> None:

@@ -34,9 +34,9 @@ def harmonize(
     """A copy of a config with GHM-C and GHM-R in the place of its losses, where they fit.
 
     Classification losses become GHM-C ('tempered' keeps those of a softmax and the objectness of
-    YOLOX), losses of encoded box offsets GHM-R; `losses_found` says why others are kept. The
-    gradient is clipped at norm 10, with 'released' at the authors' 35, if the config does not
-    clip it.
+    YOLOX and YOLOv3), losses of encoded box offsets GHM-R; `losses_found` says why others are
+    kept. The gradient is clipped at norm 10, with 'released' at the authors' 35, if the config
+    does not clip it.
 
     `loss_weight` is that of the loss replaced, times the released code's 1 for GHM-C and 10 for
     GHM-R, 4 beside a softmax that is kept. Where a head averages over its levels together but
