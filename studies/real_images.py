@@ -53,11 +53,12 @@ TO_THE_END, LENGTHS = ('chess', 'bccd', 'cards', 'fruit'), ('1x', '3x', '6x', '1
 ADAMW, SGD = 'AdamW', 'SGD'
 #: The learning rates of each; the first is that of the other tables. SGD's is MMDetection's 0.01
 #: for 16 images.
-RATES = {ADAMW: (5e-4, 1.25e-4, 2.5e-4, 1e-3, 2e-3), SGD: (0.0025, 0.005, 0.01, 0.02)}
+RATES = {ADAMW: (5e-4, 1.25e-4, 2.5e-4, 1e-3, 2e-3), SGD: (0.0025, 0.005, 0.01, 0.02, 0.025)}
 COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
 #: Those whose differences are shown.
 PAIRED = ('AP', 'AP50', 'AP75')
 FOCAL, RELEASED, PRESET, CLIPPED = 'focal', 'released', 'preset', 'focal-clipped'
+NORMALIZED, PRESET_NORMALIZED = 'focal-clipped-2', 'preset-clipped'
 SCALED = 'preset-quarter'
 
 
@@ -71,6 +72,7 @@ class Losses:
 
 
 TEMPERED = dict(preset='tempered')
+CLIP = 'optim_wrapper.clip_grad.max_norm={}'.format
 CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
 LOSSES = {
     FOCAL: Losses('focal loss + smooth L1'),
@@ -78,7 +80,12 @@ LOSSES = {
     RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
     CLIPPED: Losses(
         'focal loss + smooth L1, gradient clipped as with the preset',
-        options=(f'optim_wrapper.clip_grad.max_norm={MAX_NORM["tempered"]}',),
+        options=(CLIP(MAX_NORM['tempered']),),
+    ),
+    # In nearly every iteration: the gradient of focal loss is longer than 2, the preset's than 10.
+    NORMALIZED: Losses('focal loss + smooth L1, gradient clipped at norm 2', options=(CLIP(2),)),
+    PRESET_NORMALIZED: Losses(
+        'the preset, gradient clipped at norm 10', TEMPERED, (CLIP(MAX_NORM['tempered']),)
     ),
     # Focal loss tuned as well, and the parts of the preset.
     'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
@@ -94,8 +101,10 @@ LOSSES = {
         (f'{CLS}.loss_weight=0.0625', f'{REG}.loss_weight=2.5'),
     ),
 }
-WHOLE, PARTS = tuple(LOSSES)[:4], tuple(LOSSES)[4:-1]
-COMPARED = (PRESET, RELEASED)
+WHOLE, PARTS = tuple(LOSSES)[:6], tuple(LOSSES)[6:-1]
+COMPARED = (PRESET, PRESET_NORMALIZED, RELEASED)
+#: Each with every norm at which the gradient is clipped.
+FOCALS, PRESETS = (FOCAL, CLIPPED, NORMALIZED), (PRESET, PRESET_NORMALIZED)
 
 
 class Regime(NamedTuple):
@@ -135,7 +144,11 @@ OF_PARTS = (BY_ADAMW[0], BY_SGD[0])
 #: Two sets where the preset is behind with SGD at 0.01, and two where it is not.
 SCALED_ON = ('ships', 'cards', 'chess', 'bccd')
 VARIANTS = (
-    *(Variant(name, losses, regime) for regime, name, losses in product(REGIMES, SETS, WHOLE)),
+    *(
+        Variant(name, losses, regime)
+        for regime, name, losses in product(REGIMES, SETS, WHOLE)
+        if losses != PRESET_NORMALIZED or regime.optimizer == ADAMW
+    ),
     *(
         Variant(name, losses, regime)
         for regime, name, losses in product(OF_PARTS, SELECTION, PARTS)
@@ -144,8 +157,10 @@ VARIANTS = (
 )
 
 
-def base_of(regime: Regime) -> str:
+def base_of(losses: str, regime: Regime) -> str:
     """What is compared with; above MMDetection's rate focal loss needs the clipping, too."""
+    if losses == PRESET_NORMALIZED:
+        return NORMALIZED
     return FOCAL if regime.optimizer == ADAMW or regime.is_base_rate else CLIPPED
 
 
@@ -312,7 +327,7 @@ def table_of_sets(found: Results) -> str:
     for name, regime, losses in product(SETS, REGIMES, WHOLE):
         runs = found[Variant(name, losses, regime)]
         if runs:
-            base = found[Variant(name, base_of(regime), regime)]
+            base = found[Variant(name, base_of(losses, regime), regime)]
             rows.append([name, *_named(regime), LOSSES[losses].what, *_cells(runs, base)])
     return markdown_table(['set', 'optimizer', 'iterations', 'losses', *_HEADS], rows)
 
@@ -331,7 +346,7 @@ def _cells(runs: dict, base: dict) -> list[object]:
 
 
 def table_over_sets(found: Results) -> str:
-    """The mean difference from `base_of` the regime over the sets; a set is the unit.
+    """The mean difference from `base_of` the losses over the sets; a set is the unit.
 
     "Of the seeds alone" is for these sets, the other intervals are for sets as these. The norm of
     the gradient, before its clipping, is that of these losses over that of the others.
@@ -357,7 +372,7 @@ def ratio_of_norms(found: Results, losses: str, regime: Regime, sets: Sequence[s
     """The geometric mean over the sets, of those where it is known, and the range."""
     ratios = []
     for name in sets:
-        ours, base = (found[Variant(name, x, regime)] for x in (losses, base_of(regime)))
+        ours, base = (found[Variant(name, x, regime)] for x in (losses, base_of(losses, regime)))
         ratios += [ours[s][NORM] / base[s][NORM] for s in ours.keys() & base.keys()]
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)]
     if not ratios:
@@ -373,7 +388,7 @@ def of_sets(
     found: Results, losses: str, regime: Regime, sets: Sequence[str]
 ) -> dict[str, list[list[float]]]:
     """By column, the paired differences of each set that has any."""
-    base = base_of(regime)
+    base = base_of(losses, regime)
     runs = [(found[Variant(s, losses, regime)], found[Variant(s, base, regime)]) for s in sets]
     return {c: [d for pair in runs if (d := differences(*pair, c))] for c in PAIRED}
 
@@ -381,13 +396,13 @@ def of_sets(
 def table_of_rates(found: Results, regimes: Sequence[Regime]) -> str:
     """AP by the learning rate of an optimizer, the mean over the sets that have every run.
 
-    Focal loss has the better of its two clippings at each rate of each set. A rate that was not
+    Each has the best of its clippings at each rate of each set. A rate that was not
     run with both losses on any set is left out.
     """
     by_rate = _run_with_both(found, sorted(regimes, key=lambda r: r.rate))
     if not by_rate:
         return ''
-    of_losses = {LOSSES[each[0]].what: each for each in ((FOCAL, CLIPPED), (PRESET,))}
+    of_losses = {LOSSES[each[0]].what: each for each in (FOCALS, PRESETS)}
     sets = _with_every_rate(found, by_rate)
     rows = []
     for what, losses in of_losses.items() if sets else ():
@@ -406,7 +421,7 @@ def _run_with_both(found: Results, regimes: Sequence[Regime]) -> list[Regime]:
 
 def _with_every_rate(found: Results, regimes: Sequence[Regime]) -> list[str]:
     """The sets that were trained with both losses at each rate."""
-    both = (FOCAL, CLIPPED), (PRESET,)
+    both = FOCALS, PRESETS
     return [
         name
         for name in LEARNT
@@ -428,13 +443,13 @@ def mean_ap(runs: dict[int, dict[str, float]]) -> float:
 def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
     """By set, each loss at its best rate of those run, by AP; in the last rows the mean difference.
 
-    Focal loss has the better of its two clippings. The last row has each loss at the one rate
+    Each has the best of its clippings. The last row has each loss at the one rate
     that is best in the mean over the sets, of the rates that were run with both.
     """
     rows, gains = [], {}
     for name in LEARNT:
-        focal = _best_rate(found, name, (FOCAL, CLIPPED), regimes)
-        preset = _best_rate(found, name, (PRESET,), regimes)
+        focal = _best_rate(found, name, FOCALS, regimes)
+        preset = _best_rate(found, name, PRESETS, regimes)
         if focal and preset:
             gains[name] = {c: preset[0][c] - focal[0][c] for c in PAIRED}
             shown = [f'{means["AP"]:.1f} ({rate})' for means, rate in (focal, preset)]
@@ -447,7 +462,7 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
     if len(tried) > 1 and (sets := _with_every_rate(found, tried)):
         focal, preset = (
             max((_aps(found, sets, each, r) for r in tried), key=statistics.mean)
-            for each in ((FOCAL, CLIPPED), (PRESET,))
+            for each in (FOCALS, PRESETS)
         )
         shown = [f'{statistics.mean(aps):.1f}' for aps in (focal, preset)]
         gain = mean_with_interval([ours - theirs for theirs, ours in zip(focal, preset)])
@@ -524,20 +539,24 @@ def table(settings: StudySettings, seeds: int) -> str:
     return '\n\n'.join(tables)
 
 
-def draw_differences(found: Results) -> Figure:
-    """A dot for the paired difference of each seed, by set and regime; a bar for the mean.
+#: The panels of the picture of differences: losses against those of `base_of`.
+PANELS = {
+    'AdamW, gradient clipped at norm 35': (PRESET, BY_ADAMW[0]),
+    'AdamW, clipped in every iteration': (PRESET_NORMALIZED, BY_ADAMW[0]),
+    "SGD, MMDetection's learning rate": (PRESET, BY_SGD[0]),
+}
 
-    Of SGD, only MMDetection's rate.
-    """
-    shown = (BY_ADAMW[0], LONGER[0], BY_SGD[0])
-    regimes = [r for r in shown if of_sets(found, PRESET, r, SETS)['AP']]
-    names = [n for n in SETS if any(of_sets(found, PRESET, r, [n])['AP'] for r in regimes)]
-    figure, panels = new_figure(4.5 * len(regimes), 3.2, columns=len(regimes))
-    for axes in panels[1:]:
-        axes.sharex(panels[0])
-    for axes, regime in zip(panels, regimes):
+
+def draw_differences(found: Results) -> Figure:
+    """A dot for the paired difference of each seed, by set; a bar for the mean over the seeds."""
+    panels = {title: p for title, p in PANELS.items() if of_sets(found, *p, SETS)['AP']}
+    names = [n for n in SETS if any(of_sets(found, *p, [n])['AP'] for p in panels.values())]
+    figure, all_axes = new_figure(4.5 * len(panels), 3.2, columns=len(panels))
+    for axes in all_axes[1:]:
+        axes.sharex(all_axes[0])
+    for axes, (title, panel) in zip(all_axes, panels.items()):
         for row, name in enumerate(reversed(names)):
-            for values in of_sets(found, PRESET, regime, [name])['AP']:
+            for values in of_sets(found, *panel, [name])['AP']:
                 axes.scatter(values, [row] * len(values), color=BLUE, alpha=0.6)
                 axes.scatter(statistics.mean(values), row, c=ORANGE, marker='|', s=250, lw=3)
         axes.axvline(0, color='gray', linewidth=1)
@@ -545,9 +564,7 @@ def draw_differences(found: Results) -> Figure:
         axes.autoscale_view()
         axes.set_yticks(range(len(names)), reversed(names))
         axes.set_ylim(-0.5, len(names) - 0.5)
-        optimizer, number = _named(regime)
-        title, x = f'{optimizer}, {number} iterations', 'AP, the preset minus focal loss'
-        axes.set(title=title, xlabel=x)
+        axes.set(title=title, xlabel='AP, the preset minus focal loss')
     return figure
 
 

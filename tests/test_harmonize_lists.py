@@ -389,11 +389,14 @@ def test_a_number_that_is_none_is_named(cfg: Config, words: str) -> None:
                 optim_wrapper=dict(type='DeepSpeedOptimWrapper', optimizer={}),
                 strategy=dict(type='DeepSpeedStrategy', gradient_clipping=0.1),
             ),
-            'kept, strategy.gradient_clipping=0.1',
+            "kept, strategy.gradient_clipping=0.1; norm 10 is the preset's",
         ),
         (dict(optim_wrapper=dict(type='ColossalAIOptimWrapper', optimizer={})), 'not set, for Col'),
         (dict(optim_wrapper=dict(constructor='Two', a=dict(optimizer={}))), 'several optimizers'),
-        (dict(optim_wrapper=dict(type='OptimWrapper', clip_grad=dict(max_norm=1))), 'kept, {'),
+        (
+            dict(optim_wrapper=dict(type='OptimWrapper', clip_grad=dict(max_norm=35))),
+            "kept, {'max_norm': 35}; norm 10 is the preset's",
+        ),
         (dict(optim_wrapper=None), 'has no optim_wrapper'),
     ],
 )

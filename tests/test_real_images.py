@@ -194,6 +194,17 @@ def test_higher_rates_are_compared_with_focal_loss_clipped_alike(tmp_path: Path)
     assert '| SGD, 0.01 | 400 | all, 1 | +4.0 |' in real_images.table_over_sets(found)
 
 
+def test_each_loss_has_its_best_clipping(tmp_path: Path) -> None:
+    aps = {'chess-focal-1x': [40], 'chess-focal-clipped-1x': [52], 'chess-focal-clipped-2-1x': [50]}
+    aps |= {'chess-preset-1x': [51], 'chess-preset-clipped-1x': [55]}
+    found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 1)
+    over_sets = real_images.table_over_sets(found)
+    assert "preset 'tempered' | AdamW, 0.0005 | 200 | all, 1 | +11.0 |" in over_sets
+    assert 'clipped at norm 10 | AdamW, 0.0005 | 200 | all, 1 | +5.0 |' in over_sets
+    best = real_images.table_of_best_rates(found, BY_ADAMW)
+    assert '| chess | 52.0 (0.0005) | 55.0 (0.0005) | +3.0 |' in best
+
+
 def test_rates_are_compared_on_the_sets_that_have_every_run(tmp_path: Path) -> None:
     rates = [regime.rate for regime in BY_SGD[:2]]
     aps = {f'{name}-focal-sgd{rates[0]}-2x': [50] for name in ('chess', 'bccd', 'cards')}

@@ -408,9 +408,9 @@ def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
     if not optimizer:
         note = 'the config has no optim_wrapper to set it in'
     elif optimizer.get('clip_grad'):
-        note = f'kept, {dict(optimizer["clip_grad"])}'
+        note = f'kept, {dict(optimizer["clip_grad"])}; {norm}'
     elif clipped:
-        note = f'kept, strategy.gradient_clipping={clipped}'
+        note = f'kept, strategy.gradient_clipping={clipped}; {norm}'
     elif any(isinstance(part, dict) and 'optimizer' in part for part in optimizer.values()):
         note = f'not set, for there are several optimizers; {norm} for each'
     elif wrapper not in rules.CLIPPING_WRAPPERS:
