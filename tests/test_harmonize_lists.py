@@ -259,11 +259,15 @@ def test_yolov3_and_yolox_take_sums() -> None:
 def test_tempered_keeps_the_objectness() -> None:
     yolov3 = dict(type='YOLOV3Head', loss_cls=ENTROPY, loss_conf=ENTROPY)
     yolox = dict(type='YOLOXHead', loss_cls=ENTROPY, loss_obj=ENTROPY, loss_l1=L1)
-    for head, objectness in (yolov3, 'loss_conf'), (yolox, 'loss_obj'):
+    for head, objectness, reductions in (
+        (yolov3, 'loss_conf', ['positives']),
+        (yolox, 'loss_obj', ['rows', 'sum']),
+    ):
         plan = losses_found(config(head), preset='tempered')
         (kept,) = plan.kept
         assert kept.where.endswith(objectness) and kept.why.startswith('the objectness')
-        assert len(plan.replaced) == len(head) - 2  # but the type and the objectness
+        assert [loss.ghm['reduction'] for loss in plan.replaced] == reductions
+    assert 'divides' not in found(config(yolov3)).why
 
 
 def test_alpha_is_that_of_focal_losses_alone() -> None:

@@ -205,6 +205,15 @@ def test_each_loss_has_its_best_clipping(tmp_path: Path) -> None:
     assert '| chess | 52.0 (0.0005) | 55.0 (0.0005) | +3.0 |' in best
 
 
+def test_clippings_are_averaged_where_every_set_was_run(tmp_path: Path) -> None:
+    aps = {f'{name}-focal-clipped-2-1x': [10 + 2 * i] for i, name in enumerate(real_images.LEARNT)}
+    aps |= {'chess-focal-1x': [50]}
+    found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 1)
+    rows = real_images.table_of_clippings(found).splitlines()[2:]
+    what = 'focal loss + smooth L1, gradient clipped at norm 2'
+    assert rows == [f'| {what} | AdamW, 0.0005 | 200 | 17.0 |']
+
+
 def test_rates_are_compared_on_the_sets_that_have_every_run(tmp_path: Path) -> None:
     rates = [regime.rate for regime in BY_SGD[:2]]
     aps = {f'{name}-focal-sgd{rates[0]}-2x': [50] for name in ('chess', 'bccd', 'cards')}
