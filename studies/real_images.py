@@ -82,7 +82,7 @@ LOSSES = {
         'focal loss + smooth L1, gradient clipped as with the preset',
         options=(CLIP(MAX_NORM['tempered']),),
     ),
-    # In nearly every iteration: the gradient of focal loss is longer than 2, the preset's than 10.
+    # In most iterations: the gradient of focal loss is longer than 2, the preset's than 10.
     NORMALIZED: Losses('focal loss + smooth L1, gradient clipped at norm 2', options=(CLIP(2),)),
     PRESET_NORMALIZED: Losses(
         'the preset, gradient clipped at norm 10', TEMPERED, (CLIP(MAX_NORM['tempered']),)
