@@ -11,18 +11,14 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-_HOME_OF = {
-    'GHMC': 'losses',
-    'GHMR': 'losses',
-    'AuthenticSmoothL1Loss': 'losses',
-    'OHEMLoss': 'losses',
-    'CocoIoUMetric': 'evaluation',
-    'GHMRetinaHead': 'heads',
-    'GHMSSDHead': 'heads',
-    'GradientDensityHook': 'hooks',
-    'harmonize': 'swap',
-    'losses_found': 'swap',
+_HOMES = {
+    'losses': ('GHMC', 'GHMR', 'AuthenticSmoothL1Loss', 'OHEMLoss'),
+    'evaluation': ('CocoIoUMetric',),
+    'heads': ('GHMRetinaHead', 'GHMSSDHead'),
+    'hooks': ('GradientDensityHook',),
+    'swap': ('harmonize', 'losses_found'),
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ['__version__', *_HOME_OF]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.dense_heads import RetinaHead
+from mmdet.models.losses import SmoothL1Loss
 from torch import Tensor, nn
 
 import ghm_mmdet  # noqa: F401
@@ -329,7 +330,18 @@ def test_asl1_module_weights_like_smooth_l1() -> None:
     np.testing.assert_allclose(found, 2 * elementwise, rtol=1e-4, atol=1e-8)
     found = loss(pred, target, weight, reduction_override='sum')
     np.testing.assert_allclose(found, 2 * elementwise.sum(), rtol=1e-5)
-    assert loss(torch.zeros(0, 4), torch.zeros(0, 4), avg_factor=1) == 0
+
+
+@pytest.mark.parametrize('avg_factor', [None, 1])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_asl1_module_of_no_boxes_is_that_of_smooth_l1(
+    weighted: bool, avg_factor: int | None
+) -> None:
+    pred, none = torch.zeros(0, 4, requires_grad=True), torch.zeros(0, 4)
+    for loss in (SmoothL1Loss(), AuthenticSmoothL1Loss()):
+        value = loss(pred, none, none if weighted else None, avg_factor=avg_factor)
+        value.backward()
+        assert value == 0 and pred.grad.shape == pred.shape
 
 
 def test_a_loss_prints_its_settings() -> None:

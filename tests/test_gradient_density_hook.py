@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
-from ghm_mmdet.functional import assign_regions
+from ghm_mmdet.functional import assign_regions, paper
 from ghm_mmdet.registry import HOOKS
 from ghm_mmdet.visualization.observer import GradientNormObserver, Observed
 from ghm_mmdet.visualization.record import GradientDensityRecord, in_regions
@@ -153,6 +153,21 @@ def test_weight_by_keyword_and_none_and_half_precision() -> None:
     loss(pred.half(), labels)
     numbers = observer.take()[0, 0].sum()
     assert numbers == (weight.sum() + 2 * len(labels)) * CLASSES
+
+
+def test_a_weight_of_rows_as_a_column_and_a_pair_of_labels_and_scores() -> None:
+    """As `YOLOV3Head` and `GFLHead` pass them; the counts are those of what GHM-C makes of them."""
+    pred, labels, weight = make_level(50, 0)['cls']
+    scores = torch.rand(50)
+    dense = torch.zeros(50, CLASSES + 1).scatter_(1, labels[:, None], scores[:, None])[:, :-1]
+    detector = Detector(GHMC(30), SmoothL1Loss())
+    observer = GradientNormObserver(detector, Observed(BINS, MU, loss_bbox=None))
+    observer.start()
+    for target in ((labels, scores), dense):
+        detector.bbox_head.loss_cls(pred, target, weight.new_ones(50, 1))
+        detector.bbox_head.loss_cls(pred, target)
+        g = np.abs(1 / (1 + np.exp(-pred.double().numpy())) - dense.double().numpy())
+        assert_counts_are_of(*observer.take()[0].numpy(), np.concatenate([g.ravel()] * 2))
 
 
 def test_a_loss_that_is_not_there_is_an_error() -> None:
@@ -359,7 +374,8 @@ def test_a_compiled_training_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
         return assign_regions(*args)
 
     if hasattr(torch.compiler, 'is_compiling'):
-        monkeypatch.setattr('ghm_mmdet.visualization.observer.assign_regions', assign)
+        of_observer = SimpleNamespace(**{**vars(paper), 'assign_regions': assign})
+        monkeypatch.setattr('ghm_mmdet.visualization.observer.paper', of_observer)
 
     def sums(compiled: bool) -> np.ndarray:
         torch._dynamo.reset()

@@ -275,8 +275,8 @@ def test_alpha_is_that_of_focal_losses_alone() -> None:
     weights = [
         found(config(dict(type='VFNetHead', loss_cls=loss))).ghm['loss_weight']
         for loss in (
-            dict(type='VarifocalLoss', alpha=0.75), dict(FOCAL, alpha=0.4), ENTROPY,
-            dict(type='QualityFocalLoss'),
+            dict(type='VarifocalLoss', use_sigmoid=True, alpha=0.75),
+            dict(FOCAL, alpha=0.4), ENTROPY, dict(type='QualityFocalLoss', use_sigmoid=True),
         )
     ]  # fmt: skip
     assert weights == [1, 0.4, 1, 0.25]

@@ -143,7 +143,8 @@ def test_detr_keeps_its_class_weights_and_its_boxes() -> None:
 
 
 def test_heads_of_mmrotate_are_known_without_it() -> None:
-    focal, smooth_l1 = dict(type='mmdet.FocalLoss'), dict(type='mmdet.SmoothL1Loss')
+    focal = dict(type='mmdet.FocalLoss', use_sigmoid=True)
+    smooth_l1 = dict(type='mmdet.SmoothL1Loss')
     refine = dict(type='S2ARefineHead', loss_cls=focal, loss_bbox=dict(type='KFLoss'))
     model = dict(
         bbox_head_init=dict(type='S2AHead', loss_cls=focal, loss_bbox=smooth_l1),
@@ -373,7 +374,7 @@ def test_heads_of_users() -> None:
     class MyRetinaHead(RetinaHead):
         pass
 
-    losses = dict(loss_cls=dict(type='FocalLoss'), loss_bbox=dict(type='L1Loss'))
+    losses = dict(loss_cls=dict(type='FocalLoss', use_sigmoid=True), loss_bbox=dict(type='L1Loss'))
     mine = Config(dict(model=dict(type='RetinaNet', bbox_head=dict(type='MyRetinaHead', **losses))))
     assert harmonize(mine, preset='released').model.bbox_head.loss_cls == GHM_C
     decoded = copy.deepcopy(mine)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from ghm_mmdet import losses_found
+from ghm_mmdet import harmonize, losses_found
 from ghm_mmdet.swap.writer import difference
 
 FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
@@ -52,6 +53,51 @@ def test_a_setting_that_is_off_is_no_reason_to_keep_a_loss(
     head = dict(type='RetinaHead', num_classes=3, in_channels=8, loss_bbox=L1)
     model = dict(type='RetinaNet', bbox_head=dict(head, loss_cls={**loss, key: value}))
     assert (loss_cls_of('bbox_head', model).ghm is None) == value
+
+
+def test_a_sigmoid_that_is_not_written_is_a_reason_to_keep_a_loss() -> None:
+    """The head has channels for a softmax then, and others with GHM-C, which has it written."""
+    for loss in (dict(type='FocalLoss'), dict(type='CrossEntropyLoss')):
+        head = dict(type='RetinaHead', num_classes=3, in_channels=8, loss_cls=loss, loss_bbox=L1)
+        cfg = Config(dict(model=dict(type='RetinaNet', bbox_head=head)))
+        channels = MODELS.build(head).cls_out_channels
+        assert MODELS.build(harmonize(cfg).model.bbox_head).cls_out_channels == channels == 4
+    assert 'use_sigmoid is not written' in loss_cls_of('bbox_head', vfnet(loss_cls=VARIFOCAL)).why
+
+
+def test_a_loss_that_the_head_leaves_out_is_not_replaced() -> None:
+    """With `use_vfl=False` `VFNetHead` trains `loss_cls_fl`."""
+    written = dict(VARIFOCAL, use_sigmoid=True)
+    assert loss_cls_of('bbox_head', vfnet(loss_cls=written, use_vfl=True)).ghm is not None
+    left_out = vfnet(loss_cls=written, loss_cls_fl=FOCAL, use_vfl=False)
+    assert 'trains loss_cls_fl' in loss_cls_of('bbox_head', left_out).why
+    built = MODELS.build(left_out['bbox_head'])
+    assert type(built.loss_cls).__name__ == 'FocalLoss'
+
+
+VARIFOCAL = dict(type='VarifocalLoss', alpha=0.75, gamma=2.0, loss_weight=1.0)
+
+
+def vfnet(**arguments: Any) -> dict:
+    head = dict(type='VFNetHead', num_classes=3, in_channels=8, stacked_convs=1, **arguments)
+    return dict(type='VFNet', bbox_head=head)
+
+
+@pytest.mark.parametrize('sampler', [None, dict(type='PseudoSampler')])
+def test_a_head_that_does_not_sample_averages_over_its_positives(sampler: dict | None) -> None:
+    """As its `avg_factor` tells: that of `RandomSampler` counts the negatives, too."""
+    head = dict(type='RPNHead', in_channels=8, loss_cls=FOCAL, loss_bbox=L1)
+    weights = []
+    for each in (sampler, dict(type='RandomSampler', num=256, pos_fraction=0.5)):
+        assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3)
+        rpn = dict(assigner=assigner, allowed_border=-1, pos_weight=-1, sampler=each)
+        cfg = Config(dict(model=dict(type='RPN', rpn_head=head, train_cfg=dict(rpn=rpn))))
+        [found] = [x for x in losses_found(cfg).losses if x.where.endswith('loss_bbox')]
+        built = MODELS.build(dict(head, train_cfg=rpn, test_cfg=None))
+        takes_positives_alone = type(built.sampler).__name__ == 'PseudoSampler'
+        assert ('share of positives' in found.why) != takes_positives_alone
+        weights.append(found.ghm['loss_weight'])
+    assert weights[0] == 2 * weights[1]
 
 
 def test_the_formula_that_is_the_default_is_not_written() -> None:

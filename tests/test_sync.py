@@ -74,8 +74,9 @@ def train(name: str, formula: str, sizes: tuple[int, ...], rank: int) -> tuple:
     values, gradients = [], []
     for call in range(CALLS):
         part = [t.split(sizes)[rank] for t in make_batch(name, call)]
-        # Of the process alone, as the heads of anchors have it.
-        value = loss(model(part[0]), *part[1:], avg_factor=float(part[2].sum()))
+        # Of the process alone, as the heads of anchors have it; `DETRHead` passes shape (1,).
+        n = part[2].sum().reshape(1)
+        value = loss(model(part[0]), *part[1:], avg_factor=n if call else n.item())
         model.zero_grad()
         value.backward()
         total = value.detach() / len(sizes)

@@ -104,6 +104,20 @@ def test_other_formulas_ignore_the_heads_divisor() -> None:
         assert loss(pred, labels, avg_factor=2) == loss(pred, labels)
 
 
+def test_the_heads_divisor_is_a_number_or_one_element_of_any_shape() -> None:
+    """`DETRHead` passes shape (1,)."""
+    pred, labels = torch.randn(20, 3), torch.randint(0, 4, (20,))
+    loss = GHMC(BINS, formula='tempered')
+    value = loss(pred, labels, avg_factor=7)
+    for seven in (7.0, np.float32(7), torch.tensor(7), torch.tensor([7.0]), torch.tensor([[7]])):
+        assert loss(pred, labels, avg_factor=seven) == value and value.shape == ()
+    for wrong in (torch.ones(7), torch.ones(BINS), torch.ones(0)):
+        with pytest.raises(ValueError, match=rf'avg_factor .* got the shape \({len(wrong)},\)'):
+            loss(pred, labels, avg_factor=wrong)
+    with pytest.raises(TypeError, match="avg_factor must be a number, got '7'"):
+        loss(pred, labels, avg_factor='7')
+
+
 def test_a_head_that_divides_later_divides_by_the_positives() -> None:
     """'positives' gives `Σ β_i L_i` with N the number of positives."""
     pred, labels = torch.randn(200, 3) - 3, torch.randint(0, 30, (200,))

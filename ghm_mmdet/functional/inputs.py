@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_real
 from ..ops import is_compiling, is_traced
 from ..ops.regions import ROUNDING, check_probabilities
 
@@ -87,6 +88,27 @@ def check_weight(pred: Tensor, weight: Any) -> None:
             f'weight must have the shape of pred, {tuple(pred.shape)}, or of pred without its '
             f'last dimension, got {tuple(weight.shape)}'
         )
+
+
+def scalar_like(like: Tensor, name: str, value: Any) -> Tensor:
+    """A number, or a tensor of one element in whatever shape, as a scalar."""
+    if not isinstance(value, Tensor):
+        check_real(name, value)
+        return torch.full_like(like, value)
+    if value.numel() != 1:
+        raise ValueError(f'{name} must have one element, got the shape {tuple(value.shape)}')
+    return value.to(like).reshape(())
+
+
+def as_heads_pass(
+    pred: Tensor, target: Tensor | tuple[Tensor, Tensor], weight: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The target of a pair of labels and scores, and a weight of rows without a last dimension."""
+    if isinstance(target, tuple):
+        target = quality_target(pred, *target)
+    if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
+        weight = weight.squeeze(-1)
+    return target, weight
 
 
 def _is_at_hand(x: Tensor) -> bool:

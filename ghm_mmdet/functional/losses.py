@@ -30,8 +30,7 @@ class FirstPass(NamedTuple):
         """With the head's `avg_factor` for N, where it gives one and the formula takes it."""
         if avg_factor is None or not FORMULAS[settings.formula].takes_avg_factor:
             return self
-        n = self.statistics.num_examples
-        n = avg_factor.to(n) if isinstance(avg_factor, Tensor) else torch.full_like(n, avg_factor)
+        n = inputs.scalar_like(self.statistics.num_examples, 'avg_factor', avg_factor)
         return self._replace(statistics=self.statistics._replace(num_examples=n))
 
 

@@ -66,5 +66,7 @@ class AuthenticSmoothL1Loss(nn.Module):
         check_choice('reduction_override', reduction, REDUCTIONS)
         check_regression(pred, target, None)
         loss = authentic_smooth_l1(pred - target, self.mu)
+        if not loss.numel() and reduction == 'mean':
+            avg_factor = 1  # the mean of no offsets is NaN
         reduced: Tensor = weight_reduce_loss(loss, weight, reduction, avg_factor)
         return self.loss_weight * reduced

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, requires_use_sigmoid
 from ..formulas import Settings
-from ..functional.inputs import quality_target, sum_of_targets, valid_examples
+from ..functional.inputs import as_heads_pass, sum_of_targets, valid_examples
 from ..functional.losses import first_pass_of_sigmoid, first_pass_of_softmax
 from ..registry import MODELS
 from .gradient_harmonizing import GradientHarmonizingLoss
@@ -146,18 +146,15 @@ class GHMC(GradientHarmonizingLoss):
         settings = self.settings_of_call('mean' if is_divided_later else reduction_override)
         weight = label_weight if weight is None else weight
         if self.use_sigmoid:
-            if isinstance(target, tuple):
-                target = quality_target(pred, *target)
-            if isinstance(weight, Tensor) and weight.shape == (*pred.shape[:-1], 1):
-                weight = weight.squeeze(-1)
-            first = first_pass_of_sigmoid(pred, target, weight, settings)
+            labels, weight = as_heads_pass(pred, target, weight)
+            first = first_pass_of_sigmoid(pred, labels, weight, settings)
         else:
             ignored = -100 if self.ignore_index is None else self.ignore_index
-            class_weight, labels = self.class_factor, cast(Tensor, target)
-            first = first_pass_of_softmax(pred, labels, weight, class_weight, ignored, settings)
+            labels, factor = cast(Tensor, target), self.class_factor
+            first = first_pass_of_softmax(pred, labels, weight, factor, ignored, settings)
         if not is_divided_later:
             return self.loss_of(first.divided_by(avg_factor, settings), settings)
-        divisor = self._divisor_of_head(pred, cast(Tensor, target), weight)
+        divisor = self._divisor_of_head(pred, labels, weight)
         return divisor * self.loss_of(first.divided_by(divisor, settings), settings)
 
     def _divisor_of_head(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:

@@ -65,10 +65,8 @@ class GradientHarmonizingLoss(nn.Module):
         return super()._apply(apply_but_to_half, *args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
 
     def extra_repr(self) -> str:
-        names = (
-            'use_sigmoid mu mu_momentum bins momentum loss_weight reduction density formula sync'
-        )
-        return ', '.join(f'{n}={getattr(self, n)!r}' for n in names.split() if hasattr(self, n))
+        keys = 'use_sigmoid mu mu_momentum bins momentum loss_weight reduction density formula sync'
+        return ', '.join(f'{k}={getattr(self, k)!r}' for k in keys.split() if hasattr(self, k))
 
     def settings_of_call(self, reduction_override: str | None = None) -> Settings:
         if reduction_override is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -70,9 +71,19 @@ class Head:
         """Its type, or the nearest type of the tables that it derives from."""
         if self.computes_its_losses:
             return name_of(rules.HEADS_WITH_LOSSES[self.name])
-        if self.name in rules.HEADS and _package(self.config['type']) in ('', *rules.PACKAGES):
+        return self.nearest_in(rules.HEADS)
+
+    @property
+    def why_without_losses(self) -> str | None:
+        """Why the losses that it computes by itself stay, as far as it has such."""
+        known = self.nearest_in({**rules.HEADS, **rules.HEADS_WITHOUT_LOSSES})
+        return None if self.computes_its_losses else rules.HEADS_WITHOUT_LOSSES.get(known or '')
+
+    def nearest_in(self, table: Collection[str]) -> str | None:
+        """Its type, or the nearest type of a table that it derives from."""
+        if self.name in table and _package(self.config['type']) in ('', *rules.PACKAGES):
             return self.name
-        return next((kind.__name__ for kind in self._ancestors if _is_known(kind)), None)
+        return next((kind.__name__ for kind in self._ancestors if _is_in(table, kind)), None)
 
     @property
     def calls(self) -> Calls:
@@ -89,7 +100,7 @@ class Head:
         """The methods of losses and targets that it does not have from its known ancestor."""
         if not self.is_derived:
             return []
-        own = takewhile(lambda kind: not _is_known(kind), self._ancestors)
+        own = takewhile(lambda kind: not _is_in(rules.HEADS, kind), self._ancestors)
         return sorted(
             {name for kind in own for name in vars(kind) if 'loss' in name or 'target' in name}
         )
@@ -97,32 +108,35 @@ class Head:
     @cached_property
     def _ancestors(self) -> tuple[type, ...]:
         """Its class and those that it derives from; none if the class is not registered."""
+        kind = self.config['type']
+        registry = f'{_package(kind) or "mmdet"}.registry'
+        # Whoever derives from a class of MMDetection has imported it: the others need no look.
+        if not (self.losses or {'mmdet.models', registry} <= sys.modules.keys()):
+            return getattr(kind, '__mro__', ())
         # A head of its own is registered by whoever loaded the config; MMDetection's are here.
         import mmdet.models  # noqa: F401
-        from mmdet.registry import MODELS
+        from mmdet.registry import MODELS, TASK_UTILS
 
-        kind = self.config['type']
-        kind = kind if isinstance(kind, type) else MODELS.get(str(kind))
+        if not isinstance(kind, type):
+            kind = MODELS.get(str(kind)) or TASK_UTILS.get(str(kind))
         return getattr(kind, '__mro__', ())
 
     @cached_property
     def settings(self) -> list[dict]:
         """Its part of the nearest `train_cfg`: several where there is one for each of the heads."""
-        key = 'rpn' if self.name in rules.RPN_HEADS or 'rpn_head' in self.path else 'rcnn'
+        key = 'rpn' if self.known_as in rules.RPN_HEADS or 'rpn_head' in self.path else 'rcnn'
         of_detector = several(self.train_cfg)
         parts = [several(cfg[key]) for cfg in of_detector if cfg.get(key)]
         stage = next((key for key in reversed(self.path) if isinstance(key, int)), 0)
         return [stages[min(stage, len(stages) - 1)] for stages in parts if stages] or of_detector
 
     def share_of_positives(self, default: float) -> float:
-        """That of its sampler; `default` is MMDetection's, 1 where no samples are drawn."""
-        if default == 1:
-            return default
-        samplers = (settings.get('sampler') or {} for settings in self.settings)
-        shares = (sampler['pos_fraction'] for sampler in samplers if 'pos_fraction' in sampler)
-        share = next(shares, default)
-        check_real(f'pos_fraction of the sampler of {self.where}', share)
-        return share
+        """That of its sampler, 1 if it does not sample; `default` if no settings say so."""
+        trained = [s for s in self.settings if {'assigner', 'sampler'} & s.keys()]
+        shares = [(s.get('sampler') or {}).get('pos_fraction', 1.0) for s in trained]
+        for share in shares:
+            check_real(f'pos_fraction of the sampler of {self.where}', share)
+        return min(shares, default=default)
 
     def matches(self, pattern: str | None) -> bool:
         """Whether its type or its place match a pattern of `fnmatch`; None matches all."""
@@ -143,8 +157,7 @@ def _heads_in(node: Head) -> Iterator[Head]:
         return
     if 'type' in config:
         node = _with_reasons_of(node)
-        known = (rules.HEADS, rules.HEADS_WITH_LOSSES, rules.HEADS_WITHOUT_LOSSES)
-        if node.losses or any(node.name in table for table in known):
+        if node.losses or node.known_as or node.why_without_losses:
             yield node
     for key, value in config.items():
         if key not in ('train_cfg', 'test_cfg') and not _is_loss(key, value):
@@ -158,15 +171,16 @@ def _is_loss(key: str | int, value: Any) -> bool:
 
 def _with_reasons_of(node: Head) -> Head:
     """The node, with what its own config says of the losses inside of it."""
-    keep = {**node.keep_of_box_head, **rules.ROI_HEADS.get(node.name, {})}
+    of_roi_head = rules.ROI_HEADS.get(node.nearest_in(rules.ROI_HEADS) or '', {})
+    keep = {**node.keep_of_box_head, **of_roi_head}
     train_cfg = node.config.get('train_cfg')
     for stage in (stage for cfg in several(train_cfg) for stage in several(cfg.get('rcnn'))):
         sampler = stage.get('sampler') or {}
-        if 'type' in sampler and name_of(sampler) in rules.RANKING_SAMPLERS:
+        if 'type' in sampler and Head((), sampler).nearest_in(rules.RANKING_SAMPLERS):
             keep['loss_cls'] = f'{name_of(sampler)} chooses RoIs by this loss of each'
     return replace(
         node,
-        keep_all=node.keep_all or rules.DETECTORS.get(node.name),
+        keep_all=node.keep_all or rules.DETECTORS.get(node.nearest_in(rules.DETECTORS) or ''),
         keep_of_box_head=keep,
         train_cfg=train_cfg or node.train_cfg,
     )
@@ -178,8 +192,8 @@ def _package(kind: Any) -> str:
     return name.partition('.')[0] if isinstance(kind, type) or '.' in name else ''
 
 
-def _is_known(kind: type) -> bool:
-    return kind.__name__ in rules.HEADS and _package(kind) in rules.PACKAGES
+def _is_in(table: Collection[str], kind: type) -> bool:
+    return kind.__name__ in table and _package(kind) in rules.PACKAGES
 
 
 def _ssd_losses(train_cfg: dict) -> dict[str, dict]:

@@ -109,8 +109,8 @@ def make_plan(cfg: Config, options: Options) -> Plan:
 
 
 def _plan_head(plan: Plan, options: Options, head: Head) -> None:
-    if head.name in rules.HEADS_WITHOUT_LOSSES:
-        why = rules.HEADS_WITHOUT_LOSSES[head.name]
+    why = head.why_without_losses
+    if why:
         plan.losses.append(LossFound(head.where, head.name, 'its own losses', None, why))
         return
     found = {key: _loss_found(options, head, key, loss) for key, loss in head.losses.items()}
@@ -163,7 +163,7 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
         return rules.LOSSES[name]
     if call is None:
         return rules.KEYS.get(key) or f'how {head.name} calls it is not known: replace it by hand'
-    if key in head.keep_of_box_head and head.name in rules.SOFTMAX_HEADS:
+    if key in head.keep_of_box_head and head.known_as in rules.SOFTMAX_HEADS:
         return head.keep_of_box_head[key]
     is_cls = call.ghm == 'GHMC'
     why = _why_not_ghm_c(options, head, loss, call) if is_cls else _why_not_ghm_r(head, loss)
@@ -178,16 +178,20 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
 def _why_not_ghm_c(options: Options, head: Head, loss: dict, call: Call) -> str | None:
     if name_of(loss) not in rules.CLASSIFICATION_LOSSES:
         return f'GHM-C takes the place of {", ".join(rules.CLASSIFICATION_LOSSES)}'
+    if not head.config.get('use_vfl', True):
+        return 'use_vfl=False: the head trains loss_cls_fl in its place'
     if _is_sigmoid(loss):
-        if head.name in rules.SOFTMAX_HEADS:
+        if head.known_as in rules.SOFTMAX_HEADS:
             return 'this head reads its scores through softmax, the loss through sigmoid'
         for key in rules.OF_SOFTMAX:
             if loss.get(key) is not None:
                 return f'{key} has no place in the sigmoid form of GHM-C'
     elif options.preset in BESIDE_SOFTMAX:
         return rules.SOFTMAX
-    if name_of(loss) == 'QualityFocalLoss' and head.name in rules.QUALITY_HEADS:
+    if name_of(loss) == 'QualityFocalLoss' and head.known_as in rules.QUALITY_HEADS:
         return rules.TESTS_FOR_QUALITY
+    if _is_sigmoid(loss) and 'use_sigmoid' not in loss:
+        return rules.UNWRITTEN
     return call.kept if options.preset in BESIDE_SOFTMAX else None
 
 
@@ -310,7 +314,8 @@ def _average_of_levels(ghm: dict, replaced: Replaced) -> str:
 
 
 def _share_of_positives(ghm: dict, replaced: Replaced) -> str:
-    share = replaced.head.share_of_positives(replaced.call.positives)
+    share = replaced.call.positives
+    share = 1 if share == 1 else replaced.head.share_of_positives(share)
     ghm['loss_weight'] *= share
     return f'its weight is multiplied by the share of positives, {share}' if share < 1 else ''
 

@@ -92,6 +92,7 @@ CLIPPING_WRAPPERS = (None, 'OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper'
 SOFTMAX = "a softmax: preset='tempered' keeps it, preset='released' replaces it"
 IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
 DECODED_BOXES = f'reg_decoded_bbox=True: the head {HEADS["FCOSHead"]["loss_bbox"]}'
+UNWRITTEN = 'use_sigmoid is not written: heads take that for False, the loss for True; write it'
 TESTS_FOR_QUALITY = 'this head gives IoU targets to a QualityFocalLoss alone: GHM-C would lose them'
 #: What `GHMSSDHead` changes of a softmax cross entropy that is not replaced.
 MINED_FROM_THE_BATCH = 'hard negatives are mined from the mini-batch, not from each image'

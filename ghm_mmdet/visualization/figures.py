@@ -16,12 +16,7 @@ from mmdet.models.losses.smooth_l1_loss import smooth_l1_loss
 from torch import Tensor
 
 from ..checks import check_choice, check_count
-from ..functional import (
-    assign_regions,
-    authentic_smooth_l1,
-    harmonizing_parameter,
-    regression_gradient_norm,
-)
+from ..functional import paper
 from . import FORMATS
 from .record import KINDS, GradientDensityRecord, in_regions
 from .style import BASELINE, BLUE, GHM, RIVAL, STYLE, new_figure, save_figure
@@ -57,7 +52,7 @@ def smooth_l1_gradient(d: np.ndarray, delta: float = 1 / 9) -> np.ndarray:
 
 def authentic_smooth_l1_gradient(d: np.ndarray, mu: float) -> np.ndarray:
     """Eq. 18."""
-    return gradient_norm(lambda d, _, reduction: authentic_smooth_l1(d, mu), d)
+    return gradient_norm(lambda d, _, reduction: paper.authentic_smooth_l1(d, mu), d)
 
 
 def _logit(g: np.ndarray) -> np.ndarray:
@@ -68,7 +63,7 @@ def _logit(g: np.ndarray) -> np.ndarray:
 def region_beta(counts: np.ndarray) -> np.ndarray:
     """β of each unit region (Eq. 10) from R, shape (M,); NaN where a region is empty."""
     r = torch.from_numpy(counts)
-    beta = harmonizing_parameter(r, r.sum(), bins=len(r), formula='paper').numpy()
+    beta = paper.harmonizing_parameter(r, r.sum(), bins=len(r), formula='paper').numpy()
     return np.where(counts > 0, beta, np.nan)
 
 
@@ -77,7 +72,7 @@ def harmonized(gradient: np.ndarray, norm: np.ndarray, counts: np.ndarray) -> np
 
     `norm`, g or gr of each, decides the region; `counts` is R, shape (M,).
     """
-    regions = assign_regions(torch.from_numpy(norm), len(counts)).numpy()
+    regions = paper.assign_regions(torch.from_numpy(norm), len(counts)).numpy()
     return region_beta(counts)[regions] * gradient
 
 
@@ -131,7 +126,7 @@ def draw_gradient_of_regression(axes: Axes, counts: np.ndarray, mu: float) -> No
     """Figure 5: the reformulated gradient norm of SL1, ASL1 and GHM-R against |d|."""
     d = np.linspace(0, LARGEST_D, 1000)
     asl1 = authentic_smooth_l1_gradient(d, mu)
-    gr = regression_gradient_norm(torch.from_numpy(d), mu).numpy()
+    gr = paper.regression_gradient_norm(torch.from_numpy(d), mu).numpy()
     axes.plot(d, smooth_l1_gradient(d), label='SL1 (δ = 1/9)', **BASELINE)
     axes.plot(d, asl1, label=f'ASL1 (μ = {mu:.3g})', **RIVAL)
     axes.plot(d, harmonized(asl1, gr, counts), label='GHM-R', **GHM)

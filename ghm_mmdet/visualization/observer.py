@@ -12,38 +12,29 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..checks import check_count, check_positive
-from ..functional import (
-    assign_regions,
-    classification_gradient_norm,
-    count_regions,
-    regression_gradient_norm,
-)
-from ..functional.inputs import (
-    at_least_float32,
-    check_same_shape,
-    dense_target,
-    valid_examples,
-)
+from ..functional import inputs, paper
 from ..losses.ghm_r import GHMR
 from .record import KINDS, SUMS
 
 
 def classification_examples(
-    pred: Tensor, target: Tensor, weight: Tensor | None = None
+    pred: Tensor, target: Tensor | tuple[Tensor, Tensor], weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The gradient norm g (Eq. 3) of what a head passes to its loss, and which are valid."""
-    logits = at_least_float32(pred.detach())
-    g = classification_gradient_norm(logits, dense_target(logits, target))
-    return g, valid_examples(logits, weight)
+    logits = inputs.at_least_float32(pred.detach())
+    target, weight = inputs.as_heads_pass(logits, target, weight)
+    g = paper.classification_gradient_norm(logits, inputs.dense_target(logits, target))
+    return g, inputs.valid_examples(logits, weight)
 
 
 def regression_examples(
     pred: Tensor, target: Tensor, weight: Tensor | None = None, *, mu: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradient norm gr (Eq. 18), see `classification_examples`; `target` as `pred`."""
-    offsets = at_least_float32(pred.detach())
-    check_same_shape('target', target, 'pred', pred)
-    return regression_gradient_norm(offsets - target, mu), valid_examples(offsets, weight)
+    offsets = inputs.at_least_float32(pred.detach())
+    inputs.check_same_shape('target', target, 'pred', pred)
+    gr = paper.regression_gradient_norm(offsets - target, mu)
+    return gr, inputs.valid_examples(offsets, weight)
 
 
 def sum_regions(values: Tensor, regions: Tensor, bins: int) -> np.ndarray:
@@ -190,8 +181,8 @@ class GradientNormObserver:
             g, valid = classification_examples(pred, target, weight)
         else:
             g, valid = regression_examples(pred, target, weight, mu=mu)
-        regions = assign_regions(g, bins, valid)
-        counts = count_regions(regions, bins).cpu().numpy()
+        regions = paper.assign_regions(g, bins, valid)
+        counts = paper.count_regions(regions, bins).cpu().numpy()
         if kind == 'reg':
             self._sum_of_mu += float(mu) * counts.sum()
         self._sums[KINDS.index(kind)] += counts, sum_regions(g, regions, bins)
