@@ -235,6 +235,20 @@ def test_rates_are_compared_on_the_sets_that_have_every_run(tmp_path: Path) -> N
     )
 
 
+def test_a_rate_of_few_sets_is_in_no_mean(tmp_path: Path) -> None:
+    aps = {f'{name}-{losses}-1x': [50] for name in ('chess', 'bccd') for losses in BOTH}
+    aps |= {f'chess-{losses}-adamw0.002-1x': [60] for losses in BOTH}
+    found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 1)
+    shown = real_images.table_of_rates(found, BY_ADAMW).splitlines()
+    assert [*map(str.strip, shown[0].split('|')[3:-1])] == ['0.0005', 'within 1 AP of the best']
+    best = real_images.table_of_best_rates(found, BY_ADAMW)
+    assert '| chess | 60.0 (0.002) | 60.0 (0.002) |' in best
+    assert '| the one best rate' not in best
+
+
+BOTH = (real_images.FOCAL, real_images.PRESET)
+
+
 def interval_of(values: list[float]) -> str:
     """The mean and its 95 % interval of two values."""
     mean, half = np.mean(values), 12.706 * np.std(values, ddof=1) / np.sqrt(2)
