@@ -75,9 +75,8 @@ def requires_use_sigmoid(loss: type[T]) -> type[T]:
         if caller == 'mmengine.registry.build_functions' and 'use_sigmoid' not in kwargs:
             raise ValueError(
                 f'use_sigmoid is missing from the config of ghm_mmdet.{cls.__name__}: write '
-                "use_sigmoid=True. MMDetection's heads read it from the config and take a missing "
-                'key as False: a softmax head, whose channel for the background the loss would '
-                'train as one of the classes. use_sigmoid=False is the softmax form, for such heads'
+                "use_sigmoid=True, or False for the softmax form. MMDetection's heads read it from "
+                'the config, and take a missing key as False, for a softmax'
             )
         return super(loss, cls).__new__(cls)  # type: ignore[misc, no-any-return]
 

@@ -191,6 +191,20 @@ def test_figures_names_a_file_that_is_no_record(tmp_path: Path) -> None:
             main(['figures', str(path), '--out', str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ('config --out my.py', '--out needs NAME'),
+        ('reproduce plan --table 7 --cfg-options model.backbone.depth.x=1', '^reproduce plan: '),
+        ('reproduce plan --table 7 --cfg-options train_cfg=1', '^reproduce plan: '),
+    ],
+)
+def test_what_can_not_be_done_is_one_line(arguments: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message) as end:
+        main(arguments.split())
+    assert '\n' not in str(end.value)
+
+
 def test_a_command_leaves_the_signals_of_its_process() -> None:
     """Whose children inherit them: a pool that is forked must end by SIGTERM."""
     before = signal.getsignal(signal.SIGTERM)

@@ -355,7 +355,7 @@ def test_a_record_of_nothing_is_a_warning(tmp_path: Path) -> None:
     for _ in stub_training(runner):
         model.bbox_head.loss_cls(*make_level(20, 0)['cls'])
     [warning] = runner.warnings
-    assert 'bbox_head.loss_bbox was called with no valid example in the 2 iterations' in warning
+    assert 'bbox_head.loss_bbox had no valid example in the 2 iterations' in warning
     assert np.isnan(GradientDensityRecord.load(tmp_path / 'gradient_density.npz').mu).all()
     hook = GradientDensityHook()
     runner.iter, runner.max_iters = 0, 0  # a loop that does not know its length

@@ -27,6 +27,8 @@ FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_wei
 ENTROPY = dict(type='CrossEntropyLoss', use_sigmoid=True)
 SOFTMAX = dict(type='CrossEntropyLoss')
 L1 = dict(type='L1Loss', loss_weight=1.0)
+#: Of a head that passes no `avg_factor`.
+SUMMED, SUMMED_L1 = dict(ENTROPY, reduction='sum'), dict(L1, reduction='sum')
 
 
 def retina(**changes: Any) -> dict:
@@ -245,20 +247,20 @@ def test_samplers_that_rank_rois_by_their_loss_keep_it(name: str) -> None:
 
 def test_yolov3_and_yolox_take_sums() -> None:
     """YOLOX divides them by the number of positives; its `loss_cls` has their rows alone."""
-    yolov3 = config(dict(type='YOLOV3Head', loss_cls=ENTROPY, loss_conf=ENTROPY))
+    yolov3 = config(dict(type='YOLOV3Head', loss_cls=SUMMED, loss_conf=SUMMED))
     plan = losses_found(yolov3, preset='released')
     assert [loss.ghm['reduction'] for loss in plan.losses] == ['positives'] * 2
     assert not any('divides' in loss.why for loss in plan.losses)
-    losses = dict(loss_cls=ENTROPY, loss_obj=ENTROPY, loss_l1=L1)
+    losses = dict(loss_cls=SUMMED, loss_obj=SUMMED, loss_l1=SUMMED_L1)
     yolox = config(dict(type='YOLOXHead', **losses))
     plan = losses_found(yolox, preset='released')
     assert [loss.ghm['reduction'] for loss in plan.losses] == ['rows', 'positives', 'sum']
-    assert {loss.why for loss in plan.losses} == {'the head divides it by the number of positives'}
+    assert all('the head divides it by the number of positives' in loss.why for loss in plan.losses)
 
 
 def test_tempered_keeps_the_objectness() -> None:
-    yolov3 = dict(type='YOLOV3Head', loss_cls=ENTROPY, loss_conf=ENTROPY)
-    yolox = dict(type='YOLOXHead', loss_cls=ENTROPY, loss_obj=ENTROPY, loss_l1=L1)
+    yolov3 = dict(type='YOLOV3Head', loss_cls=SUMMED, loss_conf=SUMMED)
+    yolox = dict(type='YOLOXHead', loss_cls=SUMMED, loss_obj=SUMMED, loss_l1=SUMMED_L1)
     for head, objectness, reductions in (
         (yolov3, 'loss_conf', ['positives']),
         (yolox, 'loss_obj', ['rows', 'sum']),
@@ -528,8 +530,8 @@ def test_the_number_of_things_is_a_number_of_classes() -> None:
 @pytest.mark.parametrize(
     ('head', 'keys'),
     [
-        (dict(type='YOLOXHead', loss_cls=ENTROPY), 'loss_cls'),
-        (dict(type='YOLOXHead', loss_l1=L1), 'loss_l1'),
+        (dict(type='YOLOXHead', loss_cls=SUMMED), 'loss_cls'),
+        (dict(type='YOLOXHead', loss_l1=SUMMED_L1), 'loss_l1'),
         (dict(type='FoveaHead', loss_bbox=L1), 'loss_bbox'),
         (dict(type='Shared2FCBBoxHead', loss_bbox=L1), 'loss_bbox'),
         (dict(type='Shared2FCBBoxHead', loss_cls=SOFTMAX), 'loss_cls'),

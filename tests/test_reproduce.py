@@ -219,7 +219,7 @@ class FakeMIM:
         folder = Path(command[command.index('--work-dir') + 1])
         if name.endswith('_test-dev'):
             folder.parent.mkdir(exist_ok=True)
-            folder.with_name(f'{folder.name}.bbox.json').touch()
+            folder.with_name(f'{folder.name}.bbox.json').write_text('[]', encoding='utf-8')
             return
         (folder / '1').mkdir(parents=True, exist_ok=True)
         paper_run(name, self.settings).wanted.dump(folder / f'{name}.py')
@@ -276,6 +276,10 @@ def test_test_dev_is_run_where_its_images_are_listed(settings: RunSettings, fake
     fake.calls.clear()
     run_missing(tables([3]), settings)
     assert fake.calls == [], 'the detections are there'
+    run = paper_run(submitted[0].replace('_test-dev', ''), settings)
+    run.detections.write_text('[{"image_id": 1, "bbox": [1, 2', encoding='utf-8')
+    run_missing(tables([3]), settings)
+    assert fake.calls == [('test', submitted[0])], 'the writer of the detections was killed'
 
 
 def test_other_settings_in_a_folder_are_not_gone_on_with(

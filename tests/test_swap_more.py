@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
+import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
 
 from ghm_mmdet import harmonize, losses_found
+from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.swap.writer import difference
 
 FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
@@ -70,9 +74,145 @@ def test_a_loss_that_the_head_leaves_out_is_not_replaced() -> None:
     written = dict(VARIFOCAL, use_sigmoid=True)
     assert loss_cls_of('bbox_head', vfnet(loss_cls=written, use_vfl=True)).ghm is not None
     left_out = vfnet(loss_cls=written, loss_cls_fl=FOCAL, use_vfl=False)
-    assert 'trains loss_cls_fl' in loss_cls_of('bbox_head', left_out).why
+    assert 'use_vfl=False: the head does not' in loss_cls_of('bbox_head', left_out).why
     built = MODELS.build(left_out['bbox_head'])
     assert type(built.loss_cls).__name__ == 'FocalLoss'
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_yolox_has_the_box_loss_of_retinanet(preset: str) -> None:
+    """Its sum over 4 offsets of each box is divided by the number of boxes, as is RetinaNet's."""
+    names = {'retinanet/retinanet_r50_fpn_1x_coco.py': 'loss_bbox',
+             'yolox/yolox_s_8xb8-300e_coco.py': 'loss_l1'}  # fmt: skip
+    pred, target = torch.randn(200, 4) / 10, torch.zeros(200, 4)
+    values = []
+    for name, key in names.items():
+        original = get_config(f'mmdet::{name}')
+        for cfg in (original, harmonize(original, preset=preset)):
+            loss = MODELS.build(cfg.model.bbox_head.get(key) or L1_OF_YOLOX)
+            if key == 'loss_l1':
+                values.append(loss(pred, target) / len(pred))
+            else:
+                values.append(loss(pred, target, avg_factor=len(pred)))
+    torch.testing.assert_close(values[2], values[0])
+    torch.testing.assert_close(values[3], values[1])
+
+
+#: The default of `YOLOXHead`.
+L1_OF_YOLOX = dict(type='L1Loss', reduction='sum', loss_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ('head', 'keys'),
+    [
+        (dict(type='YOLOV3Head'), ('loss_cls', 'loss_conf')),
+        (dict(type='YOLOXHead'), ('loss_cls', 'loss_obj', 'loss_l1')),
+    ],
+)
+def test_a_mean_that_a_head_takes_for_a_sum_is_kept(head: dict, keys: tuple[str, ...]) -> None:
+    """GHM's sum in its place would be as many times as large as there are positives."""
+    entropy = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    for written in ({}, dict(reduction='mean'), dict(reduction='sum')):
+        losses = {key: {**(L1 if key == 'loss_l1' else entropy), **written} for key in keys}
+        cfg = Config(dict(model=dict(type='YOLOV3', bbox_head={**head, **losses})))
+        found = losses_found(cfg, preset='released').losses
+        is_sum = written == dict(reduction='sum')
+        assert [loss.ghm is not None for loss in found] == [is_sum] * len(keys)
+        assert all("write reduction='sum'" in loss.why for loss in found) != is_sum
+
+
+def box_losses(detector: str, **changes: Any) -> list[Any]:
+    """What becomes of the box losses of its box heads, or of `rpn_head` if that changes."""
+    cfg = get_config(f'mmdet::{detector}')
+    cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
+    where = 'rpn_head' if any(key.startswith('rpn_head') for key in changes) else 'roi_head'
+    return [
+        loss for loss in losses_found(cfg, preset='released').losses
+        if f'{where}.' in loss.where and 'loss_bbox' in loss.where and loss.ghm is not None
+    ]  # fmt: skip
+
+
+def test_sabl_averages_over_all_rois_as_other_box_heads() -> None:
+    """Both call it with the number of all RoIs for `avg_factor`."""
+    [plain] = box_losses('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    [sabl] = box_losses('sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py')
+    assert sabl.head == 'SABLHead'
+    assert sabl.ghm['loss_weight'] == plain.ghm['loss_weight'] == 10 * 0.25
+    assert (sabl.ghm['mu'], plain.ghm['mu']) == (0.02, pytest.approx(0.02 / 0.15))
+
+
+def test_any_head_that_samples_averages_over_its_samples() -> None:
+    """The `avg_factor` of a RetinaHead in the place of an RPN counts the negatives, too."""
+    detector = 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    retina = dict(type='RetinaHead', num_classes=1, in_channels=256, loss_cls=FOCAL, loss_bbox=L1)
+    [loss] = box_losses(detector, rpn_head=dict(retina, _delete_=True))
+    assert loss.head == 'RetinaHead' and loss.ghm['loss_weight'] == 10 * 0.5
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_what_a_box_head_leaves_to_its_defaults_is_as_if_written(preset: str) -> None:
+    defaults = inspect.signature(MODELS.get('BBoxHead').__init__).parameters
+    written = {key: dict(defaults[key].default) for key in ('bbox_coder', 'loss_cls')}
+    whole = found_of_box_head(written, preset)
+    assert whole['mu'] == pytest.approx(0.02 / 0.15)
+    for left_out in ([], ['bbox_coder'], ['loss_cls'], ['bbox_coder', 'loss_cls']):
+        some = {key: value for key, value in written.items() if key not in left_out}
+        assert found_of_box_head(some, preset) == whole
+    unscaled = dict(written, bbox_coder=dict(type='DeltaXYWHBBoxCoder'))
+    assert found_of_box_head(unscaled, preset)['mu'] == 0.02
+
+
+def found_of_box_head(arguments: dict, preset: str) -> dict:
+    head = dict(type='Shared2FCBBoxHead', num_classes=3, loss_bbox=L1, **arguments)
+    cfg = Config(dict(model=dict(type='FasterRCNN', roi_head=dict(bbox_head=head))))
+    [loss] = [x for x in losses_found(cfg, preset=preset).losses if x.where.endswith('loss_bbox')]
+    return loss.ghm
+
+
+@pytest.mark.parametrize('part', ['pos_sampler', 'neg_sampler'])
+def test_a_sampler_inside_of_a_combined_one_ranks_rois_by_their_loss(part: str) -> None:
+    sampler = dict(type='CombinedSampler', num=512, pos_fraction=0.25)
+    parts = dict(pos_sampler=dict(type='RandomSampler'), neg_sampler=dict(type='RandomSampler'))
+    cfg = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    for name, ranks in (('RandomSampler', False), ('OHEMSampler', True)):
+        parts[part] = dict(type=name)
+        cfg.model.train_cfg.rcnn.sampler = dict(sampler, **parts)
+        [loss] = [
+            x for x in losses_found(cfg, preset='released').losses
+            if x.where == 'model.roi_head.bbox_head.loss_cls'
+        ]  # fmt: skip
+        assert ('OHEMSampler chooses RoIs' in loss.why) == (loss.ghm is None) == ranks
+
+
+def test_one_box_head_of_a_cascade_is_trained_by_the_settings_of_every_stage() -> None:
+    stage = dict(assigner={}, sampler=dict(type='RandomSampler', pos_fraction=0.5), pos_weight=-1)
+    last = dict(stage, sampler=dict(type='RandomSampler', pos_fraction=0.25))
+    head = dict(type='Shared2FCBBoxHead', num_classes=3, loss_cls=dict(type='CrossEntropyLoss'))
+    roi = dict(type='CascadeRoIHead', num_stages=2, bbox_head=dict(head, loss_bbox=L1))
+    for weight in (-1, 3):
+        rcnn = [stage, dict(last, pos_weight=weight)]
+        model = dict(type='CascadeRCNN', roi_head=roi, train_cfg=dict(rcnn=rcnn))
+        plan = losses_found(Config(dict(model=model)), preset='released')
+        cls, reg = plan.losses
+        assert (cls.ghm is None) == ('pos_weight=3' in cls.why) == (weight == 3)
+        assert reg.ghm['loss_weight'] == 10 * 0.25
+
+
+@pytest.mark.parametrize('argument', ['with_reg', 'with_cls'])
+def test_a_loss_that_a_box_head_does_without_is_not_replaced(argument: str) -> None:
+    """As those of Grid R-CNN."""
+    off = dict(with_reg='loss_bbox', with_cls='loss_cls')[argument]
+    losses = dict(loss_cls=dict(type='CrossEntropyLoss'), loss_bbox=L1)
+    for written in (True, False):
+        head = dict(type='Shared2FCBBoxHead', num_classes=3, **{argument: False}, **losses)
+        if not written:
+            del head[off]
+        cfg = Config(dict(model=dict(type='GridRCNN', roi_head=dict(bbox_head=head))))
+        plan = losses_found(cfg, preset='released')
+        assert [loss.where.rpartition('.')[2] for loss in plan.replaced] == [*{*losses} - {off}]
+        reasons = [f'{argument}=False: the head does not call it'] if written else []
+        assert [loss.why for loss in plan.kept] == reasons
+        assert not any(off in note for note in plan.notes)
 
 
 VARIFOCAL = dict(type='VarifocalLoss', alpha=0.75, gamma=2.0, loss_weight=1.0)

@@ -32,6 +32,8 @@ def run(args: Namespace) -> None:
 
     shipped = {path.stem: path for path in shipped_configs()}
     if args.name is None:
+        if args.out is not None:
+            sys.exit('--out needs NAME, the config to write')
         print(listed(shipped))
         return
     name = Path(args.name).name

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reproduce import GPUS
+from .write import one_line
 
 ACTIONS = {
     'plan': 'print the commands that fill the tables',
@@ -63,5 +64,5 @@ def run(args: Namespace) -> None:
             print(report(chosen, args.work_dir))
         elif run_missing(runs):
             sys.exit(1)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))
+    except Exception as error:  # MMEngine's, of whatever kind, of --cfg-options that fit nothing
+        sys.exit(one_line(f'reproduce {args.action}', error))

@@ -40,8 +40,7 @@ class GradientDensityHook(Hook):
       the sum of the gradient norms.
 
     Offsets are `pred - target` of the regression loss: a head with `reg_decoded_bbox=True`
-    passes boxes in pixels, which gr is not meant for. Leave such a loss out, and one whose
-    target is more than labels or probabilities, as that of `QualityFocalLoss`.
+    passes boxes in pixels, which gr is not meant for. Leave such a loss out.
 
     Args:
         interval: Iterations between two rows, an int >= 1. A shorter training has one row, at
@@ -106,9 +105,8 @@ class GradientDensityHook(Hook):
             return GradientDensityRecord.empty(bins)
         earlier = GradientDensityRecord.load(path)
         if earlier.bins != bins:
-            raise ValueError(
-                f'bins must be {earlier.bins}, as in the record to go on with, {path}, got {bins}'
-            )
+            where = f'as in the record to go on with, {path}'
+            raise ValueError(f'bins must be {earlier.bins}, {where}, got {bins}')
         return earlier.until(iteration)
 
     def before_train_iter(
@@ -139,10 +137,8 @@ class GradientDensityHook(Hook):
         """Take the hooks off the losses; warn if nothing was recorded."""
         self._observer.close()
         if is_main_process() and not len(self._record.iteration):
-            runner.logger.warning(
-                f'{RECORD_FILE}: not written, for the training ended before iteration '
-                f'{self._interval}'
-            )
+            why = f'the training ended before iteration {self._interval}'
+            runner.logger.warning(f'{RECORD_FILE}: not written, for {why}')
 
     def _show(self, runner: Runner) -> None:
         scalars = {
@@ -153,10 +149,8 @@ class GradientDensityHook(Hook):
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
         for kind, path in zip(KINDS, (self.observed.loss_cls, self.observed.loss_bbox)):
             if path is not None and not self._record.histogram(kind)[0].any():
-                runner.logger.warning(
-                    f'{RECORD_FILE}: {path} was called with no valid example in the '
-                    f'{self._iters} iterations of the row of iteration {runner.iter + 1}'
-                )
+                row = f'the {self._iters} iterations of the row of iteration {runner.iter + 1}'
+                runner.logger.warning(f'{RECORD_FILE}: {path} had no valid example in {row}')
 
 
 def easy_and_hard(counts: np.ndarray, gradient: np.ndarray) -> dict[str, float]:

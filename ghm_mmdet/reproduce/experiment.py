@@ -147,10 +147,8 @@ class Experiment:
         recorded = self.folder / self.config.name
         if recorded.exists() and (found := differences(Config.fromfile(recorded), self.wanted)):
             shown = ', '.join(f'{k}: {was!r}, now {now!r}' for k, was, now in found[:5])
-            raise ValueError(
-                f'{self.folder} holds a run with other settings ({shown}): '
-                'choose another --work-dir, or remove it'
-            )
+            where = f'{self.folder} holds a run with other settings ({shown})'
+            raise ValueError(f'{where}: choose another --work-dir, or remove it')
 
 
 def run_missing(experiments: Iterable[Experiment]) -> list[str]:

@@ -40,6 +40,11 @@ class PaperRun(Experiment):
         """The file for COCO's evaluation server."""
         return self.folder / 'test-dev' / f'{self.checkpoint.stem}.bbox.json'
 
+    @property
+    def is_submittable(self) -> bool:
+        """Whether that file is there, and whole."""
+        return self.detections.exists() and self.detections.read_bytes().endswith(b']')
+
     def test_dev_command(self) -> list[str]:
         """The command that writes the detections on test-dev."""
         prefix = str(self.detections)[: -len('.bbox.json')]
@@ -60,7 +65,7 @@ class PaperRun(Experiment):
             if not self.is_trained():
                 yield self.train_command()
             yield self.test_command(self.checkpoint)
-        if self.result() and self.test_dev_config and not self.detections.exists():
+        if self.result() and self.test_dev_config and not self.is_submittable:
             images = Path(self.wanted.data_root, 'annotations/image_info_test-dev2017.json')
             if images.exists():
                 yield self.test_dev_command()
@@ -75,10 +80,8 @@ class PaperRun(Experiment):
         """Raise FileNotFoundError, too, if the annotations are not where the config says."""
         for path in annotation_files(self.wanted):
             if not path.exists():
-                raise FileNotFoundError(
-                    f'{path} is not there: --data-root must name a folder in the layout '
-                    'of COCO (annotations/, train2017/, val2017/)'
-                )
+                what = "must name a folder in COCO's layout (annotations/, train2017/, val2017/)"
+                raise FileNotFoundError(f'{path} is not there: --data-root {what}')
         super().check()
 
 

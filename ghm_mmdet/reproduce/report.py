@@ -121,10 +121,7 @@ def _data(config: Config) -> str:
     images = tuple(number_of_images(path) for path in files)
     if images == COCO_IMAGES:
         return f'Data: COCO, {names}.'
-    return (
-        f'**Not COCO**: trained on {images[0]} images and evaluated on {images[1]} ({names}). '
-        "The differences from the paper say nothing about the paper's methods."
-    )
+    return f'**Not COCO**: trained on {images[0]} images and evaluated on {images[1]} ({names}).'
 
 
 def number_of_images(annotations: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, Tuple, Union
 
 from ..checks import check_real
@@ -109,9 +109,9 @@ class Head:
     def _ancestors(self) -> tuple[type, ...]:
         """Its class and those that it derives from; none if the class is not registered."""
         kind = self.config['type']
-        registry = f'{_package(kind) or "mmdet"}.registry'
+        loaded = {'mmdet.models', f'{_package(kind) or "mmdet"}.registry'} <= sys.modules.keys()
         # Whoever derives from a class of MMDetection has imported it: the others need no look.
-        if not (self.losses or {'mmdet.models', registry} <= sys.modules.keys()):
+        if not loaded and (not self.losses or self.name in rules.HEADS):
             return getattr(kind, '__mro__', ())
         # A head of its own is registered by whoever loaded the config; MMDetection's are here.
         import mmdet.models  # noqa: F401
@@ -127,8 +127,15 @@ class Head:
         key = 'rpn' if self.known_as in rules.RPN_HEADS or 'rpn_head' in self.path else 'rcnn'
         of_detector = several(self.train_cfg)
         parts = [several(cfg[key]) for cfg in of_detector if cfg.get(key)]
-        stage = next((key for key in reversed(self.path) if isinstance(key, int)), 0)
-        return [stages[min(stage, len(stages) - 1)] for stages in parts if stages] or of_detector
+        # A head that is not in a list is that of every stage.
+        stage = next((key for key in reversed(self.path) if isinstance(key, int)), None)
+        own = [p if stage is None else p[min(stage, len(p) - 1) :][:1] for p in parts if p]
+        return [*chain(*own)] or of_detector
+
+    def leaves_out(self, key: str) -> str | None:
+        """The argument by which it does not call a loss."""
+        off = (name for name in rules.SWITCHES if not self.config.get(name, True))
+        return next((name for name in off if rules.SWITCHES[name] == key), None)
 
     def share_of_positives(self, default: float) -> float:
         """That of its sampler, 1 if it does not sample; `default` if no settings say so."""
@@ -176,8 +183,9 @@ def _with_reasons_of(node: Head) -> Head:
     train_cfg = node.config.get('train_cfg')
     for stage in (stage for cfg in several(train_cfg) for stage in several(cfg.get('rcnn'))):
         sampler = stage.get('sampler') or {}
-        if 'type' in sampler and Head((), sampler).nearest_in(rules.RANKING_SAMPLERS):
-            keep['loss_cls'] = f'{name_of(sampler)} chooses RoIs by this loss of each'
+        for part in (sampler, sampler.get('pos_sampler') or {}, sampler.get('neg_sampler') or {}):
+            if 'type' in part and Head((), part).nearest_in(rules.RANKING_SAMPLERS):
+                keep['loss_cls'] = f'{name_of(part)} chooses RoIs by this loss of each'
     return replace(
         node,
         keep_all=node.keep_all or rules.DETECTORS.get(node.nearest_in(rules.DETECTORS) or ''),

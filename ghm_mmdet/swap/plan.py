@@ -129,11 +129,10 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
         plan.changes.update({(*head.path, k): loss.ghm for k, loss in found.items() if loss.ghm})
     plan.losses += found.values()
     for key, call in head.calls.items():
-        if isinstance(call, Call) and key in ('loss_cls', 'loss_bbox') and key not in head.losses:
-            plan.notes.append(
-                f'{head.where}.{key} ({head.name}): kept: the config leaves it to the '
-                "head's default; write it out to have it replaced"
-            )
+        is_default = key in ('loss_cls', 'loss_bbox') and key not in head.losses
+        if isinstance(call, Call) and is_default and not head.leaves_out(key):
+            where = f'{head.where}.{key} ({head.name})'
+            plan.notes.append(f"{where}: kept, the head's default: write it out to replace it")
     if options.batch_density and replaced and not head.computes_its_losses:
         _plan_batch_density(plan, head)
 
@@ -157,6 +156,8 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
         return head.keep_all
     if 'IoU' in name:
         return rules.IOU_LOSS
+    if off := head.leaves_out(key):
+        return f'{off}=False: the head does not call it'
     if isinstance(call, str):
         return call
     if name in rules.LOSSES:
@@ -165,6 +166,8 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
         return rules.KEYS.get(key) or f'how {head.name} calls it is not known: replace it by hand'
     if key in head.keep_of_box_head and head.known_as in rules.SOFTMAX_HEADS:
         return head.keep_of_box_head[key]
+    if call.summed and loss.get('reduction') != 'sum':
+        return rules.NOT_SUMMED
     is_cls = call.ghm == 'GHMC'
     why = _why_not_ghm_c(options, head, loss, call) if is_cls else _why_not_ghm_r(head, loss)
     why = why or _why_not_as_known(head) or _why_not_its_settings(head, loss, is_cls)
@@ -178,8 +181,6 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
 def _why_not_ghm_c(options: Options, head: Head, loss: dict, call: Call) -> str | None:
     if name_of(loss) not in rules.CLASSIFICATION_LOSSES:
         return f'GHM-C takes the place of {", ".join(rules.CLASSIFICATION_LOSSES)}'
-    if not head.config.get('use_vfl', True):
-        return 'use_vfl=False: the head trains loss_cls_fl in its place'
     if _is_sigmoid(loss):
         if head.known_as in rules.SOFTMAX_HEADS:
             return 'this head reads its scores through softmax, the loss through sigmoid'
@@ -279,9 +280,11 @@ def _ghm_loss(replaced: Replaced) -> tuple[dict[str, Any], str]:
 
 def _beside_softmax(ghm: dict, replaced: Replaced) -> str:
     """The weight of GHM-R where the preset keeps the head's softmax."""
-    loss_cls = replaced.head.losses.get('loss_cls')
-    weight = BESIDE_SOFTMAX.get(replaced.options.preset)
-    if loss_cls is None or _is_sigmoid(loss_cls) or weight is None:
+    head, weight = replaced.head, BESIDE_SOFTMAX.get(replaced.options.preset)
+    loss_cls = head.losses.get('loss_cls')
+    by_default = head.known_as in rules.SOFTMAX_HEADS and not head.leaves_out('loss_cls')
+    is_softmax = by_default if loss_cls is None else not _is_sigmoid(loss_cls)
+    if weight is None or not is_softmax:
         return ''
     ghm['loss_weight'] = weight
     return f'its weight is {weight:g}, beside a softmax that is kept'
@@ -314,14 +317,15 @@ def _average_of_levels(ghm: dict, replaced: Replaced) -> str:
 
 
 def _share_of_positives(ghm: dict, replaced: Replaced) -> str:
-    share = replaced.call.positives
-    share = 1 if share == 1 else replaced.head.share_of_positives(share)
+    if replaced.call.summed:
+        return ''
+    share = replaced.head.share_of_positives(replaced.call.positives)
     ghm['loss_weight'] *= share
     return f'its weight is multiplied by the share of positives, {share}' if share < 1 else ''
 
 
 def _mu_of_scaled_offsets(ghm: dict, replaced: Replaced) -> str:
-    scale = _offset_scale(replaced.head)
+    scale = _offset_scale(replaced.head, replaced.call.target_stds)
     if scale == 1:
         return ''
     ghm['mu'] /= scale
@@ -340,7 +344,10 @@ def _softmax_form(ghm: dict, replaced: Replaced) -> str:
 def _reduction(ghm: dict, replaced: Replaced) -> str:
     if replaced.call.reduction != 'mean':
         ghm['reduction'] = replaced.call.reduction
-    return ''
+    if replaced.call.reduction != 'sum':
+        return ''
+    ghm['loss_weight'] /= 4
+    return 'its weight is divided by the 4 offsets of a box, for the head divides by boxes'
 
 
 def _counts_of_all_processes(ghm: dict, replaced: Replaced) -> str:
@@ -348,10 +355,8 @@ def _counts_of_all_processes(ghm: dict, replaced: Replaced) -> str:
     if not options.sync:
         return ''
     if call.skipped:
-        raise ValueError(
-            f'sync=True would hang: {head.name} does not call {head.where}.{key} {call.skipped}, '
-            'and the other processes would wait for it'
-        )
+        where = f'{head.where}.{key}'
+        raise ValueError(f'sync=True would hang: {head.name} does not call {where} {call.skipped}')
     ghm['sync'] = True
     return ''
 
@@ -369,9 +374,10 @@ _RULES: dict[str, tuple[Callable[[dict, Replaced], str], ...]] = {
 }  # fmt: skip
 
 
-def _offset_scale(head: Head) -> float:
+def _offset_scale(head: Head, default: float) -> float:
     """What the box coder divides the offsets by, on average; the paper's μ is for 1."""
-    stds = (head.config.get('bbox_coder') or {}).get('target_stds', 1.0)
+    coder = head.config.get('bbox_coder')
+    stds = coder.get('target_stds', 1.0) if coder else default
     stds = stds if isinstance(stds, (list, tuple)) and stds else (stds,)
     for std in stds:
         check_positive(f'target_stds of {head.where}.bbox_coder', std)
@@ -389,20 +395,14 @@ def _plan_batch_density(plan: Plan, head: Head) -> None:
         plan.changes[(*head.path, 'type')] = other_head
         plan.notes.append(f'{head.where}: {head.name} becomes {other_head}')
     elif not head.name.startswith('GHM'):
-        plan.notes.append(
-            f'{head.where} ({head.name}): batch_density is not available; the density is that of '
-            'each call of the loss'
-        )
+        plan.notes.append(f'{head.where} ({head.name}): batch_density is not available')
 
 
 def _check_batch_density(plan: Plan, options: Options) -> None:
     heads = rules.BATCH_DENSITY_HEADS
-    of_batch = {name_of(head) for head in heads.values()}
-    if options.batch_density and of_batch.isdisjoint({*map(name_of, plan.changes.values())}):
-        raise ValueError(
-            f'batch_density=True has no effect: none of the heads is {" or ".join(heads)}, the '
-            'density is that of each call of the loss'
-        )
+    if options.batch_density and not any(loss.head in heads for loss in plan.replaced):
+        names = ' or '.join(heads)
+        raise ValueError(f'batch_density=True has no effect: none of the heads is {names}')
 
 
 def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
@@ -447,7 +447,7 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     """Of another number of classes than the data set's: GHM-C takes other labels for background."""
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     of_datasets = [*_numbers_of_classes(dataset)]
-    numbers = sorted(set().union(*of_datasets))
+    of_data = ' or '.join(map(str, sorted(set().union(*of_datasets))))
     for head in heads:
         number = head.config.get('num_classes')
         has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
@@ -455,8 +455,7 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
             continue
         if any(number not in allowed for allowed in of_datasets):
             plan.notes.append(
-                f'{head.where}: num_classes={number}, but the data set has '
-                f'{" or ".join(map(str, numbers))} classes; '
+                f'{head.where}: num_classes={number}, but the data set has {of_data} classes; '
                 'GHM-C takes labels from num_classes on for background, and does not fail'
             )
 

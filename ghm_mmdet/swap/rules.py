@@ -23,6 +23,9 @@ class Call:
         positives: The share of positives, by MMDetection's samplers, of the samples that the
             head averages a regression loss over. GHM-R averages over the positives alone: its
             weight is multiplied by the share.
+        target_stds: What the head's coder divides the offsets by, on average, where the config
+            leaves it to the head's default.
+        summed: Whether the head passes no `avg_factor`: the loss must have `reduction='sum'`.
         skipped: Where the head does not call the loss. A loss with `sync=True` would wait there
             for the process that has nothing to call it with.
         note: What else to know of the loss that takes its place.
@@ -33,6 +36,8 @@ class Call:
     reduction: str = 'mean'
     averaged_levels: bool = False
     positives: float = 1.0
+    target_stds: float = 1.0
+    summed: bool = False
     skipped: str = ''
     note: str = ''
     kept: str | None = None
@@ -77,6 +82,7 @@ REGRESSION_LOSSES: list[str] = _TABLES['regression_losses'].split()
 ARGUMENTS: dict[str, dict[str, str]] = _TABLES['arguments']
 TRAIN_CFG: list[str] = _TABLES['train_cfg'].split()
 STAGES: list[str] = _TABLES['stages'].split()
+SWITCHES: dict[str, str] = _TABLES['switches']
 ARGUMENTS_OF_HEADS: list[str] = _TABLES['arguments_of_heads'].split()
 
 #: Each of MMDetection's data sets to the numbers of classes that it may have.
@@ -89,6 +95,7 @@ PACKAGES = ('mmdet', 'mmrotate', 'ghm_mmdet')
 #: Optimizer wrappers that take `clip_grad`; None is MMEngine's default.
 CLIPPING_WRAPPERS = (None, 'OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper')
 
+NOT_SUMMED = "the head takes the loss as it is, and needs the sum: write reduction='sum'"
 SOFTMAX = "a softmax: preset='tempered' keeps it, preset='released' replaces it"
 IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
 DECODED_BOXES = f'reg_decoded_bbox=True: the head {HEADS["FCOSHead"]["loss_bbox"]}'

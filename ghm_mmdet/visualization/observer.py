@@ -116,8 +116,8 @@ class GradientNormObserver:
         ]
         if getattr(losses[0], 'use_sigmoid', True) is False:
             raise ValueError(
-                f'loss_cls={observed.loss_cls!r} has use_sigmoid=False, but the gradient norm of '
-                'Eq. 3 is that of a sigmoid: pass the path of another loss, or None to leave it out'
+                f'loss_cls={observed.loss_cls!r} has use_sigmoid=False, but Eq. 3 is of a sigmoid: '
+                'pass the path of another loss, or None to leave it out'
             )
         self._observed = observed
         self._counting = False

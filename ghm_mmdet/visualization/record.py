@@ -128,7 +128,6 @@ def in_regions(histogram: np.ndarray, regions: int) -> np.ndarray:
         ValueError: M does not divide B.
     """
     if len(histogram) % regions:
-        raise ValueError(
-            f'regions must divide the {len(histogram)} bins of the record, got {regions}'
-        )
+        bins = f'the {len(histogram)} bins of the record'
+        raise ValueError(f'regions must divide {bins}, got {regions}')
     return histogram.reshape(regions, -1).sum(1)
