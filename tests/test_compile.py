@@ -44,6 +44,37 @@ class Head(nn.Module):
         return loss + self.loss_reg(self.reg(x), boxes, box_weight, avg_factor=3.0)
 
 
+@pytest.mark.skipif(TORCH < (2, 4), reason='older versions break the graph')
+@pytest.mark.parametrize('kind', [int, float])
+def test_a_divisor_that_varies_is_compiled_twice_at_most(kind: type) -> None:
+    """Once for a constant, and once for any number."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(module: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        graphs.append(module)
+        return module
+
+    loss = GHMC(30, formula='tempered')
+    compiled = torch.compile(loss, backend=backend, fullgraph=True)
+    pred, labels, weight = classification(100, 4)
+    for n in range(10, 15):
+        values = [f(pred, labels, weight, avg_factor=kind(n)) for f in (loss, compiled)]
+        torch.testing.assert_close(*values)
+    assert len(graphs) <= 2
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_a_traced_loss_follows_new_inputs() -> None:
+    """Its counts are of the new logits, and not constants of the trace."""
+    loss = GHMC(30)
+    calls = [classification(50, 4)[:2] for _ in range(2)]
+    calls[1] = (calls[1][0] * 3 - 1, calls[1][1].flip(0))
+    traced = torch.jit.trace(lambda x, y: loss(x, y), calls[0], check_trace=False)
+    for pred, labels in calls:
+        torch.testing.assert_close(traced(pred, labels), loss(pred, labels))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'backend', ['eager', 'aot_eager', pytest.param('inductor', marks=pytest.mark.slow)]

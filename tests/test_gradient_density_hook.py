@@ -21,6 +21,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from torch.utils.checkpoint import checkpoint
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
 from ghm_mmdet.functional import assign_regions, paper
@@ -299,7 +300,7 @@ def stub_runner(model: nn.Module, work_dir: Path, iters: int) -> SimpleNamespace
     """What the hook asks of MMEngine's runner."""
     warnings: list[str] = []
     return SimpleNamespace(
-        model=model, work_dir=str(work_dir), iter=0, max_iters=iters, warnings=warnings,
+        model=model, work_dir=str(work_dir), iter=0, max_iters=iters, warnings=warnings, hooks=[],
         visualizer=Visualizer(vis_backends=None), logger=SimpleNamespace(warning=warnings.append),
     )  # fmt: skip
 
@@ -337,6 +338,34 @@ def test_a_resumed_record_has_the_mu_of_each_row(tmp_path: Path) -> None:
         next(stub_training(runner, bins=7))
     runner.iter = 0
     next(stub_training(runner, bins=7))
+
+
+@pytest.mark.parametrize('use_reentrant', [False, True])
+def test_a_checkpointed_loss_is_counted_once(use_reentrant: bool, tmp_path: Path) -> None:
+    """Activation checkpointing calls it again in the backward pass."""
+    model, level = Detector(GHMC(30), GHMR()), make_level(50, 0)
+    observer = GradientNormObserver(model, Observed(BINS, MU))
+    observer.start()
+    expected = None
+    for checkpointed in (False, True):
+
+        def forward(scale: Tensor) -> Tensor:
+            return model([dict(level, cls=(level['cls'][0] * scale, *level['cls'][1:]))])
+
+        scale = torch.ones(1, requires_grad=True)
+        if checkpointed:
+            checkpoint(forward, scale, use_reentrant=use_reentrant).backward()
+            assert torch.equal(observer.take(), expected)
+        else:
+            forward(scale).backward()
+            expected = observer.take()
+
+
+def test_a_second_hook_is_refused(tmp_path: Path) -> None:
+    runner = stub_runner(Detector(GHMC(30), GHMR()), tmp_path, 3)
+    runner.hooks = [GradientDensityHook(loss_cls=None), GradientDensityHook(loss_bbox=None)]
+    with pytest.raises(ValueError, match='several GradientDensityHooks would write the same'):
+        runner.hooks[0].before_train(runner)
 
 
 def test_a_training_shorter_than_the_interval_has_a_row_at_its_end(tmp_path: Path) -> None:

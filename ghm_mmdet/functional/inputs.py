@@ -93,7 +93,8 @@ def check_weight(pred: Tensor, weight: Any) -> None:
 def scalar_like(like: Tensor, name: str, value: Any) -> Tensor:
     """A number, or a tensor of one element in whatever shape, as a scalar."""
     if not isinstance(value, Tensor):
-        check_real(name, value)
+        if not is_compiling():  # which a number that varies would send back to Python
+            check_real(name, value)
         return torch.full_like(like, value)
     if value.numel() != 1:
         raise ValueError(f'{name} must have one element, got the shape {tuple(value.shape)}')

@@ -33,7 +33,8 @@ class GradientDensityHook(Hook):
     At the end of each interval the main process
 
     - adds a row to `gradient_density.npz` in the work folder, see `GradientDensityRecord`.
-      A resumed run continues the rows before its iteration;
+            A resumed run continues the rows before its iteration, and counts the rest of one that
+      the interruption cut;
     - gives the visualizer the scalars
       `gradient_density/{cls,reg}_{easy,hard}`, the share of the examples with a gradient norm
       < 0.1 and >= 0.9, and `gradient_density/{cls,reg}_gradient_{easy,hard}`, their share of
@@ -57,7 +58,7 @@ class GradientDensityHook(Hook):
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values;
             when training starts, a path that is not in the detector, or a resumed record of
-            other `bins`.
+            other `bins`; a second hook of this kind.
 
     Examples:
         In a config, for a row of 10 iterations every 100 of Faster R-CNN's box regression:
@@ -92,6 +93,8 @@ class GradientDensityHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Hook the losses, and read the record that a resumed run goes on with."""
+        if sum(isinstance(hook, GradientDensityHook) for hook in runner.hooks) > 1:
+            raise ValueError(f'several GradientDensityHooks would write the same {RECORD_FILE}')
         # A loop of one's own may not know its length.
         self._interval = min(self.interval, getattr(runner, 'max_iters', 0) or self.interval)
         self._iters = min(self.iters, self._interval)

@@ -81,14 +81,8 @@ class GradientHarmonizingLoss(nn.Module):
 
     @property
     def is_learning(self) -> bool:
-        """Whether a call changes the state: in training mode, and not in a backward pass.
-
-        There activation checkpointing computes a loss for the second time.
-        """
-        # PyTorch 1.13 can't tell, and the compiler traces no backward pass of its own.
-        task = getattr(torch._C, '_current_graph_task_id', None)
-        is_in_backward = task is not None and not ops.is_compiling() and task() != -1
-        return self.training and not is_in_backward
+        """Whether a call changes the state: in training mode, and not in a backward pass."""
+        return self.training and not ops.is_in_backward()
 
     def summed(self, statistics: Statistics) -> Statistics:
         """The statistics over all processes if `sync`."""

@@ -87,9 +87,11 @@ def _triton() -> ModuleType:
 def is_traced(*tensors: Tensor | None) -> bool:
     """Whether PyTorch follows each operation on these tensors, or their values are not at hand.
 
-    `torch.compile`, `torch.func`, forward-mode AD, FakeTensorMode and other dispatch modes do.
+    `torch.compile`, `torch.jit.trace`, `torch.func`, forward-mode AD, FakeTensorMode and other
+    dispatch modes do.
     """
-    if is_compiling() or torch.autograd.forward_ad._current_level >= 0:
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    if is_compiling() or forward_mode or torch._C._get_tracing_state() is not None:
         return True
     # PyTorch 1.13 has no such stack.
     if getattr(torch._C, '_len_torch_dispatch_stack', int)():
@@ -106,6 +108,13 @@ def is_compiling() -> bool:
     """Whether `torch.compile` traces the call; it compiles the plain formula."""
     asked = getattr(getattr(torch, 'compiler', None), 'is_compiling', None)
     return asked is not None and asked()
+
+
+def is_in_backward() -> bool:
+    """Whether activation checkpointing computes something for the second time."""
+    # PyTorch 1.13 can't tell, and the compiler traces no backward pass of its own.
+    task = getattr(torch._C, '_current_graph_task_id', None)
+    return task is not None and not is_compiling() and task() != -1
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:

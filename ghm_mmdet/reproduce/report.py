@@ -67,9 +67,7 @@ class MeasuredRun:
     def test_dev_scores(self) -> dict[str, float]:
         """The figures of the evaluation server, where the user has written them down."""
         path = self.run.folder / TEST_DEV_SCORES
-        if not path.exists():
-            return {}
-        return json.loads(path.read_text(encoding='utf-8'))
+        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
 
     def seconds(self) -> float | None:
         """Mean time of a training iteration."""

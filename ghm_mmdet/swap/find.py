@@ -134,8 +134,7 @@ class Head:
 
     def leaves_out(self, key: str) -> str | None:
         """The argument by which it does not call a loss."""
-        off = (name for name in rules.SWITCHES if not self.config.get(name, True))
-        return next((name for name in off if rules.SWITCHES[name] == key), None)
+        return next((n for n in rules.SWITCHES.get(key, ()) if not self.config.get(n, True)), None)
 
     def share_of_positives(self, default: float) -> float:
         """That of its sampler, 1 if it does not sample; `default` if no settings say so."""

@@ -101,7 +101,10 @@ def make_plan(cfg: Config, options: Options) -> Plan:
     for head in heads:
         _plan_head(plan, options, head)
     if plan.replaced:
-        _check_batch_density(plan, options)
+        density_heads = rules.BATCH_DENSITY_HEADS
+        if options.batch_density and not any(loss.head in density_heads for loss in plan.replaced):
+            names = ' or '.join(density_heads)
+            raise ValueError(f'batch_density=True has no effect: none of the heads is {names}')
         _plan_clipping(plan, cfg, options.preset)
         _plan_new_run(plan, cfg)
         _note_classes(plan, cfg, heads)
@@ -398,13 +401,6 @@ def _plan_batch_density(plan: Plan, head: Head) -> None:
         plan.notes.append(f'{head.where} ({head.name}): batch_density is not available')
 
 
-def _check_batch_density(plan: Plan, options: Options) -> None:
-    heads = rules.BATCH_DENSITY_HEADS
-    if options.batch_density and not any(loss.head in heads for loss in plan.replaced):
-        names = ' or '.join(heads)
-        raise ValueError(f'batch_density=True has no effect: none of the heads is {names}')
-
-
 def _plan_clipping(plan: Plan, cfg: Config, preset: str) -> None:
     optimizer = cfg.get('optim_wrapper') or {}
     wrapper = optimizer.get('type') and name_of(optimizer)
@@ -451,9 +447,8 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     for head in heads:
         number = head.config.get('num_classes')
         has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
-        if number is None or has_others:
-            continue
-        if any(number not in allowed for allowed in of_datasets):
+        is_wrong = any(number not in allowed for allowed in of_datasets)
+        if number is not None and not has_others and is_wrong:
             plan.notes.append(
                 f'{head.where}: num_classes={number}, but the data set has {of_data} classes; '
                 'GHM-C takes labels from num_classes on for background, and does not fail'

@@ -82,7 +82,7 @@ REGRESSION_LOSSES: list[str] = _TABLES['regression_losses'].split()
 ARGUMENTS: dict[str, dict[str, str]] = _TABLES['arguments']
 TRAIN_CFG: list[str] = _TABLES['train_cfg'].split()
 STAGES: list[str] = _TABLES['stages'].split()
-SWITCHES: dict[str, str] = _TABLES['switches']
+SWITCHES: dict[str, list[str]] = _TABLES['switches']
 ARGUMENTS_OF_HEADS: list[str] = _TABLES['arguments_of_heads'].split()
 
 #: Each of MMDetection's data sets to the numbers of classes that it may have.

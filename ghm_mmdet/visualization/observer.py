@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..checks import check_count, check_positive
 from ..functional import inputs, paper
 from ..losses.ghm_r import GHMR
+from ..ops import is_in_backward
 from .record import KINDS, SUMS
 
 
@@ -167,7 +168,7 @@ class GradientNormObserver:
         count = compiler.disable(self._count) if compiler else self._count
 
         def after_call(loss: nn.Module, args: tuple, kwargs: dict[str, Any], _: object) -> None:
-            if self._counting:
+            if self._counting and not is_in_backward():
                 count(kind, loss, *_pred_target_weight(*args, **kwargs))
 
         return after_call
