@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from mmdet.models.dense_heads import DeformableDETRHead, PISASSDHead, RPNHead, SSDHead
+from mmdet.models.dense_heads import DeformableDETRHead, PISASSDHead, RetinaHead, RPNHead, SSDHead
 from mmdet.models.detectors import SoftTeacher
 from mmdet.models.roi_heads import DynamicRoIHead
 from mmdet.models.roi_heads.bbox_heads import DIIHead, Shared2FCBBoxHead
@@ -14,6 +14,7 @@ from mmdet.models.task_modules.samplers import OHEMSampler
 from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from torch import nn
 
 from ghm_mmdet import harmonize, losses_found
 from ghm_mmdet.swap.plan import LossFound
@@ -111,3 +112,36 @@ def test_a_head_derived_from_ssds_is_named_and_left_alone() -> None:
     assert loss.ghm is None and 'derives from SSDHead, which computes its losses' in loss.why
     ours = harmonize(get_config(f'mmdet::{CONFIGS["ssd"]}'), preset='released')
     assert not any('derives from' in loss.why for loss in losses_found(ours).losses)
+
+
+class SoftlyAssigned(RetinaHead):
+    def get_targets(self, *args: Any, **kwargs: Any) -> Any:
+        return super().get_targets(*args, **kwargs)
+
+
+class SoftlyWeighted(RetinaHead):
+    def loss_by_feat_single(self, *args: Any, **kwargs: Any) -> Any:
+        return super().loss_by_feat_single(*args, **kwargs)
+
+
+class Deeper(SoftlyWeighted):
+    """Its losses are those of a class between it and MMDetection's."""
+
+
+@pytest.mark.parametrize(
+    ('kind', 'own'),
+    [
+        (SoftlyAssigned, 'has its own get_targets'),
+        (SoftlyWeighted, 'has its own loss_by_feat_single'),
+        (Deeper, 'has its own loss_by_feat_single'),
+        (type('RetinaHead', (nn.Module,), dict(__module__='mmyolo.models')), 'is not known'),
+    ],
+)
+def test_what_a_derived_head_has_of_its_own_keeps_its_losses(kind: type, own: str) -> None:
+    mine = type('Mine', (kind,), {})
+    losses = dict(loss_cls=SIGMOID, loss_bbox=dict(type='L1Loss'))
+    plan = losses_found(
+        Config(dict(model=dict(type='RetinaNet', bbox_head=dict(type=mine, **losses))))
+    )
+    assert all(loss.ghm is None and own in loss.why for loss in plan.losses)
+    assert plan.notes == [], 'what would be set is not noted where nothing is replaced'

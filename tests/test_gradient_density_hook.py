@@ -143,6 +143,66 @@ def test_a_following_mu_is_that_of_each_call() -> None:
     assert observer.mu == pytest.approx(loss.mean_d.item())  # of what came after `take` alone
 
 
+def observed(loss: nn.Module, kind: str) -> GradientNormObserver:
+    """An observer of this loss alone, which counts."""
+    losses = (loss, SmoothL1Loss()) if kind == 'cls' else (CLS_LOSSES[0], loss)
+    other = 'loss_bbox' if kind == 'cls' else 'loss_cls'
+    observer = GradientNormObserver(Detector(*losses), Observed(BINS, MU, **{other: None}))
+    observer.start()
+    return observer
+
+
+def test_the_weight_by_the_name_label_weight() -> None:
+    loss = GHMR()
+    observer = observed(loss, 'reg')
+    pred, target, weight = make_level(50, 0)['reg']
+    loss(pred, target, label_weight=weight)
+    assert observer.take()[1, 0].sum() == weight.sum()
+
+
+@pytest.mark.parametrize('kind', ['cls', 'reg'])
+def test_half_precision_is_counted_as_float32(kind: str) -> None:
+    loss: nn.Module = FocalLoss(use_sigmoid=True) if kind == 'cls' else SmoothL1Loss()
+    observer = observed(loss, kind)
+    pred, target, _ = make_level(50, 0)[kind]
+    pred, target = (pred.half(), target) if kind == 'cls' else ((pred * 2e4).half(), target * 0)
+    loss(pred, target)
+    of_half = observer.take()
+    loss(pred.float(), target)
+    assert torch.equal(of_half, observer.take())
+
+
+def test_a_target_that_would_be_broadcast_is_an_error() -> None:
+    class AnyShape(nn.Module):
+        def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+            return (pred - target).abs().sum()
+
+    loss = AnyShape()
+    observer = observed(loss, 'reg')
+    with pytest.raises(ValueError, match='target must have the shape of pred'):
+        loss(torch.zeros(5, 4), torch.zeros(5, 1))
+    observer.close()
+
+
+def test_mu_is_that_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = stub_runner(Detector(CLS_LOSSES[0], GHMR(mu=0.5)), tmp_path, 3)
+    monkeypatch.setattr(
+        'ghm_mmdet.hooks.gradient_density_hook.all_gather_object',
+        lambda mine: [mine, (0.1, 3 * mine[1])],
+    )
+    for _ in stub_training(runner):
+        runner.model([make_level(20, 0)])
+    record = GradientDensityRecord.load(tmp_path / 'gradient_density.npz')
+    assert record.mu.tolist() == [pytest.approx((0.5 + 3 * 0.1) / 4)]
+
+
+def test_a_loss_that_is_left_out_is_no_warning(tmp_path: Path) -> None:
+    runner = stub_runner(Detector(CLS_LOSSES[0], SmoothL1Loss()), tmp_path, 3)
+    for _ in stub_training(runner, loss_bbox=None):
+        runner.model([make_level(20, 0)])
+    assert not runner.warnings
+
+
 def test_weight_by_keyword_and_none_and_half_precision() -> None:
     detector = Detector(FocalLoss(use_sigmoid=True), SmoothL1Loss())
     pred, labels, weight = make_level(50, 0)['cls']

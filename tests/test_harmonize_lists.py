@@ -564,3 +564,106 @@ def test_every_option_is_in_the_signature(function: Any) -> None:
     assert named == options and list(named) == list(options)
     with pytest.raises(TypeError, match=rf"{function.__name__}\(\) got an unexpected .*'formla'"):
         function('x.py', formla='paper')
+
+
+# What the plan reads of a config, near the loss and far from it.
+
+
+def test_an_rpn_anywhere_has_the_settings_of_an_rpn() -> None:
+    rpn = dict(type='RPNHead', in_channels=8, loss_cls=FOCAL, loss_bbox=L1)
+    train_cfg = dict(rpn=dict(pos_weight=3.0), rcnn=dict(pos_weight=-1))
+    model = dict(type='MyDetector', proposal_head=rpn, train_cfg=train_cfg)
+    assert 'pos_weight=3.0 weighs positives' in found(Config(dict(model=model))).why
+
+
+def test_the_stage_is_the_innermost() -> None:
+    box = faster().model.roi_head.bbox_head
+    stages = [dict(sampler=dict(type='RandomSampler', pos_fraction=p)) for p in (0.5, 0.25)]
+    cfg = faster(dict(rcnn=stages))
+    cascade = dict(type='CascadeRoIHead', bbox_head=[box, box])
+    cfg.model.roi_head = [cascade, cascade]
+    weights = [loss.ghm['loss_weight'] for loss in losses_found(cfg).replaced[2:]]
+    assert weights == [4 * 0.5, 4 * 0.25] * 2, 'of each stage, not of each RoI head'
+
+
+def test_of_several_shares_of_positives_the_smallest() -> None:
+    parts = [
+        dict(rcnn=dict(sampler=dict(type='RandomSampler', pos_fraction=p))) for p in (0.4, 0.1)
+    ]
+    loss = found(faster(parts), 'roi_head.bbox_head.loss_bbox', preset='released')
+    assert loss.ghm['loss_weight'] == pytest.approx(RELEASED.ghm_r['loss_weight'] * 0.1)
+
+
+def test_without_a_sampler_every_example_is_positive() -> None:
+    rcnn = dict(assigner=dict(type='MaxIoUAssigner'))
+    loss = found(faster(dict(rcnn=rcnn)), 'roi_head.bbox_head.loss_bbox', preset='released')
+    assert loss.ghm['loss_weight'] == RELEASED.ghm_r['loss_weight']
+    assert 'share of positives' not in loss.why
+
+
+def test_a_ranking_sampler_of_any_stage_keeps_the_loss() -> None:
+    rcnn = [dict(sampler=dict(type='RandomSampler')), dict(sampler=dict(type='OHEMSampler'))]
+    kept = found(faster(dict(rcnn=rcnn)), 'roi_head.bbox_head.loss_cls', preset='released')
+    assert kept.ghm is None and 'OHEMSampler' in kept.why
+
+
+def test_the_nearest_train_cfg_counts() -> None:
+    inner = config(train_cfg=dict(pos_weight=-1)).model
+    model = dict(type='MyTeacher', detector=inner, train_cfg=dict(pos_weight=3.0))
+    assert found(Config(dict(model=model))).ghm is not None
+
+
+def test_batch_density_changes_the_chosen_head_alone() -> None:
+    model = dict(type='Two', first=retina(), second=retina())
+    new = harmonize(Config(dict(model=model)), head='first', batch_density=True).model
+    assert (new.first.type, new.second.type) == ('ghm_mmdet.GHMRetinaHead', 'RetinaHead')
+
+
+def test_a_ghm_loss_is_named_as_such_in_any_detector() -> None:
+    teacher = dict(type='SoftTeacher', detector=harmonize(config()).model)
+    assert 'it is a GHM loss' in found(Config(dict(model=teacher))).why
+
+
+@pytest.mark.parametrize('ignored', [0, 255])
+def test_an_ignored_label_keeps_a_sigmoid_and_is_carried_over_to_a_softmax(ignored: int) -> None:
+    kept = found(config(retina(loss_cls=dict(ENTROPY, ignore_index=ignored))))
+    assert kept.ghm is None and 'ignore_index has no place' in kept.why
+    cfg = faster()
+    cfg.model.roi_head.bbox_head.loss_cls = dict(SOFTMAX, ignore_index=ignored)
+    ghm = harmonize(cfg, preset='released').model.roi_head.bbox_head.loss_cls
+    assert ghm.ignore_index == ignored
+
+
+def test_a_loss_that_is_none_keeps_no_other() -> None:
+    assert found(config(retina(loss_centerness=None))).ghm is not None
+
+
+def test_ghm_r_divides_by_its_own_n_with_every_formula() -> None:
+    rpn = harmonize(faster(), formula='tempered').model.rpn_head
+    assert (rpn.loss_cls.loss_weight, rpn.loss_bbox.loss_weight) == (1, 10 / 5 * 0.5)
+
+
+def test_beside_a_softmax_the_weight_of_the_loss_counts() -> None:
+    cfg = faster()
+    cfg.model.roi_head.bbox_head.loss_bbox.loss_weight = 2.0
+    assert harmonize(cfg).model.roi_head.bbox_head.loss_bbox.loss_weight == 4 * 2 * 0.25
+
+
+def test_a_checkpoint_that_is_dropped_is_not_said_to_be_kept() -> None:
+    notes = losses_found(config(resume=True, load_from='epoch_3.pth')).notes
+    [note] = [note for note in notes if note.startswith('load_from')]
+    assert "'epoch_3.pth' of the original becomes None" in note
+
+
+def test_any_head_in_the_place_of_an_rpn_has_one_class() -> None:
+    cfg = faster()
+    cfg.model.rpn_head = retina(num_classes=1)
+    cfg.train_dataloader = dict(dataset=COCO)
+    assert not any('num_classes' in note for note in losses_found(cfg).notes)
+
+
+def test_the_classes_of_a_wrapper_are_its_own() -> None:
+    data = dict(type='Mine', metainfo=dict(classes=('a', 'b')), dataset=dict(type='VOCDataset'))
+    for number in (2, 20):
+        cfg = config(retina(num_classes=number), train_dataloader=dict(dataset=data))
+        assert any('num_classes' in n for n in losses_found(cfg).notes) is (number == 20)

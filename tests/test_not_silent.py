@@ -23,7 +23,7 @@ from torch import Tensor
 import ghm_mmdet
 from ghm_mmdet import GHMC, GHMR, GHMSSDHead, OHEMLoss, harmonize, losses_found
 from ghm_mmdet.cli import main
-from ghm_mmdet.functional import ghm_c_loss
+from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
 
 from .processes import ROOT, leave_group, start_all
 
@@ -184,12 +184,34 @@ def test_what_is_neither_valid_nor_finite_shows_on_every_path(
         assert not loss.acc_sum.any()
 
 
-def test_mu_does_not_follow_what_is_not_finite() -> None:
+@pytest.mark.parametrize('valid', [0, 1])
+@pytest.mark.parametrize('value', [float('inf'), float('nan')])
+def test_mu_does_not_follow_what_is_not_finite(value: float, valid: int) -> None:
     loss = GHMR(mu_momentum=0.9)
     pred, weight = torch.ones(3, 4), torch.ones(3, 4)
-    pred[0, 0], weight[0, 0] = float('inf'), 0
+    pred[0, 0], weight[0, 0] = value, valid
     loss(pred, torch.zeros(3, 4), weight)
     assert loss.mean_d == 0
+
+
+def test_numbers_of_half_precision_are_counted_in_float32() -> None:
+    """float16 has no 2049, and ends at 65504."""
+    pred, labels = torch.zeros(4097, 1), torch.zeros(4097, dtype=torch.long)
+    loss = GHMC(10, reduction='positives')
+    assert loss(pred.half(), labels) == loss(pred, labels)
+    pred, target, weight = torch.randn(20_000, 4), torch.zeros(20_000, 4), torch.ones(20_000)
+    value = ghm_r_loss(pred, target, weight.half())
+    assert value == ghm_r_loss(pred, target, weight) and value > 0
+
+
+def test_scores_are_not_rounded_to_the_logits() -> None:
+    """A pair of labels and scores is the dense target, whatever the precision of the logits."""
+    pred, labels, scores = torch.randn(50, 3).half(), torch.randint(0, 4, (50,)), torch.rand(50)
+    dense = torch.zeros(50, 4).scatter_(1, labels[:, None], scores[:, None])[:, :3]
+    for settings in (dict(bins=256), dict(density='exact')):
+        torch.testing.assert_close(
+            GHMC(**settings)(pred, (labels, scores)), GHMC(**settings)(pred, dense)
+        )
 
 
 @pytest.mark.parametrize('size', [1e30, 1e34, 3e38])

@@ -102,3 +102,9 @@ def test_wrong_arguments_are_named() -> None:
         OHEMLoss()(torch.zeros(4, 3), torch.zeros(4, 3))
     with pytest.raises(ValueError, match='weight must have the shape of target'):
         OHEMLoss()(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(4, 3))
+
+
+def test_a_negative_without_loss_is_before_what_is_no_negative() -> None:
+    pred = torch.tensor([[0.0], [-200.0], [-200.0]])
+    loss = OHEMLoss(neg_pos_ratio=1)(pred, torch.tensor([0, 1, 1]))
+    torch.testing.assert_close(loss, torch.tensor(2.0).log() / 2)

@@ -6,7 +6,7 @@ import copy
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mmdet
 import pytest
@@ -430,3 +430,18 @@ def test_command_line(
         printed('mmdet::tood/tood_r50_fpn_1x_coco.py')
     with pytest.raises(SystemExit, match='does not exist'):
         printed('mmdet::retinanet/nobody.py')
+
+
+def test_ssd_with_its_own_regression_loss() -> None:
+    head = harmonize('mmdet::ssd/ssd300_coco.py', preset='released', reg=False).model.bbox_head
+    assert (head.type, head.loss_cls.type) == ('ghm_mmdet.GHMSSDHead', 'ghm_mmdet.GHMC')
+    assert head.loss_bbox == dict(type='SmoothL1Loss', loss_weight=1.0, beta=1.0)
+
+
+def test_a_named_tuple_is_not_written_as_another_type() -> None:
+    class Size(NamedTuple):
+        height: int
+        width: int
+
+    with pytest.raises(TypeError, match='a config can not hold'):
+        literal(dict(size=Size(1, 2)))

@@ -174,7 +174,7 @@ def quality_target(pred: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
     """p* of every logit of (N, C): the score of the row at its label, 0 elsewhere."""
     for name, value in (('labels', labels), ('scores', scores)):
         check_same_shape(f'the {name} of target', value, 'pred[..., 0]', pred[..., 0])
-    return dense_target(pred, labels) * scores.to(pred.dtype).unsqueeze(-1)
+    return dense_target(pred, labels) * scores.unsqueeze(-1)
 
 
 def valid_examples(pred: Tensor, weight: Tensor | None) -> Tensor:
