@@ -75,7 +75,7 @@ def requires_use_sigmoid(loss: type[T]) -> type[T]:
         if caller == 'mmengine.registry.build_functions' and 'use_sigmoid' not in kwargs:
             raise ValueError(
                 f'use_sigmoid is missing from the config of ghm_mmdet.{cls.__name__}: write '
-                "use_sigmoid=True (use_sigmoid=False is the softmax form). MMDetection's heads read "
+                "use_sigmoid=True; use_sigmoid=False is the softmax form. MMDetection's heads read "
                 'it from the config, and take a missing key for a softmax'
             )
         return super(loss, cls).__new__(cls)  # type: ignore[misc, no-any-return]

@@ -360,7 +360,7 @@ def stub_runner(model: nn.Module, work_dir: Path, iters: int) -> SimpleNamespace
     """What the hook asks of MMEngine's runner."""
     warnings: list[str] = []
     return SimpleNamespace(
-        model=model, work_dir=str(work_dir), iter=0, max_iters=iters, warnings=warnings, hooks=[],
+        model=model, work_dir=str(work_dir), iter=0, max_iters=iters, warnings=warnings,
         visualizer=Visualizer(vis_backends=None), logger=SimpleNamespace(warning=warnings.append),
     )  # fmt: skip
 

@@ -93,7 +93,7 @@ class GradientDensityHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Hook the losses, and read the record that a resumed run goes on with."""
-        if sum(isinstance(hook, GradientDensityHook) for hook in runner.hooks) > 1:
+        if sum(isinstance(x, GradientDensityHook) for x in getattr(runner, 'hooks', ())) > 1:
             raise ValueError(f'several GradientDensityHooks would write the same {RECORD_FILE}')
         # A loop of one's own may not know its length.
         self._interval = min(self.interval, getattr(runner, 'max_iters', 0) or self.interval)
