@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,15 @@ def reasons(loss: LossFound, kind: type) -> list[str]:
     """Without the word that it is taken for its ancestor."""
     why = loss.why.replace(f'My{kind.__name__}', kind.__name__).split('; ')
     return [reason for reason in why if reason and not reason.startswith('taken for')]
+
+
+def test_a_name_that_nobody_registered_imports_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of an initialization, beside a script of that name."""
+    (tmp_path / 'Pretrained.py').write_text('raise SystemExit("imported")\n', encoding='utf-8')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert losses_found(config('faster', {})).replaced
 
 
 def test_a_head_derived_from_ssds_is_named_and_left_alone() -> None:

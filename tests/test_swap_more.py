@@ -15,18 +15,7 @@ from ghm_mmdet import harmonize, losses_found
 from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.swap.writer import difference
 
-FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
-L1 = dict(type='L1Loss', loss_weight=1.0)
-
-
-def loss_cls_of(head: str, model: dict) -> Any:
-    """What becomes of the classification loss of a head."""
-    [loss] = [
-        loss
-        for loss in losses_found(Config(dict(model=model))).losses
-        if loss.where == f'model.{head}.loss_cls'
-    ]
-    return loss
+from .test_harmonize_lists import FOCAL, L1, found
 
 
 @pytest.mark.parametrize(('of_rpn', 'of_rcnn'), [(3.0, -1), (-1, 3.0)])
@@ -41,7 +30,7 @@ def test_any_head_in_the_place_of_an_rpn_is_trained_by_its_settings(
         ),
         train_cfg=dict(rpn=dict(pos_weight=of_rpn), rcnn=dict(pos_weight=of_rcnn)),
     )
-    loss = loss_cls_of('rpn_head', model)
+    loss = found(Config(dict(model=model)), 'rpn_head.loss_cls')
     assert (loss.ghm is None) == (of_rpn == 3.0)
     assert ('pos_weight=3.0 weighs positives' in loss.why) == (of_rpn == 3.0)
 
@@ -56,7 +45,7 @@ def test_a_setting_that_is_off_is_no_reason_to_keep_a_loss(
 ) -> None:
     head = dict(type='RetinaHead', num_classes=3, in_channels=8, loss_bbox=L1)
     model = dict(type='RetinaNet', bbox_head=dict(head, loss_cls={**loss, key: value}))
-    assert (loss_cls_of('bbox_head', model).ghm is None) == value
+    assert (found(Config(dict(model=model))).ghm is None) == value
 
 
 def test_a_sigmoid_that_is_not_written_is_a_reason_to_keep_a_loss() -> None:
@@ -66,16 +55,16 @@ def test_a_sigmoid_that_is_not_written_is_a_reason_to_keep_a_loss() -> None:
         cfg = Config(dict(model=dict(type='RetinaNet', bbox_head=head)))
         channels = MODELS.build(head).cls_out_channels
         assert MODELS.build(harmonize(cfg).model.bbox_head).cls_out_channels == channels == 4
-    assert 'use_sigmoid is not written' in loss_cls_of('bbox_head', vfnet(loss_cls=VARIFOCAL)).why
+    assert 'use_sigmoid is not written' in found(vfnet(loss_cls=VARIFOCAL)).why
 
 
 def test_a_loss_that_the_head_leaves_out_is_not_replaced() -> None:
     """With `use_vfl=False` `VFNetHead` trains `loss_cls_fl`."""
     written = dict(VARIFOCAL, use_sigmoid=True)
-    assert loss_cls_of('bbox_head', vfnet(loss_cls=written, use_vfl=True)).ghm is not None
+    assert found(vfnet(loss_cls=written, use_vfl=True)).ghm is not None
     left_out = vfnet(loss_cls=written, loss_cls_fl=FOCAL, use_vfl=False)
-    assert 'use_vfl=False: the head does not' in loss_cls_of('bbox_head', left_out).why
-    built = MODELS.build(left_out['bbox_head'])
+    assert 'use_vfl=False: the head does not' in found(left_out).why
+    built = MODELS.build(left_out.model.bbox_head)
     assert type(built.loss_cls).__name__ == 'FocalLoss'
 
 
@@ -115,27 +104,20 @@ def test_a_mean_that_a_head_takes_for_a_sum_is_kept(head: dict, keys: tuple[str,
     for written in ({}, dict(reduction='mean'), dict(reduction='sum')):
         losses = {key: {**(L1 if key == 'loss_l1' else entropy), **written} for key in keys}
         cfg = Config(dict(model=dict(type='YOLOV3', bbox_head={**head, **losses})))
-        found = losses_found(cfg, preset='released').losses
+        plan = losses_found(cfg, preset='released')
         is_sum = written == dict(reduction='sum')
-        assert [loss.ghm is not None for loss in found] == [is_sum] * len(keys)
-        assert all("write reduction='sum'" in loss.why for loss in found) != is_sum
+        assert [loss.ghm is not None for loss in plan.losses] == [is_sum] * len(keys)
+        assert all("write reduction='sum'" in loss.why for loss in plan.losses) != is_sum
 
 
-def box_losses(detector: str, **changes: Any) -> list[Any]:
-    """What becomes of the box losses of its box heads, or of `rpn_head` if that changes."""
-    cfg = get_config(f'mmdet::{detector}')
-    cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
-    where = 'rpn_head' if any(key.startswith('rpn_head') for key in changes) else 'roi_head'
-    return [
-        loss for loss in losses_found(cfg, preset='released').losses
-        if f'{where}.' in loss.where and 'loss_bbox' in loss.where and loss.ghm is not None
-    ]  # fmt: skip
+FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 
 def test_sabl_averages_over_all_rois_as_other_box_heads() -> None:
     """Both call it with the number of all RoIs for `avg_factor`."""
-    [plain] = box_losses('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
-    [sabl] = box_losses('sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py')
+    plain = found(get_config(FASTER), 'bbox_head.loss_bbox', preset='released')
+    sabl = get_config('mmdet::sabl/sabl-faster-rcnn_r50_fpn_1x_coco.py')
+    sabl = found(sabl, 'bbox_head.loss_bbox_reg', preset='released')
     assert sabl.head == 'SABLHead'
     assert sabl.ghm['loss_weight'] == plain.ghm['loss_weight'] == 10 * 0.25
     assert (sabl.ghm['mu'], plain.ghm['mu']) == (0.02, pytest.approx(0.02 / 0.15))
@@ -143,9 +125,10 @@ def test_sabl_averages_over_all_rois_as_other_box_heads() -> None:
 
 def test_any_head_that_samples_averages_over_its_samples() -> None:
     """The `avg_factor` of a RetinaHead in the place of an RPN counts the negatives, too."""
-    detector = 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    cfg = get_config(FASTER)
     retina = dict(type='RetinaHead', num_classes=1, in_channels=256, loss_cls=FOCAL, loss_bbox=L1)
-    [loss] = box_losses(detector, rpn_head=dict(retina, _delete_=True))
+    cfg.merge_from_dict({'model.rpn_head': dict(retina, _delete_=True)})
+    loss = found(cfg, 'rpn_head.loss_bbox', preset='released')
     assert loss.head == 'RetinaHead' and loss.ghm['loss_weight'] == 10 * 0.5
 
 
@@ -165,22 +148,18 @@ def test_what_a_box_head_leaves_to_its_defaults_is_as_if_written(preset: str) ->
 def found_of_box_head(arguments: dict, preset: str) -> dict:
     head = dict(type='Shared2FCBBoxHead', num_classes=3, loss_bbox=L1, **arguments)
     cfg = Config(dict(model=dict(type='FasterRCNN', roi_head=dict(bbox_head=head))))
-    [loss] = [x for x in losses_found(cfg, preset=preset).losses if x.where.endswith('loss_bbox')]
-    return loss.ghm
+    return found(cfg, 'loss_bbox', preset=preset).ghm
 
 
 @pytest.mark.parametrize('part', ['pos_sampler', 'neg_sampler'])
 def test_a_sampler_inside_of_a_combined_one_ranks_rois_by_their_loss(part: str) -> None:
     sampler = dict(type='CombinedSampler', num=512, pos_fraction=0.25)
     parts = dict(pos_sampler=dict(type='RandomSampler'), neg_sampler=dict(type='RandomSampler'))
-    cfg = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg = get_config(FASTER)
     for name, ranks in (('RandomSampler', False), ('OHEMSampler', True)):
         parts[part] = dict(type=name)
         cfg.model.train_cfg.rcnn.sampler = dict(sampler, **parts)
-        [loss] = [
-            x for x in losses_found(cfg, preset='released').losses
-            if x.where == 'model.roi_head.bbox_head.loss_cls'
-        ]  # fmt: skip
+        loss = found(cfg, 'bbox_head.loss_cls', preset='released')
         assert ('OHEMSampler chooses RoIs' in loss.why) == (loss.ghm is None) == ranks
 
 
@@ -218,9 +197,9 @@ def test_a_loss_that_a_box_head_does_without_is_not_replaced(argument: str) -> N
 VARIFOCAL = dict(type='VarifocalLoss', alpha=0.75, gamma=2.0, loss_weight=1.0)
 
 
-def vfnet(**arguments: Any) -> dict:
+def vfnet(**arguments: Any) -> Config:
     head = dict(type='VFNetHead', num_classes=3, in_channels=8, stacked_convs=1, **arguments)
-    return dict(type='VFNet', bbox_head=head)
+    return Config(dict(model=dict(type='VFNet', bbox_head=head)))
 
 
 @pytest.mark.parametrize('sampler', [None, dict(type='PseudoSampler')])
@@ -232,11 +211,11 @@ def test_a_head_that_does_not_sample_averages_over_its_positives(sampler: dict |
         assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3)
         rpn = dict(assigner=assigner, allowed_border=-1, pos_weight=-1, sampler=each)
         cfg = Config(dict(model=dict(type='RPN', rpn_head=head, train_cfg=dict(rpn=rpn))))
-        [found] = [x for x in losses_found(cfg).losses if x.where.endswith('loss_bbox')]
+        loss = found(cfg, 'loss_bbox')
         built = MODELS.build(dict(head, train_cfg=rpn, test_cfg=None))
         takes_positives_alone = type(built.sampler).__name__ == 'PseudoSampler'
-        assert ('share of positives' in found.why) != takes_positives_alone
-        weights.append(found.ghm['loss_weight'])
+        assert ('share of positives' in loss.why) != takes_positives_alone
+        weights.append(loss.ghm['loss_weight'])
     assert weights[0] == 2 * weights[1]
 
 

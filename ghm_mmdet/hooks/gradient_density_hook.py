@@ -33,7 +33,7 @@ class GradientDensityHook(Hook):
     At the end of each interval the main process
 
     - adds a row to `gradient_density.npz` in the work folder, see `GradientDensityRecord`.
-            A resumed run continues the rows before its iteration, and counts the rest of one that
+      A resumed run continues the rows before its iteration, and counts the rest of one that
       the interruption cut;
     - gives the visualizer the scalars
       `gradient_density/{cls,reg}_{easy,hard}`, the share of the examples with a gradient norm

@@ -40,11 +40,6 @@ class PaperRun(Experiment):
         """The file for COCO's evaluation server."""
         return self.folder / 'test-dev' / f'{self.checkpoint.stem}.bbox.json'
 
-    @property
-    def is_submittable(self) -> bool:
-        """Whether that file is there, and whole."""
-        return self.detections.exists() and self.detections.read_bytes().endswith(b']')
-
     def test_dev_command(self) -> list[str]:
         """The command that writes the detections on test-dev."""
         prefix = str(self.detections)[: -len('.bbox.json')]
@@ -65,7 +60,8 @@ class PaperRun(Experiment):
             if not self.is_trained():
                 yield self.train_command()
             yield self.test_command(self.checkpoint)
-        if self.result() and self.test_dev_config and not self.is_submittable:
+        is_whole = self.detections.exists() and self.detections.read_bytes().endswith(b']')
+        if self.result() and self.test_dev_config and not is_whole:
             images = Path(self.wanted.data_root, 'annotations/image_info_test-dev2017.json')
             if images.exists():
                 yield self.test_dev_command()

@@ -111,15 +111,18 @@ class Head:
         kind = self.config['type']
         loaded = {'mmdet.models', f'{_package(kind) or "mmdet"}.registry'} <= sys.modules.keys()
         # Whoever derives from a class of MMDetection has imported it: the others need no look.
-        if not loaded and (not self.losses or self.name in rules.HEADS):
+        if isinstance(kind, type) or not (loaded or (self.losses and self.name not in rules.HEADS)):
             return getattr(kind, '__mro__', ())
         # A head of its own is registered by whoever loaded the config; MMDetection's are here.
         import mmdet.models  # noqa: F401
         from mmdet.registry import MODELS, TASK_UTILS
 
-        if not isinstance(kind, type):
-            kind = MODELS.get(str(kind)) or TASK_UTILS.get(str(kind))
-        return getattr(kind, '__mro__', ())
+        registries = (MODELS, TASK_UTILS, MODELS.parent, TASK_UTILS.parent)
+        if _package(kind) in ('', 'mmdet'):  # `get` imports a module of a name that is in none
+            found = (registry.module_dict.get(self.name) for registry in registries)
+        else:
+            found = (registry.get(str(kind)) for registry in registries)
+        return next((each.__mro__ for each in found if isinstance(each, type)), ())
 
     @cached_property
     def settings(self) -> list[dict]:
@@ -129,7 +132,7 @@ class Head:
         parts = [several(cfg[key]) for cfg in of_detector if cfg.get(key)]
         # A head that is not in a list is that of every stage.
         stage = next((key for key in reversed(self.path) if isinstance(key, int)), None)
-        own = [p if stage is None else p[min(stage, len(p) - 1) :][:1] for p in parts if p]
+        own = [p if stage is None else [p[min(stage, len(p) - 1)]] for p in parts if p]
         return [*chain(*own)] or of_detector
 
     def leaves_out(self, key: str) -> str | None:

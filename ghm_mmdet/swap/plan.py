@@ -112,8 +112,7 @@ def make_plan(cfg: Config, options: Options) -> Plan:
 
 
 def _plan_head(plan: Plan, options: Options, head: Head) -> None:
-    why = head.why_without_losses
-    if why:
+    if why := head.why_without_losses:
         plan.losses.append(LossFound(head.where, head.name, 'its own losses', None, why))
         return
     found = {key: _loss_found(options, head, key, loss) for key, loss in head.losses.items()}
