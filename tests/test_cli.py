@@ -88,6 +88,7 @@ for line in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_command_under_a_locale_that_is_not_utf_8(tmp_path: Path) -> None:
     """Files are read and written in UTF-8; what a terminal lacks is printed as its code."""
     mine, text = tmp_path / 'mine.py', '# \ud55c\uad6d\uc5b4, \u03bc\n'
