@@ -20,6 +20,7 @@ from ghm_mmdet.swap import losses_found
 from .command_line import IN_THE_CLONE, iterations, perform, study_parser
 from .experiment import Experiment, StudySettings
 from .real_images import (
+    CLIP,
     ITERATIONS,
     by_seed,
     differences,
@@ -53,6 +54,10 @@ LONG = ('faster-rcnn', 'cascade-rcnn')
 #: The configs are of the first.
 SETS = ('chess', 'bccd', 'cards', 'fruit')
 ORIGINAL, PRESET = LOSSES = ('original', 'tempered')
+#: The same, clipped in most iterations.
+NORMALIZED = tuple(f'{losses}-clipped-2' for losses in LOSSES)
+#: By the norm at which the gradient is clipped: the config's first.
+BY_NORM = {35: LOSSES, 2: NORMALIZED}
 #: The preset, with GHM-C in the place of what the preset keeps as well: a softmax, the objectness.
 SOFTMAX, OBJECTNESS = 'softmax', 'objectness'
 OBJECTNESS_OF = {'yolox': 'loss_obj', 'yolov3': 'loss_conf'}
@@ -61,7 +66,7 @@ OF_KEPT = (
     *product(SETS, OBJECTNESS_OF, (OBJECTNESS,)),
 )
 #: A set, a detector and its losses.
-VARIANTS = (*product(SETS, DETECTORS, LOSSES), *OF_KEPT)
+VARIANTS = (*product(SETS, DETECTORS, (*LOSSES, *NORMALIZED)), *OF_KEPT)
 
 
 def config_of(detector: str) -> Path:
@@ -77,7 +82,9 @@ def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int
         found = () if name == SETS[0] else of_set(settings.data_root, heads_of(detector))
         if detector in LONG:
             found += iterations(length_of(detector))
-        if losses != ORIGINAL:
+        if losses in NORMALIZED:
+            found += (CLIP(2),)
+        if not losses.startswith(ORIGINAL):
             found += harmonized_options(config, preset=PRESET)
         if losses == SOFTMAX:
             found += ghm_c_for(detector, 'loss_cls', use_sigmoid=False)
@@ -105,24 +112,24 @@ def length_of(detector: str) -> int:
 def table(settings: StudySettings, seeds: int) -> str:
     """Percent, mean and standard deviation over the seeds; the difference is paired by seed."""
     rows = []
-    for name, detector in product(SETS, DETECTORS):
-        original, preset = (_runs((name, detector, x), settings, seeds) for x in LOSSES)
+    for (norm, losses), name, detector in product(BY_NORM.items(), SETS, DETECTORS):
+        original, preset = (_runs((name, detector, x), settings, seeds) for x in losses)
         if original and preset:
-            named = name, DETECTORS[detector], length_of(detector)
+            named = name, DETECTORS[detector], length_of(detector), norm
             rows.append([*named, *_cells(original, preset), _replaced(detector)])
     heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
-    heads = ['set', 'detector', 'iterations', *heads]
-    tables = markdown_table(heads, rows), over_detectors(settings, seeds)
-    return '\n\n'.join([*tables, table_of_kept(settings, seeds)])
+    heads = ['set', 'detector', 'iterations', 'clipped at', *heads]
+    means = (over_detectors(settings, seeds, norm) for norm in BY_NORM)
+    return '\n\n'.join([markdown_table(heads, rows), *means, table_of_kept(settings, seeds)])
 
 
-def over_detectors(settings: StudySettings, seeds: int) -> str:
+def over_detectors(settings: StudySettings, seeds: int, norm: int) -> str:
     """The mean difference over the sets of each detector, and over the detectors; these are the
     unit of the interval. The last row is of the detectors that were trained on every set.
     """
     rows, means, on_every_set = [], [], []
     for detector in DETECTORS:
-        of_sets = [_differences(name, detector, settings, seeds) for name in SETS]
+        of_sets = [_differences(name, detector, norm, settings, seeds) for name in SETS]
         cells = [statistics.mean(of_set) if of_set else None for of_set in of_sets]
         if there := [cell for cell in cells if cell is not None]:
             means.append(statistics.mean(there))
@@ -133,11 +140,14 @@ def over_detectors(settings: StudySettings, seeds: int) -> str:
     for what, over in (('detectors', means), ('on every set', on_every_set)):
         if over:
             rows.append([f'{len(over)} {what}', *[None] * len(SETS), mean_with_interval(over)])
-    return markdown_table(['AP, preset minus its own losses', *SETS, 'mean'], rows)
+    what = f'AP, preset minus its own losses, clipped at norm {norm}'
+    return markdown_table([what, *SETS, 'mean'], rows)
 
 
-def _differences(name: str, detector: str, settings: StudySettings, seeds: int) -> list[float]:
-    original, preset = (_runs((name, detector, x), settings, seeds) for x in LOSSES)
+def _differences(
+    name: str, detector: str, norm: int, settings: StudySettings, seeds: int
+) -> list[float]:
+    original, preset = (_runs((name, detector, x), settings, seeds) for x in BY_NORM[norm])
     return differences(preset, original, 'AP')
 
 

@@ -509,10 +509,12 @@ def table_of_lengths(found: Results) -> str:
     """
     names, rows = _trained_to_the_end(found), []
     groups = {name: [name] for name in names} | ({'mean': names} if names else {})
-    for (what, sets), losses in product(groups.items(), (FOCAL, PRESET)):
+    compared = (FOCAL, PRESET, NORMALIZED, PRESET_NORMALIZED)
+    for (what, sets), losses in product(groups.items(), compared):
         by_length = ([found[Variant(n, losses, Regime(x))] for n in sets] for x in LENGTHS)
         cells = [mean_and_spread(aps) if (aps := _over(runs)) else None for runs in by_length]
-        rows.append([what, LOSSES[losses].what, *cells])
+        if any(cells):
+            rows.append([what, LOSSES[losses].what, *cells])
     heads = [f'{ITERATIONS[length]} iterations' for length in LENGTHS]
     return markdown_table(['set, AP with AdamW', 'losses', *heads], rows)
 
