@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from ghm_mmdet import harmonize
 from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.tables import METRICS
-from studies import real_images
+from studies import real_detectors, real_images
 from studies.experiment import StudySettings
 from studies.real_detectors import DETECTORS, experiment
 from studies.real_images import BY_ADAMW, BY_SGD, Regime, Variant
@@ -66,6 +67,17 @@ def test_backbone_computes_what_its_package_does() -> None:
         found = EfficientNetLite0()(image)
     for level, other in zip(found, expected):
         torch.testing.assert_close(level, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('study', [real_images, real_detectors])
+def test_records_are_of_the_settings_of_today(study: ModuleType) -> None:
+    results = ROOT / study.RESULTS
+    settings = StudySettings(work_dir=ROOT / 'absent', data_root=ROOT / 'data', results=results)
+    runs = [study.experiment(v, settings, seed) for v in study.VARIANTS for seed in range(3)]
+    kept = [run for run in runs if run.kept() and run.run.startswith('chess-')]
+    assert len(kept) > 15
+    for run in kept:
+        run.check()
 
 
 def tiny_set(folder: Path, classes: tuple[str, ...]) -> None:
