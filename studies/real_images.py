@@ -296,8 +296,8 @@ def mean_with_interval(values: Sequence[float]) -> str:
     mean = statistics.mean(values)
     if len(values) < 2:
         return f'{mean:+.1f}'
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    return f'{mean:+.1f} [{low:+.1f}, {high:+.1f}]'
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f'{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]'
 
 
 def interval_of_seeds(paired: Sequence[Sequence[float]]) -> str | None:
@@ -594,11 +594,14 @@ def draw_lengths(found: Results) -> Figure:
     names = _trained_to_the_end(found)
     figure, panels = new_figure(2.6 * max(len(names), 1), 2.6, columns=max(len(names), 1))
     regimes = [Regime(length) for length in LENGTHS]
+    often_clipped = dict(alpha=0.6, linestyle=':', markerfacecolor='white')
+    lines = {FOCAL: RIVAL, PRESET: GHM}
+    lines |= {NORMALIZED: RIVAL | often_clipped, PRESET_NORMALIZED: GHM | often_clipped}
     for axes, name in zip(panels, names):
-        for losses, line in ((FOCAL, RIVAL), (PRESET, GHM)):
+        for losses, line in lines.items():
             aps = [(ITERATIONS[r.length], found[Variant(name, losses, r)]) for r in regimes]
-            points = [(length, mean_ap(runs)) for length, runs in aps if runs]
-            axes.plot(*zip(*points), marker='o', label=LOSSES[losses].what, **line)
+            if points := [(length, mean_ap(runs)) for length, runs in aps if runs]:
+                axes.plot(*zip(*points), marker='o', label=LOSSES[losses].what, **line)
         axes.set(title=name, xlabel='iterations', xscale='log')
         ticks = [ITERATIONS[length] for length in LENGTHS]
         axes.set_xticks(ticks, map(str, ticks), fontsize='small')
