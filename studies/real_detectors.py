@@ -84,7 +84,7 @@ def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int
             found += iterations(length_of(detector))
         if losses in NORMALIZED:
             found += (CLIP(2),)
-        if not losses.startswith(ORIGINAL):
+        if losses not in (ORIGINAL, NORMALIZED[0]):
             found += harmonized_options(config, preset=PRESET)
         if losses == SOFTMAX:
             found += ghm_c_for(detector, 'loss_cls', use_sigmoid=False)
