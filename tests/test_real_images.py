@@ -18,7 +18,7 @@ from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.tables import METRICS
 from studies import real_detectors, real_images
 from studies.experiment import StudySettings
-from studies.real_detectors import DETECTORS, experiment
+from studies.real_detectors import DETECTORS, experiment, over_detectors
 from studies.real_images import BY_ADAMW, BY_SGD, Regime, Variant
 
 from .training import ROOT
@@ -356,6 +356,32 @@ def test_preset_of_the_study_is_that_of_harmonize(regime: Regime) -> None:
     # MMDetection's SGD does not clip, the study's AdamW does, which `harmonize` keeps.
     max_norm = dict(AdamW=35, SGD=10)[regime.optimizer]
     assert run.wanted.optim_wrapper.clip_grad.max_norm == max_norm
+
+
+def test_detectors_are_the_unit_and_each_loss_has_its_better_norm(tmp_path: Path) -> None:
+    aps = {
+        'chess-atss-original': [50.0, 52.0],
+        'chess-atss-original-clipped-2': [60.0, 51.0],
+        'chess-atss-tempered': [64.0, 53.0],
+        'chess-atss-tempered-clipped-2': [62.0, 57.0],
+        'chess-ssd-original-clipped-2': [40.0],
+        'chess-ssd-tempered-clipped-2': [38.0],
+        'bccd-ssd-original-clipped-2': [40.0],
+        'bccd-ssd-tempered-clipped-2': [44.0],
+    }
+    settings = write_results(tmp_path / 'results.jsonl', aps)
+    expected = {
+        (35,): ['| ATSS | +7.5 |  |  |  | +7.5 |', '| 1 detectors |  |  |  |  | +7.5 |'],
+        (2,): [
+            '| ATSS | +4.0 |  |  |  | +4.0 |',
+            '| SSD | -2.0 | +4.0 |  |  | +1.0 |',
+            f'| 2 detectors |  |  |  |  | {interval_of([4.0, 1.0])} |',
+        ],
+        # 64 - 60 and 57 - 52; SSD was not trained at both norms.
+        (35, 2): ['| ATSS | +4.5 |  |  |  | +4.5 |', '| 1 detectors |  |  |  |  | +4.5 |'],
+    }
+    for norms, rows in expected.items():
+        assert over_detectors(settings, 2, norms).splitlines()[2:] == rows
 
 
 @pytest.mark.parametrize('detector', DETECTORS)
