@@ -32,6 +32,8 @@ from .real_images import (
 )
 
 RESULTS = Path('studies/results/real_detectors.jsonl')
+#: The metrics by seed.
+Runs = dict[int, dict[str, float]]
 DETECTORS = {
     'faster-rcnn': 'Faster R-CNN',
     'cascade-rcnn': 'Cascade R-CNN',
@@ -119,7 +121,8 @@ def table(settings: StudySettings, seeds: int) -> str:
             rows.append([*named, *_cells(original, preset), _replaced(detector)])
     heads = ['seeds', 'AP', 'AP75', 'AP, preset', 'AP75, preset', 'difference of AP', 'replaced']
     heads = ['set', 'detector', 'iterations', 'clipped at', *heads]
-    means = (over_detectors(settings, seeds, norms) for norms in ((35,), (2,), (35, 2)))
+    of_norms = (*((norm,) for norm in BY_NORM), tuple(BY_NORM))
+    means = (over_detectors(settings, seeds, norms) for norms in of_norms)
     return '\n\n'.join([markdown_table(heads, rows), *means, table_of_kept(settings, seeds)])
 
 
@@ -152,19 +155,16 @@ def _differences(
     return differences(preset, original, 'AP')
 
 
-Runs = dict[int, dict[str, float]]
-
-
 def _pair(
     name: str, detector: str, norms: tuple[int, ...], settings: StudySettings, seeds: int
 ) -> tuple[Runs, Runs]:
     """The runs with its own losses and those with the preset."""
     of_norms = [[_runs((name, detector, x), settings, seeds) for x in BY_NORM[n]] for n in norms]
-    original, preset = (_best_of(list(found)) for found in zip(*of_norms, strict=True))
+    original, preset = (_best_of(*found) for found in zip(*of_norms, strict=True))
     return original, preset
 
 
-def _best_of(found: list[Runs]) -> Runs:
+def _best_of(*found: Runs) -> Runs:
     """Of each seed that all have, the run of the highest AP."""
     seeds = set.intersection(*map(set, found))
     return {s: max((runs[s] for runs in found), key=lambda run: run['AP']) for s in sorted(seeds)}
