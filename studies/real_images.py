@@ -59,6 +59,7 @@ COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
 PAIRED = ('AP', 'AP50', 'AP75')
 FOCAL, RELEASED, PRESET, CLIPPED = 'focal', 'released', 'preset', 'focal-clipped'
 NORMALIZED, PRESET_NORMALIZED = 'focal-clipped-2', 'preset-clipped'
+PRESET_LOWEST = 'preset-clipped-2'
 SCALED = 'preset-quarter'
 
 
@@ -87,6 +88,7 @@ LOSSES = {
     PRESET_NORMALIZED: Losses(
         'the preset, gradient clipped at norm 10', TEMPERED, (CLIP(MAX_NORM['tempered']),)
     ),
+    PRESET_LOWEST: Losses('the preset, gradient clipped at norm 2', TEMPERED, (CLIP(2),)),
     # Focal loss tuned as well, and the parts of the preset.
     'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
     'ghmc': Losses('the preset, GHM-C + smooth L1', TEMPERED | dict(reg=False)),
@@ -101,10 +103,10 @@ LOSSES = {
         (f'{CLS}.loss_weight=0.0625', f'{REG}.loss_weight=2.5'),
     ),
 }
-WHOLE, PARTS = tuple(LOSSES)[:6], tuple(LOSSES)[6:-1]
-COMPARED = (PRESET, PRESET_NORMALIZED, RELEASED)
+WHOLE, PARTS = tuple(LOSSES)[:7], tuple(LOSSES)[7:-1]
+COMPARED = (PRESET, PRESET_NORMALIZED, PRESET_LOWEST, RELEASED)
 #: Each with every norm at which the gradient is clipped.
-FOCALS, PRESETS = (FOCAL, CLIPPED, NORMALIZED), (PRESET, PRESET_NORMALIZED)
+FOCALS, PRESETS = (FOCAL, CLIPPED, NORMALIZED), (PRESET, PRESET_NORMALIZED, PRESET_LOWEST)
 
 
 class Regime(NamedTuple):
@@ -159,7 +161,7 @@ VARIANTS = (
 
 def base_of(losses: str, regime: Regime) -> str:
     """What is compared with; above MMDetection's rate focal loss needs the clipping, too."""
-    if losses == PRESET_NORMALIZED:
+    if losses in (PRESET_NORMALIZED, PRESET_LOWEST):
         return NORMALIZED
     return FOCAL if regime.optimizer == ADAMW or regime.is_base_rate else CLIPPED
 
