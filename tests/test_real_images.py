@@ -233,6 +233,7 @@ def test_rates_are_compared_on_the_sets_that_have_every_run(tmp_path: Path) -> N
     aps |= {f'{name}-focal-clipped-sgd{rates[1]}-2x': [56, 60] for name in ('chess', 'bccd')}
     aps |= {f'{name}-preset-sgd{rates[0]}-2x': [60, 64] for name in ('chess', 'bccd', 'cards')}
     aps |= {'chess-preset-sgd0.005-2x': [66], 'bccd-preset-sgd0.005-2x': [59.4]}
+    aps |= {f'fruit-{losses}-sgd{rates[1]}-2x': [90] for losses in BOTH}
     found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 2)
     shown = real_images.table_of_rates(found, BY_SGD[:2]).splitlines()
     rows = [[*map(str.strip, row.split('|')[2:-1])] for row in (shown[0], *shown[2:])]
