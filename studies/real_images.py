@@ -122,6 +122,16 @@ class Regime(NamedTuple):
         return self.rate == RATES[self.optimizer][0]
 
 
+#: Both losses with the gradient clipped at one norm; with SGD the preset always has a norm of 10.
+ALIKE = (
+    (ADAMW, 35, FOCAL, PRESET),
+    (ADAMW, 10, CLIPPED, PRESET_NORMALIZED),
+    (ADAMW, 2, NORMALIZED, PRESET_LOWEST),
+    (SGD, 10, CLIPPED, PRESET),
+    (SGD, 2, NORMALIZED, PRESET_LOWEST),
+)
+
+
 @dataclass(frozen=True)
 class Variant:
     """A set, its losses, and how they are trained."""
@@ -487,6 +497,19 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
     return markdown_table([f'set, {regimes[0].optimizer}', *heads], rows)
 
 
+def table_of_best_rates_by_norm(found: Results) -> str:
+    """The mean difference over the sets, each loss at its best rate of each set by AP."""
+    rows = []
+    for optimizer, norm, *losses in ALIKE:
+        regimes = BY_ADAMW if optimizer == ADAMW else BY_SGD
+        best = [[_best_rate(found, name, [x], regimes) for x in losses] for name in LEARNT]
+        gains = [ours[0]['AP'] - theirs[0]['AP'] for theirs, ours in best if theirs and ours]
+        if gains:
+            rows.append([optimizer, norm, len(gains), mean_with_interval(gains), ahead_of(gains)])
+    heads = ['both clipped at norm', 'sets', 'AP, each at its best rate', 'sets ahead']
+    return markdown_table(['optimizer', *heads], rows)
+
+
 def _aps(found: Results, sets: Sequence[str], losses: Sequence[str], regime: Regime) -> list[float]:
     return [ap for name in sets if (ap := _ap_of(found, name, losses, regime)) is not None]
 
@@ -554,6 +577,7 @@ def table(settings: StudySettings, seeds: int) -> str:
     for regimes in (BY_ADAMW, BY_SGD):
         tables += [table_of_best_rates(found, regimes), table_of_rates(found, regimes)]
     tables += [
+        table_of_best_rates_by_norm(found),
         table_of_clippings(found),
         table_of_lengths(found),
         table_of_parts(found),

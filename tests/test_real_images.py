@@ -217,6 +217,18 @@ def test_each_loss_has_its_best_clipping(tmp_path: Path) -> None:
     assert '| chess | 52.0 (0.0005) | 55.0 (0.0005) | +3.0 |' in best
 
 
+def test_best_rates_are_compared_with_both_clipped_alike(tmp_path: Path) -> None:
+    aps = {'chess-focal-1x': [40], 'chess-focal-adamw0.001-1x': [44], 'chess-preset-1x': [50]}
+    aps |= {'bccd-focal-1x': [30], 'bccd-preset-1x': [20], 'bccd-preset-adamw0.001-1x': [31]}
+    aps |= {'chess-preset-clipped-1x': [99], 'chess-focal-clipped-2-1x': [98]}
+    aps |= {'chess-focal-clipped-sgd0.01-2x': [60], 'chess-preset-sgd0.0025-2x': [57]}
+    found = real_images.results(write_results(tmp_path / 'results.jsonl', aps), 1)
+    assert real_images.table_of_best_rates_by_norm(found).splitlines()[2:] == [
+        f'| AdamW | 35 | 2 | {interval_of([6.0, 1.0])} | 2 of 2 |',
+        '| SGD | 10 | 1 | -3.0 | 0 of 1 |',
+    ]
+
+
 def test_clippings_are_averaged_where_every_set_was_run(tmp_path: Path) -> None:
     aps = {f'{name}-focal-clipped-2-1x': [10 + 2 * i] for i, name in enumerate(real_images.LEARNT)}
     aps |= {'chess-focal-1x': [50]}
