@@ -122,7 +122,7 @@ class Regime(NamedTuple):
         return self.rate == RATES[self.optimizer][0]
 
 
-#: Both losses with the gradient clipped at one norm; with SGD the preset always has a norm of 10.
+#: Both losses with the gradient clipped at one norm; with SGD, `harmonize` clips `PRESET` at 10.
 ALIKE = (
     (ADAMW, 35, FOCAL, PRESET),
     (ADAMW, 10, CLIPPED, PRESET_NORMALIZED),
