@@ -473,13 +473,10 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
     that is best in the mean over the sets, of the rates that were run with both.
     """
     rows, gains = [], {}
-    for name in LEARNT:
-        focal = _best_rate(found, name, FOCALS, regimes)
-        preset = _best_rate(found, name, PRESETS, regimes)
-        if focal and preset:
-            gains[name] = {c: preset[0][c] - focal[0][c] for c in PAIRED}
-            shown = [f'{means["AP"]:.1f} ({rate})' for means, rate in (focal, preset)]
-            rows.append([name, *shown, *(f'{gain:+.1f}' for gain in gains[name].values())])
+    for name, (focal, preset) in _best_of_both(found, FOCALS, PRESETS, regimes).items():
+        gains[name] = {c: preset[0][c] - focal[0][c] for c in PAIRED}
+        shown = [f'{means["AP"]:.1f} ({rate})' for means, rate in (focal, preset)]
+        rows.append([name, *shown, *(f'{gain:+.1f}' for gain in gains[name].values())])
     for what, sets in (('mean', LEARNT), ('mean, confirmed on', CONFIRMATION)):
         if of_these := [gains[name] for name in sets if name in gains]:
             means = (mean_with_interval([gain[c] for gain in of_these]) for c in PAIRED)
@@ -500,11 +497,10 @@ def table_of_best_rates(found: Results, regimes: Sequence[Regime]) -> str:
 def table_of_best_rates_by_norm(found: Results) -> str:
     """The mean difference over the sets, each loss at its best rate of each set by AP."""
     rows = []
-    for optimizer, norm, *losses in ALIKE:
+    for optimizer, norm, focal, preset in ALIKE:
         regimes = BY_ADAMW if optimizer == ADAMW else BY_SGD
-        best = [[_best_rate(found, name, [x], regimes) for x in losses] for name in LEARNT]
-        gains = [ours[0]['AP'] - theirs[0]['AP'] for theirs, ours in best if theirs and ours]
-        if gains:
+        best = _best_of_both(found, (focal,), (preset,), regimes).values()
+        if gains := [ours[0]['AP'] - theirs[0]['AP'] for theirs, ours in best]:
             rows.append([optimizer, norm, len(gains), mean_with_interval(gains), ahead_of(gains)])
     heads = ['both clipped at norm', 'sets', 'AP, each at its best rate', 'sets ahead']
     return markdown_table(['optimizer', *heads], rows)
@@ -514,9 +510,21 @@ def _aps(found: Results, sets: Sequence[str], losses: Sequence[str], regime: Reg
     return [ap for name in sets if (ap := _ap_of(found, name, losses, regime)) is not None]
 
 
+#: Metrics, and the learning rate.
+AtRate = tuple[dict[str, float], float]
+
+
+def _best_of_both(
+    found: Results, focals: Sequence[str], presets: Sequence[str], regimes: Sequence[Regime]
+) -> dict[str, tuple[AtRate, AtRate]]:
+    """By set that was trained with both, focal loss and the preset, each at its best rate."""
+    best = {n: [_best_rate(found, n, each, regimes) for each in (focals, presets)] for n in LEARNT}
+    return {n: (focal, preset) for n, (focal, preset) in best.items() if focal and preset}
+
+
 def _best_rate(
     found: Results, name: str, losses: Sequence[str], regimes: Sequence[Regime]
-) -> tuple[dict[str, float], float] | None:
+) -> AtRate | None:
     """The means over the seeds where that of AP is highest, and its rate."""
     runs = ((found[Variant(name, each, r)], r.rate) for r in regimes for each in losses)
     means = (
