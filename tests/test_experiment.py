@@ -141,7 +141,7 @@ def test_half_a_line_of_results_is_left_out_and_not_gone_on_with(
         file.write('{"run": "b-se')
     assert run_missing(quick(kept, 'b')) == []
     assert [*read_results(kept.results)] == ['a-seed0', 'b-seed0']
-    assert f'{kept.results}, line 2: not whole, left out\n' in capsys.readouterr().err
+    assert f'{kept.results}, line 2: left out, JSONDecodeError: ' in capsys.readouterr().err
 
 
 def test_other_settings_in_a_folder_are_refused(settings: StudySettings) -> None:

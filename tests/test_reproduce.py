@@ -384,6 +384,44 @@ def test_report_gives_times_of_gpus_alone(settings: RunSettings, fake: FakeMIM) 
     assert '- GHM-C RU: time on NVIDIA X; the paper: GTX 1080 Ti' in text
 
 
+@pytest.mark.parametrize('content', ['', 'model = dict(', 'x = 1\n'])
+def test_report_without_a_config_that_is_whole(
+    content: str, settings: RunSettings, fake: FakeMIM, capsys: pytest.CaptureFixture
+) -> None:
+    run_missing(tables([5]), settings)
+    recorded = settings.work_dir / GHM_C / f'test/epoch_14/{GHM_C}.py'
+    recorded.write_text(content, encoding='utf-8')
+    capsys.readouterr()
+    rows = report(tables([5]), settings.work_dir)
+    assert '| SL1 | 35.8 |  |  | 55.5 |' in rows
+    assert '| GHM-R | 36.4 |  |' not in rows, 'the other runs stay'
+    assert capsys.readouterr().err.startswith(f'{recorded}: left out, ')
+
+
+@pytest.mark.parametrize('content', ['{"AP": 39.9,}', '{"AP": "high"}', '[39.9]'])
+def test_report_without_scores_that_can_not_be_read(
+    content: str, settings: RunSettings, fake: FakeMIM, capsys: pytest.CaptureFixture
+) -> None:
+    run_missing(tables([3]), settings)
+    name = paper_runs(tables([3]), settings)[0].name
+    scores = settings.work_dir / name / TEST_DEV_SCORES
+    whole = report(tables([3]), settings.work_dir)
+    scores.write_text(content, encoding='utf-8')
+    capsys.readouterr()
+    assert report(tables([3]), settings.work_dir) == whole
+    assert capsys.readouterr().err.startswith(f'{scores}: left out, ')
+
+
+def test_a_recorded_config_that_is_not_whole_is_named(
+    settings: RunSettings, fake: FakeMIM, capsys: pytest.CaptureFixture
+) -> None:
+    recorded = settings.work_dir / GHM_C / f'{GHM_C}.py'
+    recorded.parent.mkdir(parents=True)
+    recorded.write_text('model = dict(', encoding='utf-8')
+    assert run_missing(tables([5]), settings) == []
+    assert f'{recorded}: left out, SyntaxError' in capsys.readouterr().err
+
+
 def test_report_counts_whole_lines_and_names_the_rest(
     settings: RunSettings, fake: FakeMIM, capsys: pytest.CaptureFixture
 ) -> None:
@@ -394,10 +432,10 @@ def test_report_counts_whole_lines_and_names_the_rest(
     log.write_bytes(log.read_bytes() + b'\n{"coco/bbox_mAP": 0.9, "\xce')
     capsys.readouterr()
     assert report(tables([5]), settings.work_dir) == whole
-    assert capsys.readouterr().err == f'{log}, line 2: not whole, left out\n'
+    assert capsys.readouterr().err.startswith(f'{log}, line 2: left out, JSONDecodeError: ')
     log.write_text('{"coco', encoding='utf-8')
     assert '| SL1 | 35.8 |  |  | 55.5 |' in report(tables([5]), settings.work_dir)
-    assert capsys.readouterr().err == f'{log}, line 1: not whole, left out\n'
+    assert capsys.readouterr().err.startswith(f'{log}, line 1: left out, JSONDecodeError: ')
 
 
 def test_recorded_config_is_the_wanted_one(settings: RunSettings, tmp_path: Path) -> None:

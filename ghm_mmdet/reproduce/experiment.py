@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from .configs import differences, load_config
 from .processes import run_command
-from .runs import last_metrics, mim_command, shell_line
+from .runs import last_metrics, left_out, mim_command, shell_line
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,11 @@ class Experiment:
     def check(self) -> None:
         """Raise ValueError if what is there under this name was made with other settings."""
         recorded = self.folder / self.config.name
-        if recorded.exists() and (found := differences(Config.fromfile(recorded), self.wanted)):
+        found = []
+        with left_out(recorded):
+            if recorded.exists():
+                found = differences(Config.fromfile(recorded), self.wanted)
+        if found:
             shown = ', '.join(f'{k}: {was!r}, now {now!r}' for k, was, now in found[:5])
             where = f'{self.folder} holds a run with other settings ({shown})'
             raise ValueError(f'{where}: choose another --work-dir, or remove it')

@@ -15,7 +15,7 @@ from .configs import differences
 from .experiment import RunSettings
 from .markdown import markdown_table
 from .paper_runs import annotation_files, paper_run
-from .runs import last_metrics, training_curve
+from .runs import last_metrics, left_out, training_curve
 from .tables import METRICS, SECONDS, Row, Table
 
 #: Images of COCO's train2017 and val2017.
@@ -52,8 +52,11 @@ class MeasuredRun:
         self.metrics: dict[str, float] | None = None
         for folder in sorted(self.run.folder.glob('test/*'), key=_iterations):
             if metrics := last_metrics(folder):
-                self.metrics = metrics
-                self.config = Config.fromfile(folder / f'{name}.py')
+                recorded = folder / f'{name}.py'
+                with left_out(recorded):
+                    config = Config.fromfile(recorded)
+                    annotation_files(config)
+                    self.metrics, self.config = metrics, config
 
     def measured(self, column: str, on_test_dev: bool) -> float | None:
         """A figure of a table, AP in percent."""
@@ -67,7 +70,11 @@ class MeasuredRun:
     def test_dev_scores(self) -> dict[str, float]:
         """The figures of the evaluation server, where the user has written them down."""
         path = self.run.folder / TEST_DEV_SCORES
-        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+        with left_out(path):
+            if path.exists():
+                scores = json.loads(path.read_text(encoding='utf-8'))
+                return {column: float(score) for column, score in scores.items()}
+        return {}
 
     def seconds(self) -> float | None:
         """Mean time of a training iteration."""

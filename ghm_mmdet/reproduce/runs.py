@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,18 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     So ends a file whose writer was killed, or found the disk full.
     """
     for number, line in enumerate(path.read_text('utf-8', 'replace').splitlines(), start=1):
-        try:
+        with left_out(f'{path}, line {number}'):
             if line.strip():
                 yield dict(json.loads(line))
-        except (TypeError, ValueError):
-            _warn(f'{path}, line {number}: not whole, left out')
+
+
+@contextmanager
+def left_out(what: object) -> Iterator[None]:
+    """Name on standard error what can't be read, and go on without it."""
+    try:
+        yield
+    except Exception as error:
+        _warn(f'{what}: left out, {type(error).__name__}: {error}')
 
 
 @lru_cache(maxsize=None)  # once, though a report reads a log several times
