@@ -55,9 +55,9 @@ def check_momentum(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be in [0, 1), got {value!r}')
 
 
-def check_use_sigmoid(value: object) -> None:
+def check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f'use_sigmoid must be True or False, got {value!r}')
+        raise TypeError(f'{name} must be True or False, got {value!r}')
 
 
 def requires_use_sigmoid(loss: type[T]) -> type[T]:

@@ -52,11 +52,7 @@ FORMULAS = {
     # `β = (N/S)^½` with N the head's `avg_factor`: halfway from cross entropy to GHM, and scaled
     # as the losses it replaces; for data of one's own.
     'tempered': Formula(
-        'none',
-        0.5,
-        takes_avg_factor=True,
-        starts_at_first_count=True,
-        weights_are_counts=False,
+        'none', 0.5, takes_avg_factor=True, starts_at_first_count=True, weights_are_counts=False
     ),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .checks import check_choice, check_count, check_momentum
+from .checks import check_bool, check_choice, check_count, check_momentum
 from .formulas import FORMULAS
 
 
@@ -60,8 +60,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ('cls', 'reg', 'batch_density', 'sync'):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f'{name} must be a bool, got {getattr(self, name)!r}')
+            check_bool(name, getattr(self, name))
         if not (self.cls or self.reg):
             raise ValueError('cls and reg are both False: there is nothing to replace')
         if self.head is not None and not isinstance(self.head, str):

@@ -143,6 +143,11 @@ def test_vmap_is_a_loss_for_each() -> None:
     found = torch.func.vmap(lambda x: ghm_c_loss(x, labels, bins=BINS))(xs)
     expected = [expected_loss(x, labels, None)(x) for x in xs]
     torch.testing.assert_close(found, torch.stack(expected))
+    weights = torch.stack([torch.ones(ROWS), torch.arange(ROWS) % 2.0])
+    found = torch.func.vmap(lambda weight: ghm_c_loss(x, labels, weight, bins=BINS))(weights)
+    torch.testing.assert_close(
+        found, torch.stack([ghm_c_loss(x, labels, weight, bins=BINS) for weight in weights])
+    )
     # Of other losses and densities: what a call for each gives.
     offsets, zeros = xs / 10, torch.zeros_like(x)
     for loss in (

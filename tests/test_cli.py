@@ -66,9 +66,59 @@ def test_harmonize_starts_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_closed_pipe_ends_quietly() -> None:
+def test_what_a_config_prints_is_not_in_the_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'talks.py').write_text(
+        f'print("hello")\n_base_ = {RETINANET!r}\n', encoding='utf-8'
+    )
+    main(['harmonize', str(tmp_path / 'talks.py')])
+    printed = capsys.readouterr()
+    assert 'hello' in printed.err and 'hello' not in printed.out
+    (tmp_path / 'printed.py').write_text(printed.out, encoding='utf-8')
+    assert 'ghm_mmdet.GHMC' in Config.fromfile(tmp_path / 'printed.py').pretty_text
+
+
+def by_shell(redirection: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The command as a shell runs it with a redirection."""
+    command = ['sh', '-c', f'exec "$@" {redirection}', 'sh', sys.executable, '-m', 'ghm_mmdet']
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_closed_streams_are_no_failure(tmp_path: Path) -> None:
+    out = tmp_path / 'ghm.py'
+    done = by_shell('>&-', 'harmonize', RETINANET, '--out', str(out))
+    assert (done.returncode, done.stderr) == (0, '') and out.exists()
+    done = by_shell('2>&-', 'harmonize', RETINANET)
+    assert done.returncode == 0 and 'ghm_mmdet.GHMC' in done.stdout
+    assert 'replaced, 0 kept' not in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+def test_a_full_disk_is_one_line() -> None:
+    done = by_shell('>/dev/full', 'config')
+    assert (done.returncode, done.stderr) == (1, '[Errno 28] No space left on device\n')
+
+
+@pytest.mark.parametrize('out', ['a' * 300 + '.py', '~nobody_has_this_name/ghm.py'])
+def test_an_out_that_can_not_be(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too long a name is one line; `~` of nobody is a name, as in the shell."""
+    monkeypatch.chdir(tmp_path)
+    if out.startswith('~'):
+        main(['harmonize', RETINANET, '--out', out])
+        assert Path(out).exists()
+    else:
+        with pytest.raises(SystemExit, match=r'can not be written: .*File name too long'):
+            main(['harmonize', RETINANET, '--out', out])
+
+
+@pytest.mark.parametrize('arguments', [['harmonize', RETINANET], ['reproduce', 'plan']])
+def test_a_closed_pipe_ends_quietly(arguments: list[str]) -> None:
     """As behind `| head`, here before the first line."""
-    command = [sys.executable, '-m', 'ghm_mmdet', 'harmonize', RETINANET]
+    command = [sys.executable, '-m', 'ghm_mmdet', *arguments]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from mmdet.models.dense_heads import DeformableDETRHead, PISASSDHead, RetinaHead, RPNHead, SSDHead
 from mmdet.models.detectors import SoftTeacher
+from mmdet.models.losses import FocalLoss, L1Loss
 from mmdet.models.roi_heads import DynamicRoIHead
 from mmdet.models.roi_heads.bbox_heads import DIIHead, Shared2FCBBoxHead
 from mmdet.models.task_modules.samplers import OHEMSampler
 from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.registry import Registry
 from torch import nn
 
 from ghm_mmdet import harmonize, losses_found
@@ -52,6 +54,7 @@ def restored() -> Iterator[None]:
     """The registries as they were."""
     before = {registry: dict(registry.module_dict) for registry in (MODELS, TASK_UTILS)}
     yield
+    MODELS.parent.children.pop('mine', None)
     for registry, modules in before.items():
         registry.module_dict.clear()
         registry.module_dict.update(modules)
@@ -155,3 +158,85 @@ def test_what_a_derived_head_has_of_its_own_keeps_its_losses(kind: type, own: st
     )
     assert all(loss.ghm is None and own in loss.why for loss in plan.losses)
     assert plan.notes == [], 'what would be set is not noted where nothing is replaced'
+
+
+# Classes of one's own with the name of MMDetection's.
+
+BY = ['class', 'force', 'scope', 'default_scope']
+
+
+def retina_with(kind: type, by: str) -> Config:
+    """A RetinaNet with a class of one's own in the place of its namesake of MMDetection."""
+    mine = type(kind.__name__, (kind,), dict(loss_by_feat_single=None, __module__='mine.models'))
+    named: Any = mine
+    if by == 'force':
+        named = MODELS.register_module(force=True)(mine).__name__
+    elif by != 'class':
+        Registry('model', parent=MODELS.parent, scope='mine').register_module(module=mine)
+        named = kind.__name__ if by == 'default_scope' else f'mine.{kind.__name__}'
+    types: dict[str, Any] = {
+        name: f'mmdet.{name}' for name in ('RetinaHead', 'FocalLoss', 'L1Loss')
+    }
+    types |= {'SSDHead': 'mmdet.SSDHead', kind.__name__: named}
+    losses = dict(
+        loss_cls=dict(type=types['FocalLoss'], use_sigmoid=True),
+        loss_bbox=dict(type=types['L1Loss']),
+    )
+    head = dict(type=types['RetinaHead'], num_classes=3, in_channels=8, **losses)
+    if kind is SSDHead:
+        head = dict(type=types['SSDHead'], num_classes=3, in_channels=(8,))
+    scope = 'mine' if by == 'default_scope' else 'mmdet'
+    return Config(dict(model=dict(bbox_head=head), default_scope=scope))
+
+
+@pytest.mark.parametrize('by', BY)
+def test_a_head_of_ones_own_is_not_its_namesake(by: str) -> None:
+    losses = losses_found(retina_with(RetinaHead, by)).losses
+    assert [loss.ghm for loss in losses] == [None, None]
+    assert all('its own loss_by_feat_single' in loss.why for loss in losses)
+
+
+@pytest.mark.parametrize('by', BY)
+@pytest.mark.parametrize('kind', [FocalLoss, L1Loss])
+def test_a_loss_of_ones_own_is_not_its_namesake(kind: type, by: str) -> None:
+    losses = losses_found(retina_with(kind, by)).losses
+    assert [loss.ghm is None for loss in losses] == [kind is FocalLoss, kind is L1Loss]
+    [kept] = [loss for loss in losses if loss.ghm is None]
+    assert "takes the place of MMDetection's" in kept.why
+
+
+@pytest.mark.parametrize('by', BY)
+def test_an_ssd_head_of_ones_own_is_not_its_namesake(by: str) -> None:
+    [loss] = losses_found(retina_with(SSDHead, by)).losses
+    assert loss.ghm is None and 'derives from SSDHead' in loss.why
+
+
+PROJECT = """
+from mmdet.models.detectors import SemiBaseDetector
+from mmdet.models.roi_heads import DynamicRoIHead
+from mmdet.models.task_modules.samplers import OHEMSampler
+class MyTeacher(SemiBaseDetector): pass
+class MyRoIHead(DynamicRoIHead): pass
+class MySampler(OHEMSampler): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ('case', 'old', 'new'),
+    [
+        ('soft teacher', 'SoftTeacher', 'project_of_a_test.MyTeacher'),
+        ('dynamic', 'DynamicRoIHead', 'project_of_a_test.MyRoIHead'),
+        ('ohem', 'OHEMSampler', 'project_of_a_test.MySampler'),
+    ],
+)
+def test_a_type_by_its_path_is_that_class(
+    case: str, old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `Config.dump` names the classes of a config that imports its bases."""
+    (tmp_path / 'project_of_a_test.py').write_text(PROJECT, encoding='utf-8')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    original = config(case, {})
+    model = renamed(original.to_dict(), old, new)
+    theirs, mine = (losses_found(x, preset='released').losses for x in (original, Config(model)))
+    assert any(loss.ghm is None for loss in theirs)
+    assert [loss.ghm for loss in mine] == [loss.ghm for loss in theirs]

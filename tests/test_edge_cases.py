@@ -143,6 +143,29 @@ def test_weight_by_either_name_and_in_a_column() -> None:
     for of_rows in (weight, weight[:, None]):
         torch.testing.assert_close(GHMC()(pred, labels, of_rows), expected)
         torch.testing.assert_close(GHMC()(pred, labels, weight=of_rows), expected)
+    expected = GHMR()(pred[1::2], 0 * pred[1::2])
+    torch.testing.assert_close(GHMR()(pred, 0 * pred, weight), expected)
+    torch.testing.assert_close(GHMR()(pred, 0 * pred, weight=weight), expected)
+
+
+def test_labels_of_inference_mode() -> None:
+    """As a teacher's; the gradient is that of a copy, of the second order, too."""
+    pred = torch.randn(20, 3, requires_grad=True)
+    with torch.inference_mode():
+        labels, weight = torch.randint(0, 4, (20,)), torch.ones(20)
+    gradients = []
+    for tensors in ((labels, weight), (labels.clone(), weight.clone())):
+        loss = GHMC()(pred, *tensors)
+        (gradient,) = torch.autograd.grad(loss, pred, create_graph=True)
+        gradients.append((gradient, *torch.autograd.grad(gradient.square().sum(), pred)))
+    torch.testing.assert_close(*gradients)
+
+
+def test_targets_of_float64_do_not_raise_the_dtype() -> None:
+    offsets = torch.randn(20, 4)
+    for mu_momentum in (None, 0.9):
+        loss = GHMR(mu_momentum=mu_momentum)(offsets, torch.zeros(20, 4, dtype=torch.float64))
+        assert loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize('form', ['labels', 'dense'])
@@ -232,6 +255,8 @@ def test_wrong_settings(
 
 
 def test_wrong_settings_of_one_loss() -> None:
+    with pytest.raises(TypeError, match="sync must be True or False, got 'False'"):
+        GHMR(sync='False')
     with pytest.raises(TypeError, match='use_sigmoid must be True or False, got None'):
         GHMC(use_sigmoid=None)
     with pytest.raises(ValueError, match='mu must be > 0, got 0'):

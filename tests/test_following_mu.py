@@ -57,12 +57,15 @@ def test_offsets_of_any_scale_are_weighed_alike() -> None:
     torch.testing.assert_close(*values, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize('d', [torch.zeros(0, 4), torch.ones(5, 4), torch.full((5, 4), torch.nan)])
+@pytest.mark.parametrize(
+    'd',
+    [torch.zeros(0, 4), torch.ones(5, 4), *(torch.full((5, 4), x) for x in (torch.nan, torch.inf))],
+)
 def test_calls_that_say_nothing_leave_it_as_it_is(d: torch.Tensor) -> None:
     loss = GHMR(mu_momentum=0.9)
     for _ in range(2):
         before = loss.mean_d.clone()
-        weight = None if d.isnan().any() else torch.zeros_like(d)
+        weight = torch.zeros_like(d) if d.isfinite().all() else None
         loss(d.clone().requires_grad_(), torch.zeros_like(d), weight).backward()
         assert torch.equal(loss.mean_d, before)
         loss(torch.full((9, 4), 0.3), torch.zeros(9, 4))

@@ -20,7 +20,7 @@ from mmengine.config import Config
 import ghm_mmdet  # noqa: F401
 from ghm_mmdet import harmonize, losses_found
 from ghm_mmdet.presets import RELEASED, Options
-from ghm_mmdet.swap import harmonized_text, rules
+from ghm_mmdet.swap import rules
 from ghm_mmdet.swap.rules import Call
 
 FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
@@ -505,6 +505,60 @@ def test_the_number_of_classes_is_the_data_sets(dataset: dict, number: int | Non
         assert noted(number + 1) and not noted(number)
 
 
+def test_the_classes_of_a_file_are_its_lines(tmp_path: Path) -> None:
+    (tmp_path / 'classes.txt').write_text('a\nb\n', encoding='utf-8')
+    for name, noted in (('classes.txt', True), ('none.txt', False)):
+        data = dict(dataset=dict(metainfo=dict(classes=str(tmp_path / name))))
+        notes = losses_found(config(train_dataloader=data)).notes
+        assert any('num_classes=3, but the data set has 2' in note for note in notes) is noted
+
+
+def test_the_classes_of_a_softmax_that_is_kept_are_not_noted() -> None:
+    """Cross entropy fails by itself at such a label."""
+    for preset, noted in (('tempered', False), ('released', True)):
+        cfg = faster()
+        cfg.train_dataloader = dict(dataset=dict(type='VOCDataset'))
+        assert any('num_classes' in n for n in losses_found(cfg, preset=preset).notes) is noted
+
+
+def test_a_data_set_that_can_not_be_imported_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a package with a registry, whose modules need what is not installed."""
+    registry = (
+        'from mmengine.registry import DATASETS, Registry\n'
+        "Registry('dataset', parent=DATASETS, scope='sets_of_a_test', "
+        "locations=['sets_of_a_test.sets'])\n"
+    )
+    (tmp_path / 'sets_of_a_test').mkdir()
+    texts = dict(__init__='', registry=registry, sets='import nobody_has_this\n')
+    for name, text in texts.items():
+        (tmp_path / f'sets_of_a_test/{name}.py').write_text(text, encoding='utf-8')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = dict(dataset=dict(type='sets_of_a_test.Mine'))
+    try:
+        assert losses_found(config(train_dataloader=data)).replaced
+    finally:
+        DATASETS.parent.children.pop('sets_of_a_test', None)
+
+
+@pytest.mark.parametrize(
+    ('name', 'left_out'),
+    [
+        ('RetinaHead', ['loss_bbox']),
+        ('YOLOXHead', ['loss_obj', 'loss_l1']),
+        ('YOLOV3Head', ['loss_conf']),
+        ('RepPointsHead', ['loss_bbox_init', 'loss_bbox_refine']),
+        ('SABLRetinaHead', ['loss_bbox_reg']),
+    ],
+)
+def test_every_loss_that_is_left_to_a_default_has_a_note(name: str, left_out: list[str]) -> None:
+    head = dict(type=name, num_classes=3, loss_cls=dict(FOCAL, reduction='sum'))
+    notes = losses_found(config(head), preset='released').notes
+    found = [note.partition(' ')[0] for note in notes if "the head's default" in note]
+    assert found == [f'model.bbox_head.{key}' for key in left_out]
+
+
 def test_the_known_numbers_of_classes_are_those_of_mmdetections_data_sets() -> None:
     theirs = {}
     for name, kind in DATASETS.module_dict.items():
@@ -556,11 +610,11 @@ def test_sync_is_set_in_every_loss_that_is_put_in() -> None:
 # What a person sees of the functions.
 
 
-@pytest.mark.parametrize('function', [harmonize, losses_found, harmonized_text])
+@pytest.mark.parametrize('function', [harmonize, losses_found])
 def test_every_option_is_in_the_signature(function: Any) -> None:
     options = {field.name: field.default for field in fields(Options)}
     parameters = inspect.signature(function).parameters
-    named = {name: p.default for name, p in parameters.items() if name not in ('cfg', 'out')}
+    named = {name: p.default for name, p in parameters.items() if name != 'cfg'}
     assert named == options and list(named) == list(options)
     with pytest.raises(TypeError, match=rf"{function.__name__}\(\) got an unexpected .*'formla'"):
         function('x.py', formla='paper')

@@ -347,3 +347,19 @@ def test_cuda_second_device() -> None:
     others = [x.detach().to('cuda:1').requires_grad_(i in (0, 3)) for i, x in enumerate(tensors)]
     found = forward_and_backward(loss_c.to('cuda:1'), loss_r.to('cuda:1'), others)
     torch.testing.assert_close(found.to('cuda:0'), expected)
+
+
+def test_the_default_dtype_is_not_that_of_the_sums() -> None:
+    x, labels = torch.randn(500, 3, device=DEVICE), torch.randint(0, 4, (500,), device=DEVICE)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            leaf = x.clone().requires_grad_()
+            loss = ghm_c_loss(leaf, labels)
+            loss.backward()
+        finally:
+            torch.set_default_dtype(before)
+        results.append((loss.detach(), leaf.grad))
+    torch.testing.assert_close(*results)

@@ -167,6 +167,18 @@ def test_no_detection_is_as_coco_metric(ann_file: str) -> None:
     assert evaluate(CocoIoUMetric(ann_file=ann_file), samples) == {}
 
 
+def test_no_detection_beside_proposals_is_as_coco_metric(ann_file: str, tmp_path: Path) -> None:
+    sample = detections(ann_file)[0]
+    sample['pred_instances'] = {k: v[:0] for k, v in sample['pred_instances'].items()}
+    truth = json.loads(Path(ann_file).read_text(encoding='utf-8'))
+    truth['images'] = [x for x in truth['images'] if x['id'] == sample['img_id']]
+    truth['annotations'] = [x for x in truth['annotations'] if x['image_id'] == sample['img_id']]
+    (tmp_path / 'one.json').write_text(json.dumps(truth), encoding='utf-8')
+    settings = dict(ann_file=str(tmp_path / 'one.json'), metric=['proposal_fast', 'bbox'])
+    theirs = evaluate(CocoMetric(**settings), [sample])
+    assert theirs and evaluate(CocoIoUMetric(**settings), [sample]) == theirs
+
+
 def test_format_only_writes_the_submission(ann_file: str, tmp_path: Path) -> None:
     samples = detections(ann_file)
     prefix = str(tmp_path / 'detections')

@@ -89,6 +89,15 @@ def test_nothing_to_mine_is_zero() -> None:
         assert (pred.grad == 0).all()
 
 
+@pytest.mark.parametrize('use_sigmoid', [True, False])
+def test_float16_is_summed_in_float32(use_sigmoid: bool) -> None:
+    """The sum over so many anchors is larger than float16."""
+    pred, labels = torch.full((20_000, 9), 8.0), torch.arange(20_000) % 8
+    loss = OHEMLoss(use_sigmoid=use_sigmoid)
+    half, single = (loss(pred.to(dtype), labels) for dtype in (torch.float16, torch.float32))
+    torch.testing.assert_close(half, single)
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match='write use_sigmoid=True'):
         MODELS.build(dict(type='ghm_mmdet.OHEMLoss'))

@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from ghm_mmdet import harmonize, losses_found
-from ghm_mmdet.presets import PRESETS, RELEASED
+from ghm_mmdet.presets import PRESETS, RELEASED, Options
 from ghm_mmdet.swap import harmonized_text, load
 from ghm_mmdet.swap.writer import difference, literal
 
@@ -52,7 +52,7 @@ LOSSES = ('loss_cls', 'loss_bbox', 'loss_obj', 'loss_l1', 'loss_conf', 'loss_bbo
 
 def written(original: str | Path, out: Path, **options: Any) -> Config:
     """The harmonized config, as read from the file that was written."""
-    out.write_text(harmonized_text(original, out, **options)[1], encoding='utf-8')
+    out.write_text(harmonized_text(original, out, Options(**options))[1], encoding='utf-8')
     return Config.fromfile(out)
 
 
@@ -104,7 +104,7 @@ def test_what_is_read_is_the_original_but_for_losses_and_clipping(
 def test_harmonizing_twice_changes_nothing(preset: str, name: str, tmp_path: Path) -> None:
     once = written(CONFIGS / name, tmp_path / 'once.py', preset=preset)
     assert leaves(harmonize(once, preset=preset)) == leaves(once)
-    text = harmonized_text(tmp_path / 'once.py', tmp_path / 'twice.py', preset=preset)[1]
+    text = harmonized_text(tmp_path / 'once.py', tmp_path / 'twice.py', Options(preset=preset))[1]
     lines = [line for line in text.splitlines() if not line.startswith('#')]
     assert len(lines) == 1 and lines[0].startswith('_base_ = ')
 
@@ -207,7 +207,7 @@ def test_relative_base_is_relative_to_the_file_written(
     local(tmp_path, '')
     (tmp_path / 'deeper').mkdir()
     monkeypatch.chdir(tmp_path)
-    text = harmonized_text('mine.py', 'deeper/ghm.py', preset='released')[1]
+    text = harmonized_text('mine.py', 'deeper/ghm.py', Options(preset='released'))[1]
     assert "_base_ = '../mine.py'\n" in text
     Path('deeper/ghm.py').write_text(text, encoding='utf-8')
     assert Config.fromfile('deeper/ghm.py').model.bbox_head.loss_cls == GHM_C
@@ -217,11 +217,11 @@ def test_config_is_not_written_over_itself(tmp_path: Path, monkeypatch: pytest.M
     path = local(tmp_path, '')
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"another file than the config, got 'mine\.py'"):
-        harmonized_text(path, 'mine.py')
+        harmonized_text(path, 'mine.py', Options())
 
 
 def test_name_stays_the_base(tmp_path: Path) -> None:
-    text = harmonized_text(FASTER, tmp_path / 'ghm.py')[1]
+    text = harmonized_text(FASTER, tmp_path / 'ghm.py', Options())[1]
     assert f'_base_ = {FASTER!r}\n' in text
     read = written(FASTER, tmp_path / 'ghm.py')
     assert leaves(read) == leaves(harmonize(FASTER))
@@ -321,7 +321,7 @@ def test_batch_density() -> None:
         (dict(preset='mine'), ValueError, "preset must be one of 'released', 'tempered', got"),
         (dict(head='SSD*'), ValueError, r"head='SSD\*' matches none of the heads: model.bbox_head"),
         (dict(cls=False, reg=False), ValueError, 'cls and reg are both False'),
-        (dict(cls='yes'), TypeError, "cls must be a bool, got 'yes'"),
+        (dict(cls='yes'), TypeError, "cls must be True or False, got 'yes'"),
     ],
 )
 def test_wrong_options(options: dict, error: type[Exception], message: str) -> None:

@@ -28,6 +28,7 @@ from mmengine.dataset import pseudo_collate
 
 from ghm_mmdet import harmonize
 from ghm_mmdet.cli import main
+from ghm_mmdet.presets import Options
 from ghm_mmdet.swap import harmonized_text, inherited_config
 from ghm_mmdet.swap.writer import difference, literal
 
@@ -133,7 +134,7 @@ def assert_is_harmonized(path: Path, base: Path, **options: Any) -> None:
 def test_every_form_with_every_option(form: str, options: dict, tmp_path: Path) -> None:
     base, out = tmp_path / 'base.py', tmp_path / 'out.py'
     write_base(base, form)
-    out.write_text(harmonized_text(base, out, **options)[1], encoding='utf-8')
+    out.write_text(harmonized_text(base, out, Options(**options))[1], encoding='utf-8')
     assert_is_harmonized(out, base, **options)
 
 
@@ -341,7 +342,7 @@ custom_hooks = [dict(
 def test_every_value_of_a_new_style_config_survives(tmp_path: Path) -> None:
     base, out = tmp_path / 'lazy.py', tmp_path / 'ghm.py'
     base.write_text(NEW_STYLE + LAZY)
-    out.write_text(harmonized_text(base, out)[1], encoding='utf-8')
+    out.write_text(harmonized_text(base, out, Options())[1], encoding='utf-8')
     [hook], [original] = Config.fromfile(out).custom_hooks, Config.fromfile(base).custom_hooks
     assert hook.dtype is torch.float16 and hook.act is torch.nn.functional.relu
     assert hook.enum is HTTPStatus.OK and hook.data is CocoDataset
@@ -350,7 +351,7 @@ def test_every_value_of_a_new_style_config_survives(tmp_path: Path) -> None:
     assert_is_harmonized(out, base)
     base.write_text('from mmengine.dataset import pseudo_collate\nmine = pseudo_collate\n' + LAZY)
     with pytest.raises(TypeError, match=r'^mine: MMEngine does not read a variable that is'):
-        harmonized_text(base, out)
+        harmonized_text(base, out, Options())
 
 
 def test_the_home_folder_is_that_of_the_user(

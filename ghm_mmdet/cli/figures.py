@@ -8,12 +8,11 @@ Example:
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..visualization import FORMATS
-from .write import one_line
+from .write import in_one_line
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -33,8 +32,6 @@ def run(args: Namespace) -> None:
     from ..visualization.record import GradientDensityRecord
 
     settings = {name: getattr(args, name) for name in ('rows', 'bins_cls', 'bins_reg')}
-    try:
+    with in_one_line(args.record):
         record = GradientDensityRecord.load(args.record)
         print(*write_figures(record, args.out, args.format, **settings), sep='\n')
-    except Exception as error:  # of a file that is missing, broken, or of another kind
-        sys.exit(one_line(args.record, error))

@@ -15,24 +15,21 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import ArgumentParser, Namespace
+from contextlib import redirect_stdout
 from dataclasses import fields
 from typing import Any
 
 from ..formulas import FORMULAS
 from ..presets import PRESETS, Options
-from .write import add_out, one_line, print_config, write
+from .write import add_out, in_one_line, print_config, write
 
 
 def add_options(parser: ArgumentParser) -> None:
     parser.add_argument('config', help='path, or name as mmdet::retinanet/...')
     add_out(parser)
     parser.add_argument('--dry-run', action='store_true', help='print, write nothing')
-    read_as: dict[str, dict[str, Any]] = dict(
-        preset=dict(choices=PRESETS),
-        bins=dict(type=int),
-        momentum=dict(type=float),
-        formula=dict(choices=FORMULAS),
-    )
+    choices: dict[str, Any] = dict(preset=PRESETS, formula=FORMULAS)
+    types: dict[str, Any] = dict(bins=int, momentum=float)
     for option in fields(Options):
         name, what = option.name.replace('_', '-'), option.metadata['help']
         settings: dict[str, Any] = dict(dest=option.name, default=option.default)
@@ -41,22 +38,22 @@ def add_options(parser: ArgumentParser) -> None:
             off = 'keep them' if option.default else argparse.SUPPRESS
             parser.add_argument(f'--no-{name}', action='store_false', help=off, **settings)
         else:
-            parser.add_argument(f'--{name}', help=what, **settings, **read_as.get(name, {}))
+            settings.update(choices=choices.get(name), type=types.get(name, str))
+            parser.add_argument(f'--{name}', help=what, **settings)
 
 
 def run(args: Namespace) -> None:
     from ..swap import harmonized_text
 
-    options = {field.name: getattr(args, field.name) for field in fields(Options)}
-    try:
-        plan, text = harmonized_text(args.config, args.out, **options)
-    except Exception as error:  # of a config, which is code: whatever it raises
-        sys.exit(one_line(args.config, error))
+    # The config alone goes to standard output, for those who send it to a file; what a config
+    # imports prints, too.
+    with in_one_line(args.config), redirect_stdout(sys.stderr):
+        options = Options(*(getattr(args, field.name) for field in fields(Options)))
+        plan, text = harmonized_text(args.config, args.out, options)
     written = args.out is not None and not args.dry_run
     if written:
         write(args.out, text, args.force)
         print(plan, f'written to {args.out}', plan.summary, sep='\n')
     else:
-        # The config alone goes to standard output, for those who send it to a file.
         print_config(text)
         print(plan.summary, file=sys.stderr)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reproduce import GPUS
-from .write import one_line
+from .write import in_one_line
 
 ACTIONS = {
     'plan': 'print the commands that fill the tables',
@@ -54,7 +54,7 @@ def run(args: Namespace) -> None:
     from ..reproduce.report import report
     from ..reproduce.tables import tables
 
-    try:
+    with in_one_line(f'reproduce {args.action}'):
         settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
         chosen = tables(args.table)
         runs = paper_runs(chosen, settings)
@@ -64,5 +64,3 @@ def run(args: Namespace) -> None:
             print(report(chosen, args.work_dir))
         elif run_missing(runs):
             sys.exit(1)
-    except Exception as error:  # MMEngine's, of whatever kind, of --cfg-options that fit nothing
-        sys.exit(one_line(f'reproduce {args.action}', error))

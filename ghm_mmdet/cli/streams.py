@@ -15,14 +15,18 @@ def command_line() -> Iterator[None]:
     """Run a command without a traceback where its terminal, reader or user is the reason.
 
     A character that the terminal's encoding lacks is printed as its code. A reader that closes the
-    pipe, as `head` does, ends the command with status 0. Ctrl-C ends it with a line and status 130,
-    and so does SIGTERM, with which job schedulers and containers end a process.
+    pipe, as `head` does, ends the command with status 0, a full disk with a line. Ctrl-C ends it
+    with a line and status 130, and so does SIGTERM, with which job schedulers and containers end a
+    process.
 
     Raises:
-        SystemExit: By Ctrl-C or SIGTERM.
+        SystemExit: By Ctrl-C, SIGTERM or a stream that can't be written to.
     """
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
+    for name in ('stdout', 'stderr'):
+        # Closed by `>&-` it is None.
+        stream = getattr(sys, name) or open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
+        setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
     try:
@@ -31,9 +35,11 @@ def command_line() -> Iterator[None]:
         finally:
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # The interpreter flushes once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            sys.exit(str(error))
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)

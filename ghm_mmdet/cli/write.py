@@ -6,14 +6,15 @@ import io
 import os
 import sys
 from argparse import ArgumentParser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def add_out(parser: ArgumentParser) -> None:
     add = parser.add_argument
     where = 'where to write the config; default: print it'
-    add('--out', type=lambda path: Path(path).expanduser(), metavar='FILE', help=where)
+    add('--out', type=lambda path: Path(os.path.expanduser(path)), metavar='FILE', help=where)
     add('--force', action='store_true', help='overwrite FILE, if it exists')
 
 
@@ -21,9 +22,9 @@ def write(out: Path, text: str, force: bool) -> None:
     """Write a config as a whole, or leave what was there."""
     if out.suffix != '.py':
         sys.exit(f'--out must end with .py, as MMEngine reads no other config in Python, got {out}')
-    if out.is_dir():
+    if os.path.isdir(out):
         sys.exit(f'{out} is a folder: name a file in it')
-    if out.exists() and not force:
+    if os.path.exists(out) and not force:
         sys.exit(f'{out} exists: --force overwrites it')
     partial = out.with_name(f'.{out.name}.{os.getpid()}')
     try:
@@ -43,9 +44,19 @@ def print_config(text: str) -> None:
     print(text)
 
 
-def one_line(what: object, error: Exception) -> str:
-    """What failed, and why."""
-    message = str(error).strip()
-    if isinstance(error, (ValueError, TypeError, OSError, ImportError)) and message:
-        return f'{what}: {message}'
-    return f'{what}: {type(error).__name__}: {message.partition(chr(10))[0]}'
+@contextmanager
+def in_one_line(what: object) -> Iterator[None]:
+    """End with a line that says what failed, and why; a closed pipe is no failure.
+
+    Raises:
+        SystemExit: With that line.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # of a config, which is code: whatever it raises
+        message = str(error).strip()
+        if not isinstance(error, (ValueError, TypeError, OSError, ImportError)) or not message:
+            message = f'{type(error).__name__}: {message.partition(chr(10))[0]}'
+        sys.exit(f'{what}: {message}')

@@ -36,7 +36,8 @@ class CocoIoUMetric(CocoMetric):
             results: Of each image, the ground truth and the detections, as `process` leaves them.
         """
         metrics = super().compute_metrics(results)
-        if metrics and 'bbox' in self.metrics:  # not format_only, and something was detected
+        # Not format_only, and something was detected.
+        if any(name.startswith('bbox_') for name in metrics):
             with TemporaryDirectory() as folder:
                 files = self.results2json([pred for _, pred in results], f'{folder}/results')
                 metrics.update(self._precision_at_thresholds(files['bbox']))

@@ -38,9 +38,6 @@ class GHMRetinaHead(WholeBatchLosses, RetinaHead):
         if self.reg_decoded_bbox:
             anchors = part.anchors.flatten(0, 1)
             bbox_pred = get_box_tensor(self.bbox_coder.decode(anchors, bbox_pred))
-        bbox_examples = (
-            bbox_pred,
-            part.bbox_targets.flatten(0, 1),
-            part.bbox_weights.flatten(0, 1),
-        )
-        return (cls_score, part.labels.flatten(), part.label_weights.flatten()), bbox_examples
+        targets, weights = (x.flatten(0, 1) for x in (part.bbox_targets, part.bbox_weights))
+        cls_examples = (cls_score, part.labels.flatten(), part.label_weights.flatten())
+        return cls_examples, (bbox_pred, targets, weights)

@@ -36,9 +36,7 @@ class AuthenticSmoothL1Loss(nn.Module):
         check_positive('mu', mu)
         check_choice('reduction', reduction, REDUCTIONS)
         check_real('loss_weight', loss_weight)
-        self.mu = mu
-        self.reduction = reduction
-        self.loss_weight = loss_weight
+        self.mu, self.reduction, self.loss_weight = mu, reduction, loss_weight
 
     def forward(
         self,

@@ -8,7 +8,7 @@ import torch
 from mmdet.utils import reduce_mean
 from torch import Tensor
 
-from ..checks import REDUCTIONS, check_choice, check_use_sigmoid, requires_use_sigmoid
+from ..checks import REDUCTIONS, check_bool, check_choice, requires_use_sigmoid
 from ..formulas import Settings
 from ..functional.inputs import as_heads_pass, sum_of_targets, valid_examples
 from ..functional.losses import first_pass_of_sigmoid, first_pass_of_softmax
@@ -90,7 +90,7 @@ class GHMC(GradientHarmonizingLoss):
         class_weight: Sequence[float] | Tensor | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        check_use_sigmoid(use_sigmoid)
+        check_bool('use_sigmoid', use_sigmoid)
         reductions = (*REDUCTIONS, *DIVIDED_LATER) if use_sigmoid else REDUCTIONS
         check_choice('reduction', reduction, reductions)
         of_examples = 'mean' if reduction in DIVIDED_LATER else reduction

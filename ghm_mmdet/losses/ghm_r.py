@@ -92,6 +92,8 @@ class GHMR(GradientHarmonizingLoss):
         label_weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
+        *,
+        weight: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
         """The harmonized loss, as MMDetection's heads call it.
@@ -103,17 +105,19 @@ class GHMR(GradientHarmonizingLoss):
                 Default: None, all are valid.
             avg_factor: Accepted and ignored: GHM divides by its own N.
             reduction_override: Overrides `reduction`. Default: None.
+            weight: Another name of `label_weight`, which some heads use.
             **kwargs: Accepted and ignored.
 
         Returns:
             A scalar, or the shape of `pred` for 'none'; float32, or float64 for float64.
         """
         settings = self.settings_of_call(reduction_override)
+        weight = label_weight if weight is None else weight
         mu: float | Tensor = self.mu
         if self.mu_momentum is not None:
-            check_regression(pred, target, label_weight)
-            mu = self._followed_mu(pred, target, label_weight, self.mu_momentum)
-        first = first_pass_of_offsets(pred, target, label_weight, mu, settings)
+            check_regression(pred, target, weight)
+            mu = self._followed_mu(pred, target, weight, self.mu_momentum)
+        first = first_pass_of_offsets(pred, target, weight, mu, settings)
         return self.loss_of(first, settings)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from .. import ops
-from ..checks import REDUCTIONS, check_choice, check_momentum
+from ..checks import REDUCTIONS, check_bool, check_choice, check_momentum
 from ..formulas import Settings
 from ..functional.losses import FirstPass, second_pass
 from ..functional.paper import Statistics, moving_average
@@ -37,6 +37,7 @@ class GradientHarmonizingLoss(nn.Module):
     def __init__(self, settings: Settings, momentum: float, sync: bool, last_edge: float) -> None:
         super().__init__()
         check_momentum('momentum', momentum)
+        check_bool('sync', sync)
         if settings.density == 'exact' and (momentum > 0 or sync):
             raise ValueError(
                 "density='exact' has no unit regions to average or to sum over processes: "

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..checks import (
     REDUCTIONS,
+    check_bool,
     check_choice,
     check_positive,
     check_real,
-    check_use_sigmoid,
     requires_use_sigmoid,
 )
-from ..functional.inputs import check_rows, check_same_shape, dense_target
+from ..functional.inputs import at_least_float32, check_rows, check_same_shape, dense_target
 from ..registry import MODELS
 
 
@@ -64,11 +64,9 @@ class OHEMLoss(nn.Module):
         check_positive('neg_pos_ratio', neg_pos_ratio)
         check_real('loss_weight', loss_weight)
         check_choice('reduction', reduction, REDUCTIONS)
-        check_use_sigmoid(use_sigmoid)
-        self.neg_pos_ratio = neg_pos_ratio
-        self.use_sigmoid = use_sigmoid
-        self.loss_weight = loss_weight
-        self.reduction = reduction
+        check_bool('use_sigmoid', use_sigmoid)
+        self.neg_pos_ratio, self.use_sigmoid = neg_pos_ratio, use_sigmoid
+        self.loss_weight, self.reduction = loss_weight, reduction
 
     def forward(
         self,
@@ -91,12 +89,14 @@ class OHEMLoss(nn.Module):
             **kwargs: Accepted and ignored.
 
         Returns:
-            A scalar; for 'none' shape (N, C), or (N,) of a softmax; in the dtype of `pred`.
+            A scalar; for 'none' shape (N, C), or (N,) of a softmax; float32, or float64 for
+            float64 logits.
         """
         reduction = self.reduction if reduction_override is None else reduction_override
         check_choice('reduction_override', reduction, REDUCTIONS)
         check_rows(pred)
         check_same_shape('target', target, 'pred[:, 0]', pred[:, 0])
+        pred = at_least_float32(pred)  # the sum of float16 overflows
         loss, positive = self._entropy(pred, target)
         if weight is None:
             weight = torch.ones_like(target, dtype=pred.dtype)
@@ -105,9 +105,7 @@ class OHEMLoss(nn.Module):
         mined = mined_examples(of_anchor, positive, weight > 0, self.neg_pos_ratio)
         if reduction == 'mean' and avg_factor is None:
             avg_factor = mined.sum().clamp(min=1)
-        factor = weight * mined
-        if self.use_sigmoid:
-            factor = factor.unsqueeze(-1)
+        factor = (weight * mined).unsqueeze(-1) if self.use_sigmoid else weight * mined
         reduced: Tensor = weight_reduce_loss(loss, factor, reduction, avg_factor)
         return self.loss_weight * reduced
 

@@ -170,8 +170,8 @@ def weigh(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """See `cpu.weigh`. Blocks are summed in float32, their sums in float64."""
-    sums = torch.empty(triton.cdiv(pred.numel(), BLOCK), device=pred.device)
-    gradient = torch.empty(pred.shape if with_gradient else 0, device=pred.device)
+    sums = torch.empty(triton.cdiv(pred.numel(), BLOCK), dtype=torch.float32, device=pred.device)
+    gradient = sums.new_empty(pred.shape if with_gradient else 0)
     outputs = (sums, gradient, weights)
     bins = len(weights) - 1
     _launch(_weigh_kernel, outputs, pred, target, weight, bins, GRADIENT=with_gradient)

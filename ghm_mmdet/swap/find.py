@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import ChainMap
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -45,10 +46,18 @@ class Head:
     keep_of_box_head: dict[str, str] = field(default_factory=dict)
     #: The nearest one; a list of them in a detector with several heads, as Co-DETR.
     train_cfg: dict[str, Any] | list = field(default_factory=dict)
+    #: The package of the types that name none, the config's `default_scope`.
+    scope: str = 'mmdet'
 
     @property
     def name(self) -> str:
         return name_of(self.config)
+
+    @cached_property
+    def known_name(self) -> str:
+        """Its type, if it is of a package of the tables; '' of a namesake."""
+        kind = next(iter(self._ancestors), self.config['type'])
+        return name_of(kind) if (_package(kind) or self.scope) in rules.PACKAGES else ''
 
     @property
     def where(self) -> str:
@@ -57,7 +66,7 @@ class Head:
     @property
     def computes_its_losses(self) -> bool:
         """Whether it is SSD's: it takes no loss from the config, but another head in its place."""
-        return self.name in rules.HEADS_WITH_LOSSES
+        return self.known_name in rules.HEADS_WITH_LOSSES
 
     @cached_property
     def losses(self) -> dict[str, dict]:
@@ -70,7 +79,7 @@ class Head:
     def known_as(self) -> str | None:
         """Its type, or the nearest type of the tables that it derives from."""
         if self.computes_its_losses:
-            return name_of(rules.HEADS_WITH_LOSSES[self.name])
+            return name_of(rules.HEADS_WITH_LOSSES[self.known_name])
         return self.nearest_in(rules.HEADS)
 
     @property
@@ -81,8 +90,8 @@ class Head:
 
     def nearest_in(self, table: Collection[str]) -> str | None:
         """Its type, or the nearest type of a table that it derives from."""
-        if self.name in table and _package(self.config['type']) in ('', *rules.PACKAGES):
-            return self.name
+        if self.known_name in table:
+            return self.known_name
         return next((kind.__name__ for kind in self._ancestors if _is_in(table, kind)), None)
 
     @property
@@ -93,7 +102,7 @@ class Head:
     @property
     def is_derived(self) -> bool:
         """Whether it is of a type that the tables do not have, but have an ancestor of."""
-        return not self.computes_its_losses and self.known_as not in (None, self.name)
+        return not self.computes_its_losses and self.known_as not in (None, self.known_name)
 
     @property
     def overridden(self) -> list[str]:
@@ -101,28 +110,31 @@ class Head:
         if not self.is_derived:
             return []
         own = takewhile(lambda kind: not _is_in(rules.HEADS, kind), self._ancestors)
-        return sorted(
-            {name for kind in own for name in vars(kind) if 'loss' in name or 'target' in name}
-        )
+        names = {name for kind in own for name in vars(kind)}
+        return sorted(name for name in names if 'loss' in name or 'target' in name)
 
     @cached_property
     def _ancestors(self) -> tuple[type, ...]:
-        """Its class and those that it derives from; none if the class is not registered."""
+        """Its class and those that it derives from; none if that can only be MMDetection's."""
         kind = self.config['type']
-        loaded = {'mmdet.models', f'{_package(kind) or "mmdet"}.registry'} <= sys.modules.keys()
-        # Whoever derives from a class of MMDetection has imported it: the others need no look.
-        if isinstance(kind, type) or not (loaded or (self.losses and self.name not in rules.HEADS)):
-            return getattr(kind, '__mro__', ())
-        # A head of its own is registered by whoever loaded the config; MMDetection's are here.
-        import mmdet.models  # noqa: F401
+        if isinstance(kind, type):
+            return kind.__mro__
+        is_foreign = (_package(kind) or self.scope) not in rules.PACKAGES
+        has_losses = any(_is_loss(*item) for item in self.config.items())
+        if is_foreign or (has_losses and self.name not in rules.HEADS):
+            import mmdet.models  # noqa: F401
+        if 'mmdet.registry' not in sys.modules:  # by which another class would have its name
+            return ()
         from mmdet.registry import MODELS, TASK_UTILS
 
-        registries = (MODELS, TASK_UTILS, MODELS.parent, TASK_UTILS.parent)
-        if _package(kind) in ('', 'mmdet'):  # `get` imports a module of a name that is in none
-            found = (registry.module_dict.get(self.name) for registry in registries)
-        else:
-            found = (registry.get(str(kind)) for registry in registries)
-        return next((each.__mro__ for each in found if isinstance(each, type)), ())
+        name = str(kind) if _package(kind) else f'{self.scope}.{kind}'
+        for registry in (MODELS, TASK_UTILS, MODELS.parent, TASK_UTILS.parent):
+            with suppress(Exception):  # of a package that is not installed, or fails to import
+                # `get` imports a module of a name that is in no registry.
+                found = registry.get(name) if is_foreign else registry.module_dict.get(self.name)
+                if isinstance(found, type):
+                    return found.__mro__
+        return ()
 
     @cached_property
     def settings(self) -> list[dict]:
@@ -153,9 +165,9 @@ class Head:
         return pattern is None or any(fnmatchcase(name, pattern) for name in names)
 
 
-def find_heads(model: dict[str, Any]) -> list[Head]:
+def find_heads(model: dict[str, Any], scope: str = 'mmdet') -> list[Head]:
     """Every dict of a model that is a head: it has losses, or a type that is known to call some."""
-    return list(_heads_in(Head(('model',), model)))
+    return list(_heads_in(Head(('model',), model, scope=scope)))
 
 
 def _heads_in(node: Head) -> Iterator[Head]:
@@ -186,7 +198,7 @@ def _with_reasons_of(node: Head) -> Head:
     for stage in (stage for cfg in several(train_cfg) for stage in several(cfg.get('rcnn'))):
         sampler = stage.get('sampler') or {}
         for part in (sampler, sampler.get('pos_sampler') or {}, sampler.get('neg_sampler') or {}):
-            if 'type' in part and Head((), part).nearest_in(rules.RANKING_SAMPLERS):
+            if 'type' in part and replace(node, config=part).nearest_in(rules.RANKING_SAMPLERS):
                 keep['loss_cls'] = f'{name_of(part)} chooses RoIs by this loss of each'
     return replace(
         node,

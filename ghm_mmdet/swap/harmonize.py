@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,26 +87,13 @@ def harmonize(
     return copy.deepcopy(apply(_plan_or_refuse(cfg, options), cfg))
 
 
-def harmonized_text(
-    cfg: str | Path,
-    out: str | Path | None,
-    cls: bool = True,
-    reg: bool = True,
-    *,
-    preset: str = 'tempered',
-    head: str | None = None,
-    bins: int | None = None,
-    momentum: float | None = None,
-    formula: str | None = None,
-    batch_density: bool = False,
-    sync: bool = False,
-) -> tuple[Plan, str]:
+def harmonized_text(cfg: str | Path, out: str | Path | None, options: Options) -> tuple[Plan, str]:
     """What `harmonize` did, and the text of a config at `out` that inherits from the original.
 
     Args:
         cfg: The path or the name of the original.
         out: Where the text will be written; it is not written here. None if it is not known.
-        cls, reg, preset, head, bins, momentum, formula, batch_density, sync: As for `harmonize`.
+        options: Those of `harmonize`.
 
     Returns:
         The plan, which says what becomes of each loss, and the text.
@@ -118,7 +104,6 @@ def harmonized_text(
     original = load(cfg)
     if out is not None and '::' not in str(cfg) and Path(cfg).resolve() == Path(out).resolve():
         raise ValueError(f'out must be another file than the config, got {str(out)!r}')
-    options = Options(cls, reg, preset, head, bins, momentum, formula, batch_density, sync)
     plan = _plan_or_refuse(original, options)
     harmonized = apply(plan, original)
     return plan, inherited_config(cfg, original, harmonized, out, str(plan))
@@ -182,10 +167,7 @@ def load(cfg: ConfigLike) -> Config:
         raise TypeError(f'cfg must be a Config, a path or a name, got {type(cfg).__name__}')
     if '::' not in str(cfg):
         return Config.fromfile(cfg)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, 'config.py')
-        file.write_text(f'_base_ = {str(cfg)!r}\n', encoding='utf-8')
-        return Config.fromfile(file)
+    return Config.fromstring(f'_base_ = {str(cfg)!r}\n', '.py')
 
 
 def apply(plan: Plan, cfg: Config) -> Config:

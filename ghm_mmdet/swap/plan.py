@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, NamedTuple
 
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
 
 from ..checks import check_positive, check_real
 from ..formulas import FORMULAS
@@ -94,7 +94,7 @@ def make_plan(cfg: Config, options: Options) -> Plan:
             not fit its heads, or a number of the config that the losses depend on is none.
     """
     plan = Plan()
-    heads = find_heads(cfg.get('model', {}))
+    heads = find_heads(cfg.get('model', {}), cfg.get('default_scope') or 'mmdet')
     if options.head is not None and not any(head.matches(options.head) for head in heads):
         there = ', '.join(sorted({f'{head.where} ({head.name})' for head in heads}))
         raise ValueError(f'head={options.head!r} matches none of the heads: {there or "no head"}')
@@ -118,7 +118,7 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
     found = {key: _loss_found(options, head, key, loss) for key, loss in head.losses.items()}
     replaced = [loss for loss in found.values() if loss.ghm is not None]
     if head.computes_its_losses and replaced:
-        other_head = rules.HEADS_WITH_LOSSES[head.name]
+        other_head = rules.HEADS_WITH_LOSSES[head.known_name]
         plan.changes[(*head.path, 'type')] = other_head
         for key, loss in found.items():
             plan.changes[(*head.path, key)] = loss.ghm or loss.original
@@ -131,8 +131,7 @@ def _plan_head(plan: Plan, options: Options, head: Head) -> None:
         plan.changes.update({(*head.path, k): loss.ghm for k, loss in found.items() if loss.ghm})
     plan.losses += found.values()
     for key, call in head.calls.items():
-        is_default = key in ('loss_cls', 'loss_bbox') and key not in head.losses
-        if isinstance(call, Call) and is_default and not head.leaves_out(key):
+        if isinstance(call, Call) and key not in head.losses and not head.leaves_out(key):
             where = f'{head.where}.{key} ({head.name})'
             plan.notes.append(f"{where}: kept, the head's default: write it out to replace it")
     if options.batch_density and replaced and not head.computes_its_losses:
@@ -181,8 +180,8 @@ def _why_kept(options: Options, head: Head, key: str, loss: dict) -> str | None:
 
 
 def _why_not_ghm_c(options: Options, head: Head, loss: dict, call: Call) -> str | None:
-    if name_of(loss) not in rules.CLASSIFICATION_LOSSES:
-        return f'GHM-C takes the place of {", ".join(rules.CLASSIFICATION_LOSSES)}'
+    if replace(head, config=loss).known_name not in rules.CLASSIFICATION_LOSSES:
+        return f"GHM-C takes the place of MMDetection's {', '.join(rules.CLASSIFICATION_LOSSES)}"
     if _is_sigmoid(loss):
         if head.known_as in rules.SOFTMAX_HEADS:
             return 'this head reads its scores through softmax, the loss through sigmoid'
@@ -199,8 +198,8 @@ def _why_not_ghm_c(options: Options, head: Head, loss: dict, call: Call) -> str 
 
 
 def _why_not_ghm_r(head: Head, loss: dict) -> str | None:
-    if name_of(loss) not in rules.REGRESSION_LOSSES:
-        return f'GHM-R takes the place of {", ".join(rules.REGRESSION_LOSSES)}'
+    if replace(head, config=loss).known_name not in rules.REGRESSION_LOSSES:
+        return f"GHM-R takes the place of MMDetection's {', '.join(rules.REGRESSION_LOSSES)}"
     return rules.DECODED_BOXES if head.config.get('reg_decoded_bbox', False) else None
 
 
@@ -208,10 +207,8 @@ def _why_not_as_known(head: Head) -> str | None:
     """The reason of a head that derives from a known one and does not call its losses as it."""
     if not head.overridden:
         return None
-    return (
-        f'{head.name} derives from {head.known_as}, but has its own {", ".join(head.overridden)}: '
-        'replace it by hand if its examples have weights 0 or 1'
-    )
+    own = f'its class derives from {head.known_as}, but has its own {", ".join(head.overridden)}'
+    return f'{own}: replace it by hand if its examples have weights 0 or 1'
 
 
 def _why_not_its_settings(head: Head, loss: dict, is_cls: bool) -> str | None:
@@ -392,7 +389,7 @@ def _levels(head: dict) -> int:
 
 
 def _plan_batch_density(plan: Plan, head: Head) -> None:
-    other_head = rules.BATCH_DENSITY_HEADS.get(head.name)
+    other_head = rules.BATCH_DENSITY_HEADS.get(head.known_name)
     if other_head:
         plan.changes[(*head.path, 'type')] = other_head
         plan.notes.append(f'{head.where}: {head.name} becomes {other_head}')
@@ -431,9 +428,8 @@ def _plan_new_run(plan: Plan, cfg: Config) -> None:
     for key, value in dropped.items():
         if cfg.get(key):
             plan.changes[(key,)] = value
-            plan.notes.append(
-                f'{key}: {cfg[key]!r} of the original becomes {value}: a new training'
-            )
+            note = f'{key}: {cfg[key]!r} of the original becomes {value}: a new training'
+            plan.notes.append(note)
     if cfg.get('load_from') and ('load_from',) not in plan.changes:
         plan.notes.append(f'load_from: kept, the training starts from {cfg["load_from"]!r}')
 
@@ -443,7 +439,9 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     of_datasets = [*_numbers_of_classes(dataset)]
     of_data = ' or '.join(map(str, sorted(set().union(*of_datasets))))
-    for head in heads:
+    kinds = ((loss.where, name_of(loss.ghm or {'type': loss.loss})) for loss in plan.losses)
+    of_ghm_c = {where.rpartition('.')[0] for where, kind in kinds if kind == 'GHMC'}
+    for head in (head for head in heads if head.where in of_ghm_c):
         number = head.config.get('num_classes')
         has_others = head.known_as in (None, *rules.OTHER_CLASSES) or 'rpn_head' in head.path
         is_wrong = any(number not in allowed for allowed in of_datasets)
@@ -472,17 +470,17 @@ def _numbers_of_classes(dataset: dict) -> Iterator[set[int]]:
 
 
 def _numbers_in(metainfo: dict) -> set[int]:
-    classes = (metainfo.get(key) for key in ('classes', 'thing_classes'))
+    classes = [metainfo.get(key) for key in ('classes', 'thing_classes')]
+    with suppress(OSError):  # MMEngine reads the names from a file
+        classes = [list_from_file(names) if isinstance(names, str) else names for names in classes]
     return {len(names) for names in classes if isinstance(names, (list, tuple))}
 
 
 def _metainfo_of_class(kind: Any) -> dict:
     """What the data set of this type has by itself; nothing if the type is not registered."""
-    # Standard output is the config's, and this import prints to it.
-    with redirect_stdout(sys.stderr):
-        import mmdet.datasets  # noqa: F401
+    import mmdet.datasets  # noqa: F401
     from mmdet.registry import DATASETS
 
-    if not isinstance(kind, type):
-        kind = DATASETS.get(str(kind))
-    return getattr(kind, 'METAINFO', {})
+    with suppress(Exception):  # of a package that is not installed, or fails to import
+        return getattr(kind if isinstance(kind, type) else DATASETS.get(str(kind)), 'METAINFO', {})
+    return {}

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.models.losses.smooth_l1_loss import smooth_l1_loss
+from scipy.special import logit
 from torch import Tensor
 
 from ..checks import check_choice, check_count
@@ -34,7 +35,7 @@ def gradient_norm(loss: Callable[..., Tensor], x: np.ndarray, **settings: float)
 
 def cross_entropy_gradient(g: np.ndarray) -> np.ndarray:
     """Eq. 2 of a negative whose gradient norm is g."""
-    return gradient_norm(F.binary_cross_entropy_with_logits, _logit(g))
+    return gradient_norm(F.binary_cross_entropy_with_logits, logit(g))
 
 
 def focal_gradient(g: np.ndarray, gamma: float = 2.0) -> np.ndarray:
@@ -42,7 +43,7 @@ def focal_gradient(g: np.ndarray, gamma: float = 2.0) -> np.ndarray:
 
     α is left out: it scales positives against negatives and does not depend on g.
     """
-    return gradient_norm(py_sigmoid_focal_loss, _logit(g), gamma=gamma, alpha=0.0)
+    return gradient_norm(py_sigmoid_focal_loss, logit(g), gamma=gamma, alpha=0.0)
 
 
 def smooth_l1_gradient(d: np.ndarray, delta: float = 1 / 9) -> np.ndarray:
@@ -53,11 +54,6 @@ def smooth_l1_gradient(d: np.ndarray, delta: float = 1 / 9) -> np.ndarray:
 def authentic_smooth_l1_gradient(d: np.ndarray, mu: float) -> np.ndarray:
     """Eq. 18."""
     return gradient_norm(lambda d, _, reduction: paper.authentic_smooth_l1(d, mu), d)
-
-
-def _logit(g: np.ndarray) -> np.ndarray:
-    """The logit of a negative whose gradient norm is g."""
-    return np.log(g) - np.log1p(-g)
 
 
 def region_beta(counts: np.ndarray) -> np.ndarray:
