@@ -177,7 +177,7 @@ def retina_with(kind: type, by: str) -> Config:
     types: dict[str, Any] = {
         name: f'mmdet.{name}' for name in ('RetinaHead', 'FocalLoss', 'L1Loss')
     }
-    types |= {'SSDHead': 'mmdet.SSDHead', kind.__name__: named}
+    types.update({'SSDHead': 'mmdet.SSDHead', kind.__name__: named})
     losses = dict(
         loss_cls=dict(type=types['FocalLoss'], use_sigmoid=True),
         loss_bbox=dict(type=types['L1Loss']),
