@@ -604,7 +604,7 @@ PANELS = {
 
 def draw_differences(found: Results) -> Figure:
     """A dot for the paired difference of each seed, by set; a bar for the mean over the seeds."""
-    panels = {title: p for title, p in PANELS.items() if of_sets(found, *p, SETS)['AP']}
+    panels = {title: p for title, p in PANELS.items() if of_sets(found, *p, LEARNT)['AP']}
     names = [n for n in LEARNT if any(of_sets(found, *p, [n])['AP'] for p in panels.values())]
     figure, all_axes = new_figure(4.5 * len(panels), 3.2, columns=len(panels))
     for axes in all_axes[1:]:

@@ -72,9 +72,10 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             # Logits in no region weigh nothing.
             pred, target, weight, logits.regions, F.pad(weights, (0, 1)), with_gradient,
         )  # fmt: skip
-        # Labels of a teacher may be inference tensors, which can't be saved.
-        given = (x.clone() if x is not None and x.is_inference() else x for x in (target, weight))
-        ctx.save_for_backward(pred, *given, weights)
+        if with_gradient:
+            # Labels of a teacher may be inference tensors, which can't be saved.
+            kept = (x if x is None or not x.is_inference() else x.clone() for x in (target, weight))
+            ctx.save_for_backward(pred, *kept, weights)
         # It is scaled in place, which no hook of saved tensors may see.
         ctx.gradient = gradient
         # The passes leave out products with a target of 0, where cross entropy has 0 · (-inf).

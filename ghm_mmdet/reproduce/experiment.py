@@ -145,11 +145,10 @@ class Experiment:
     def check(self) -> None:
         """Raise ValueError if what is there under this name was made with other settings."""
         recorded = self.folder / self.config.name
-        found = []
+        was = None
         with left_out(recorded):
-            if recorded.exists():
-                found = differences(Config.fromfile(recorded), self.wanted)
-        if found:
+            was = Config.fromfile(recorded) if recorded.exists() else None
+        if was is not None and (found := differences(was, self.wanted)):
             shown = ', '.join(f'{k}: {was!r}, now {now!r}' for k, was, now in found[:5])
             where = f'{self.folder} holds a run with other settings ({shown})'
             raise ValueError(f'{where}: choose another --work-dir, or remove it')

@@ -115,7 +115,10 @@ class Head:
 
     @cached_property
     def _ancestors(self) -> tuple[type, ...]:
-        """Its class and those that it derives from; none if that can only be MMDetection's."""
+        """Its class and those that it derives from.
+
+        None if the class is not found, or where it can only be MMDetection's of that name.
+        """
         kind = self.config['type']
         if isinstance(kind, type):
             return kind.__mro__

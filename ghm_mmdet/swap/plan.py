@@ -439,7 +439,7 @@ def _note_classes(plan: Plan, cfg: Config, heads: list[Head]) -> None:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
     of_datasets = [*_numbers_of_classes(dataset)]
     of_data = ' or '.join(map(str, sorted(set().union(*of_datasets))))
-    kinds = ((loss.where, name_of(loss.ghm or {'type': loss.loss})) for loss in plan.losses)
+    kinds = ((loss.where, name_of(loss.ghm or loss.loss)) for loss in plan.losses)
     of_ghm_c = {where.rpartition('.')[0] for where, kind in kinds if kind == 'GHMC'}
     for head in (head for head in heads if head.where in of_ghm_c):
         number = head.config.get('num_classes')
