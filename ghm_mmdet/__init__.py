@@ -1,7 +1,7 @@
 """GHM-C and GHM-R, the gradient harmonizing losses, as a plugin for MMDetection 3.x.
 
 Nothing is imported here: MMEngine imports `ghm_mmdet.registry` when a config names
-`type='ghm_mmdet.GHMC'`, and `ghm_mmdet.functional` needs PyTorch alone.
+`type='ghm_mmdet.GHMC'`, and `ghm_mmdet.functional` and the losses need PyTorch alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ['__version__', *_HOME_OF]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -6,15 +6,14 @@ Without PyTorch, whose import takes seconds, for what reads and writes configs a
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any
 
 DENSITIES = ('region', 'exact')
 REDUCTIONS = ('none', 'mean', 'sum')
-
-T = TypeVar('T')
+#: Its square is a normal number of float32.
+SMALLEST_MU = 1.1e-19
 
 
 class ChoiceError(ValueError, AssertionError):
@@ -27,6 +26,11 @@ class ChoiceError(ValueError, AssertionError):
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     if value not in tuple(allowed):
         raise ChoiceError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
+
+
+def check_integer(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f'{name} must be an int, got {value!r}')
 
 
 def check_count(name: str, value: Any) -> None:
@@ -49,6 +53,16 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be > 0, got {value!r}')
 
 
+def check_mu(name: str, value: Any) -> None:
+    """μ > 0, and large enough that μ² is no 0 in float32: ASL1 would have no gradient at 0."""
+    check_positive(name, value)
+    if not value >= SMALLEST_MU:
+        raise ValueError(
+            f'{name} must be >= {SMALLEST_MU}, for float32 rounds its square to 0 '
+            f'or loses its digits, got {value!r}'
+        )
+
+
 def check_momentum(name: str, value: Any) -> None:
     check_real(name, value)
     if not 0 <= value < 1:
@@ -58,28 +72,3 @@ def check_momentum(name: str, value: Any) -> None:
 def check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise TypeError(f'{name} must be True or False, got {value!r}')
-
-
-def requires_use_sigmoid(loss: type[T]) -> type[T]:
-    """Let a classification loss refuse a config that leaves `use_sigmoid` out.
-
-    A decorator of classes. Whoever builds the loss by itself may leave it out.
-
-    Raises:
-        ValueError: When MMEngine's registry builds the loss from a config without it.
-    """
-
-    def new(cls: type[T], *args: object, **kwargs: object) -> T:
-        # Only here one sees what was passed. `exec` and `eval` may give a frame no name.
-        caller = sys._getframe(1).f_globals.get('__name__')
-        if caller == 'mmengine.registry.build_functions' and 'use_sigmoid' not in kwargs:
-            raise ValueError(
-                f'use_sigmoid is missing from the config of ghm_mmdet.{cls.__name__}: write '
-                "use_sigmoid=True; use_sigmoid=False is the softmax form. MMDetection's heads read "
-                'it from the config, and take a missing key for a softmax'
-            )
-        return super(loss, cls).__new__(cls)  # type: ignore[misc, no-any-return]
-
-    new.__wrapped__ = loss.__init__  # type: ignore[attr-defined]  # what `help` shows
-    loss.__new__ = new  # type: ignore[assignment, method-assign]
-    return loss

@@ -5,9 +5,25 @@ Without PyTorch, whose import takes seconds, for what reads and writes configs a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from typing import Any, Callable, Mapping, Union
 
-from .checks import DENSITIES, REDUCTIONS, check_choice, check_count, check_real
+from .checks import (
+    DENSITIES,
+    REDUCTIONS,
+    ChoiceError,
+    check_bool,
+    check_choice,
+    check_count,
+    check_integer,
+    check_momentum,
+    check_mu,
+    check_positive,
+    check_real,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,9 @@ class Formula:
         min_count: What a region counts as at least. The number of examples that fall into a
             region scatters by its square root: a count of 30 is known to 18 %, one of 1 to
             nothing better than itself.
+        beta: A β of one's own in place of all that divides: a function of S, floating point of
+            shape (M,) and > 0 in the regions that are not empty, and of the scalar N, that returns
+            β of each region, shape (M,). Default: None.
     """
 
     divisor: str = 'filled'
@@ -37,8 +56,17 @@ class Formula:
     empty_regions_decay: bool = False
     starts_at_first_count: bool = False
     weights_are_counts: bool = True
-    min_count: int = 0
+    min_count: float = 0
+    beta: Callable[[Any, Any], Any] | None = None
 
+    def __post_init__(self) -> None:
+        check_choice('divisor', self.divisor, ('all', 'filled', 'none'))
+        check_real('power', self.power)
+        check_real('min_count', self.min_count)
+
+
+#: What `formula=` of a loss takes, see `formula_of`.
+FormulaLike = Union[str, Formula, Mapping[str, Any], Callable[[Any, Any], Any]]
 
 #: The formulas by name; n is the number of regions that are not empty in the call.
 FORMULAS = {
@@ -57,6 +85,83 @@ FORMULAS = {
 }
 
 
+def formula_of(formula: Any) -> Formula:
+    """What `formula=` of a loss stands for.
+
+    Args:
+        formula: A name in `FORMULAS`; a `Formula`, or a dict of its arguments, as configs have
+            it; a function of (S, N), as `Formula.beta`, with the rules of 'tempered' for N and
+            S; or the path of a `Formula` or a function, as 'my_package.betas.capped'.
+
+    Raises:
+        TypeError: None of these, or a dict with other keys.
+        ValueError: An unknown name, or a path of nothing.
+
+    Examples:
+        >>> formula_of('floored') == formula_of(dict(min_count=30)) == Formula(min_count=30)
+        True
+        >>> formula_of('temperd')
+        Traceback (most recent call last):
+        ghm_mmdet.checks.ChoiceError: formula must be one of 'official', 'paper', 'floored',
+        'tempered', or the path of a function, got 'temperd'; did you mean 'tempered'?
+    """
+    if isinstance(formula, Formula):
+        return formula
+    if isinstance(formula, str):
+        return FORMULAS[formula] if formula in FORMULAS else formula_of(_imported(formula))
+    if isinstance(formula, Mapping):
+        names = [field.name for field in fields(Formula)]
+        if unknown := [key for key in formula if key not in names]:
+            raise TypeError(f'formula takes {", ".join(names)}, got {", ".join(unknown)}')
+        return Formula(**formula)
+    if callable(formula):
+        return Formula(
+            takes_avg_factor=True,
+            starts_at_first_count=True,
+            weights_are_counts=False,
+            beta=formula,
+        )
+    raise TypeError(f'formula must be a name, a Formula, a dict or a function, got {formula!r}')
+
+
+def _imported(path: str) -> object:
+    module, _, name = path.rpartition('.')
+    if module:
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f'formula {path!r} can not be imported: {error}') from error
+    near = get_close_matches(path, FORMULAS, 1)
+    names = ', '.join(map(repr, FORMULAS))
+    raise ChoiceError(
+        f'formula must be one of {names}, or the path of a function, got {path!r}'
+        + (f'; did you mean {near[0]!r}?' if near else '')
+    )
+
+
+#: How each setting of a loss is checked, by its name.
+CHECKS: dict[str, Callable[[str, Any], None]] = dict(
+    bins=check_count,
+    momentum=check_momentum,
+    density=partial(check_choice, allowed=DENSITIES),
+    formula=lambda name, value: check_formula(value),
+    reduction=partial(check_choice, allowed=REDUCTIONS),
+    loss_weight=check_real,
+    sync=check_bool,
+    use_sigmoid=check_bool,
+    mu=check_mu,
+    mu_momentum=lambda name, value: None if value is None else check_momentum(name, value),
+    neg_pos_ratio=check_positive,
+    class_weight=lambda name, value: None,  # its length is checked beside the logits
+    ignore_index=lambda name, value: None if value is None else check_integer(name, value),
+)
+
+
+def check_formula(value: object) -> None:
+    """Refuse what `formula_of` refuses."""
+    formula_of(value)
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a loss is harmonized.
@@ -64,7 +169,7 @@ class Settings:
     Attributes:
         bins: M, the number of unit regions, or 1/ε.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6).
-        formula: A name in `FORMULAS`.
+        formula: What `formula_of` takes.
         reduction: 'mean' divides the sum by N, 'sum' does not, 'none' gives `β_i L_i`.
         loss_weight: Factor of the loss.
 
@@ -74,13 +179,15 @@ class Settings:
 
     bins: int
     density: str = 'region'
-    formula: str = 'official'
+    formula: FormulaLike = 'official'
     reduction: str = 'mean'
     loss_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_count('bins', self.bins)
-        check_choice('density', self.density, DENSITIES)
-        check_choice('formula', self.formula, tuple(FORMULAS))
-        check_choice('reduction', self.reduction, REDUCTIONS)
-        check_real('loss_weight', self.loss_weight)
+        for field in fields(self):
+            CHECKS[field.name](field.name, getattr(self, field.name))
+
+    @property
+    def rule(self) -> Formula:
+        """The formula itself."""
+        return formula_of(self.formula)

@@ -256,3 +256,68 @@ def test_backward_again_while_the_graph_is_kept() -> None:
     (gradient,) = torch.autograd.grad(expected(reference_leaf), reference_leaf)
     for factor, mine in ((2, first), (1, second), (3, third)):
         torch.testing.assert_close(mine.double(), factor * gradient, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize('form', ['labels', 'dense'])
+@pytest.mark.parametrize('create_graph', [False, True])
+def test_labels_and_weights_of_rows_may_be_refilled(form: str, create_graph: bool) -> None:
+    """As a loader that reuses its buffers does: the gradient is of what the loss was given."""
+    x, labels, weight = batch('labels', 'rows')
+    expected = expected_loss(x, labels, weight)
+    results = []
+    for loss in (lambda x: ghm_c_loss(x, labels, weight, bins=BINS), expected):
+        leaf = x.clone().requires_grad_()
+        value = loss(leaf)
+        if loss is not expected:
+            labels.fill_(0), weight.fill_(1)
+        results.append(torch.autograd.grad(value, leaf, create_graph=create_graph)[0].detach())
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_compiled_autograd() -> None:
+    dynamo = pytest.importorskip('torch._dynamo')
+    if not hasattr(dynamo.config, 'compiled_autograd'):
+        pytest.skip('came with PyTorch 2.4')
+    found, _, x = losses(torch.float32)
+    leaf = x.clone().requires_grad_()
+    value = 3 * found(leaf)
+    with dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda value: value.backward(), backend='eager')(value)
+    dynamo.reset()
+    twin = x.clone().requires_grad_()
+    (3 * found(twin)).backward()
+    assert torch.equal(leaf.grad, twin.grad)
+
+
+def test_without_the_private_names_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked in one place; where a version has none, the loss is the same."""
+    from ghm_mmdet import ops
+
+    asked: list[str] = []
+    private = ops._private
+    monkeypatch.setattr(ops, '_private', lambda name, x: asked.append(name) or private(name, x))
+    found, expected, x = losses(torch.float32)
+    found(x)
+    ops.is_in_backward()
+    assert set(asked) == {'_len_torch_dispatch_stack', '_current_graph_task_id'}
+    for name in set(asked):
+        monkeypatch.delattr(torch._C, name, raising=False)
+    for create_graph in (False, True):
+        results = []
+        for loss in (found, expected):
+            leaf = x.clone().requires_grad_()
+            results += torch.autograd.grad(2 * loss(leaf), leaf, create_graph=create_graph)
+        torch.testing.assert_close(*(result.detach() for result in results))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_makes_one_tensor_of_float32(dtype: torch.dtype) -> None:
+    x, labels, weight = batch('labels', 'rows')
+    x = x.to(dtype).requires_grad_()
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        loss = ghm_c_loss(x, labels, weight, bins=BINS)
+    (gradient,) = [t for t in saved if t.shape == x.shape and t.dtype == torch.float32]
+    (2.0**10 * loss).backward()
+    assert torch.equal(x.grad, (gradient * 2.0**10).to(dtype))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +15,20 @@ from torch import Tensor, nn
 
 import ghm_mmdet  # noqa: F401
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss
+from ghm_mmdet.formulas import Formula
 from ghm_mmdet.functional import (
     assign_regions,
     exact_gradient_density,
+    ghm_c_loss,
     ghm_r_loss,
     harmonizing_parameter,
     moving_average,
     region_gradient_density,
+    softmax_ghm_c_loss,
 )
 from ghm_mmdet.registry import MODELS
+
+from . import reference
 
 pytestmark = pytest.mark.usefixtures('device')
 DENSITIES = ['region', 'exact']
@@ -88,7 +97,7 @@ def test_all_examples_in_one_region(ghm_c: GHMC) -> None:
     """
     x = torch.full((5, 2), 0.1)
     labels = torch.full((5,), 2)
-    value, _ = loss_and_gradient(ghm_c, x, labels, torch.ones(5))
+    value, _ = loss_and_gradient(ghm_c, x, labels, torch.ones(5), avg_factor=x.numel())
     length = length_of_a_region(ghm_c)
     length *= x.numel() / 30 if ghm_c.formula == 'floored' else 1
     torch.testing.assert_close(value, length * nn.functional.softplus(x).mean())
@@ -235,7 +244,7 @@ def test_half_precision_is_computed_in_float32() -> None:
         (
             dict(formula='mine'),
             ValueError,
-            "formula must be one of 'official', 'paper', 'floored', 'tempered', got",
+            "formula must be one of 'official', 'paper', 'floored', 'tempered', or the path of",
         ),
         *(
             ({name: value}, ValueError, f'{name} must be finite, got {value}')
@@ -276,7 +285,7 @@ def test_wrong_settings_of_one_loss() -> None:
     [
         (torch.zeros(4, 3), torch.zeros(5), None, ValueError, r'target .*\(4,\).*\(4, 3\).*\(5,\)'),
         (torch.zeros(4, 3), torch.zeros(4, 2), None, ValueError, r'target .*got \(4, 2\)'),
-        (torch.zeros(4, 3), torch.zeros(4), None, TypeError, 'target must hold integer labels'),
+        (torch.zeros(4, 3), torch.zeros(4), None, TypeError, 'must hold integer labels'),
         (torch.zeros(4, 3), [0, 1, 2, 3], None, TypeError, 'target must be a Tensor, got list'),
         (torch.zeros(4, 3).long(), torch.zeros(4).long(), None, TypeError, 'pred must be a float'),
         (torch.zeros(4, 3), torch.zeros(4).long(), torch.ones(3), ValueError, r'weight .*\(3,\)'),
@@ -292,13 +301,14 @@ def test_wrong_tensors_of_ghm_c(
 
 def test_wrong_tensors_of_ghm_r() -> None:
     x = torch.zeros(4, 4)
-    with pytest.raises(ValueError, match=r'target must have the shape of pred, \(4, 4\), got \(4,'):
+    with pytest.raises(ValueError, match=r'target must have the shape \(4, 4\), got \(4,'):
         GHMR()(x, torch.zeros(4, 3))
-    with pytest.raises(ValueError, match=r'weight must have the shape of pred.* got \(2, 4\)'):
+    shapes = r'\(4, 4\) or \(4,\) or \(4, 1\), got \(2, 4\)'
+    with pytest.raises(ValueError, match=f'weight must have the shape {shapes}'):
         GHMR()(x, x, torch.ones(2, 4))
     with pytest.raises(TypeError, match=r'pred must be .* got torch\.int64'):
         ghm_r_loss(x.long(), x)
-    with pytest.raises(ValueError, match=r'target must have the shape of pred'):
+    with pytest.raises(ValueError, match=r'target must have the shape \(4, 4\)'):
         AuthenticSmoothL1Loss()(x, torch.zeros(4))
 
 
@@ -308,7 +318,7 @@ def test_wrong_arguments_of_densities() -> None:
         region_gradient_density(g, 0)
     with pytest.raises(ValueError, match='epsilon must be > 0'):
         exact_gradient_density(g, 0)
-    with pytest.raises(ValueError, match=r'valid must have the shape of g, \(5,\)'):
+    with pytest.raises(ValueError, match=r'valid must have the shape \(5,\)'):
         exact_gradient_density(g, 0.1, torch.ones(4).bool())
     with pytest.raises(TypeError, match='g must be a floating-point Tensor'):
         region_gradient_density(g.long(), 3)
@@ -317,9 +327,9 @@ def test_wrong_arguments_of_densities() -> None:
 def test_wrong_arguments_of_beta_and_s() -> None:
     counts = torch.ones(5)
     for wrong, message in (
-        (dict(bins=0), 'bins must be >= 1, got 0'),
-        (dict(bins=5, density='kde'), "density must be one of .* got 'kde'"),
-        (dict(bins=5, formula='mine'), "formula must be one of .* got 'mine'"),
+        (dict(formula='mine'), "formula must be one of .* got 'mine'"),
+        (dict(formula='temperd'), "did you mean 'tempered'"),
+        (dict(formula='torch.nothing'), "formula 'torch.nothing' can not be imported"),
     ):
         with pytest.raises(ValueError, match=message):
             harmonizing_parameter(counts, torch.tensor(5.0), **wrong)
@@ -375,3 +385,175 @@ def test_a_loss_prints_its_settings() -> None:
         "density='region', formula='official', sync=False)"
     )
     assert str(GHMR(mu=0.1)).startswith('GHMR(mu=0.1, mu_momentum=None, bins=10, momentum=0, ')
+
+
+@pytest.mark.parametrize('target', [-1.0, 7.0, math.nan, math.inf])
+@pytest.mark.parametrize('weight_of', ['rows', 'logits'])
+def test_what_an_ignored_target_holds_is_not_looked_at(
+    ghm_c: GHMC, ghm_r: GHMR, weight_of: str, target: float
+) -> None:
+    pred, dense = torch.randn(6, 3), torch.rand(6, 3)
+    weight = torch.ones(6) if weight_of == 'rows' else torch.ones(6, 3)
+    weight[2] = 0
+    for loss in (ghm_c, ghm_r):
+        expected = loss_and_gradient(loss, pred, dense, weight)
+        held = dense.clone()
+        held[2] = target
+        torch.testing.assert_close(loss_and_gradient(loss, pred, held, weight), expected)
+
+
+def test_what_an_ignored_row_of_a_softmax_holds_is_not_looked_at() -> None:
+    pred, labels, weight = torch.randn(6, 3), torch.randint(0, 3, (6,)), torch.ones(6)
+    weight[2] = 0
+    expected = GHMC(use_sigmoid=False)(pred, labels, weight)
+    labels[2] = -1
+    assert GHMC(use_sigmoid=False)(pred, labels, weight) == expected
+
+
+@pytest.mark.parametrize('weight_of', ['rows', 'logits'])
+def test_a_weight_that_is_nan_is_not_valid(ghm_c: GHMC, weight_of: str) -> None:
+    pred, labels = torch.randn(6, 3), torch.randint(0, 4, (6,))
+    weight = torch.ones(6) if weight_of == 'rows' else torch.ones(6, 3)
+    weight[1] = 0
+    expected = ghm_c(pred, labels, weight)
+    weight[1] = math.nan
+    assert ghm_c(pred, labels, weight) == expected
+
+
+def test_logits_whose_sum_overflows_are_finite() -> None:
+    loss = GHMC(10, momentum=0.75)
+    pred = torch.full((8, 3), -3e38)
+    assert pred.sum().isinf()
+    assert loss(pred, torch.full((8,), 3)) == 0
+    assert loss.acc_sum[0] == 0.25 * 24
+
+
+def test_a_huge_offset_is_linear() -> None:
+    """Its square is no number of float32."""
+    d = torch.tensor([2e19, -3e30, 1e18, 0.5], requires_grad=True)
+    loss = AuthenticSmoothL1Loss(reduction='none')(d, torch.zeros(4))
+    expected = reference.asl1(d.detach().double().numpy(), 0.02)
+    np.testing.assert_allclose(loss.detach(), expected, rtol=1e-6)
+    loss.sum().backward()
+    expected = reference.asl1_gradient(d.detach().double().numpy(), 0.02)
+    np.testing.assert_allclose(d.grad, expected, rtol=1e-6)
+    assert ghm_r_loss(d.detach(), torch.zeros(4), reduction='none').isfinite().all()
+
+
+@pytest.mark.parametrize('argument', ['target', 'weight'])
+def test_tensors_of_another_device_are_refused(argument: str) -> None:
+    pred, target, weight = torch.zeros(4, 4), torch.zeros(4, 4), torch.ones(4)
+    call = dict(target=target, weight=weight)
+    call[argument] = call[argument].to('meta')
+    for loss in (ghm_c_loss, ghm_r_loss, GHMC(), GHMR(), AuthenticSmoothL1Loss()):
+        with pytest.raises(ValueError, match=f'{argument} must be on the device of pred, cpu'):
+            loss(pred, **call)
+
+
+def test_a_word_on_what_is_no_error() -> None:
+    pred, labels = torch.randn(200, 3), torch.randint(0, 4, (200,))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ghm_c_loss(pred, labels, torch.ones(200))
+        ghm_c_loss(torch.zeros(200, 3), labels)
+    with pytest.warns(UserWarning, match='weight of ghm_c_loss is a mask'):
+        ghm_c_loss(pred, labels, torch.full((200,), 2.0))
+    with pytest.warns(UserWarning, match='are logits, these look like probabilities'):
+        ghm_c_loss(pred.sigmoid(), labels)
+
+
+def test_an_avg_factor_that_the_formula_does_not_take_is_refused() -> None:
+    """In the function; heads of MMDetection pass it to every loss."""
+    pred, labels = torch.randn(6, 3), torch.randint(0, 3, (6,))
+    for loss in (ghm_c_loss, softmax_ghm_c_loss):
+        with pytest.raises(ValueError, match="avg_factor is not taken with formula='official'"):
+            loss(pred, labels, avg_factor=3)
+    assert GHMC()(pred, labels, avg_factor=3) == GHMC()(pred, labels)
+
+
+def test_in_place_of_a_focal_loss_over_the_positives() -> None:
+    """The gradient's norm is of the size of focal loss's, without a word on N."""
+    torch.manual_seed(0)
+    x = torch.randn(20_000, 80) - 4
+    labels = torch.randint(0, 80 * 40, (20_000,)).clamp(max=80)
+    p_star = torch.from_numpy(reference.one_hot(labels.numpy(), 80)).float()
+    positives = float(p_star.sum())
+
+    def norm(loss: Callable[[Tensor], Tensor]) -> float:
+        leaf = x.clone().requires_grad_()
+        loss(leaf).backward()
+        return float(leaf.grad.norm())
+
+    def focal(x: Tensor) -> Tensor:
+        p = x.sigmoid()
+        of_p_star = p_star * p + (1 - p_star) * (1 - p)
+        alpha = 0.25 * p_star + 0.75 * (1 - p_star)
+        each = nn.functional.binary_cross_entropy_with_logits(x, p_star, reduction='none')
+        return (alpha * (1 - of_p_star) ** 2 * each).sum() / positives
+
+    short = norm(lambda x: ghm_c_loss(x, labels, formula='tempered', loss_weight=0.25))
+    assert 0.5 < short / norm(focal) < 5
+    for given in (labels, p_star):
+        module = GHMC.from_preset(loss_weight=0.25, momentum=0)
+        assert norm(lambda x, y=given: module(x, y)) == pytest.approx(short, rel=1e-5)  # noqa: B023
+
+
+# A formula of one's own.
+
+
+def capped(s: Tensor, n: Tensor) -> Tensor:
+    """No example weighs more than 2.24 times what cross entropy gives it."""
+    return (n / torch.maximum(s, n / 5)).sqrt()
+
+
+@pytest.mark.parametrize('momentum', [0, 0.75])
+def test_a_beta_of_ones_own(momentum: float) -> None:
+    """As a function, by its path, as a Formula, as a dict: in the function and in both modules."""
+    pred, labels = torch.randn(60, 3) - 2, torch.randint(0, 9, (60,))
+    by_hand = []
+    s = None
+    for seed in range(2):
+        x = (pred + seed).double().numpy()
+        p_star = reference.one_hot(labels.numpy(), 3)
+        g = np.abs(reference.sigmoid(x) - p_star)
+        counts = reference.region_counts(g, 10, g >= 0)
+        before = counts if s is None else np.where(s > 0, s, counts)
+        mixed = momentum * before + (1 - momentum) * counts
+        s = np.where(counts > 0, mixed, 0 if s is None else s)
+        n = p_star.sum()
+        beta = np.sqrt(n / np.maximum(s, n / 5))
+        of_logits = np.vectorize(lambda v: beta[reference.region_of(v, 10)])(g)  # noqa: B023
+        by_hand.append((of_logits * reference.cross_entropy(x, p_star)).sum() / n)
+    tempered = Formula('none', 0.5, True, starts_at_first_count=True, weights_are_counts=False)
+    for formula in (capped, f'{__name__}.capped', Formula(beta=capped, **OWN)):
+        loss = GHMC(10, momentum, formula=formula)
+        found = [float(loss(pred + seed, labels)) for seed in range(2)]
+        np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+    as_dict = dict(divisor='none', power=0.5, **OWN)
+    for formula in (tempered, as_dict):
+        expected = ghm_c_loss(pred, labels, formula='tempered')
+        assert ghm_c_loss(pred, labels, formula=formula) == expected
+    exact = ghm_c_loss(pred, labels, formula=lambda s, n: (n / s) ** 0.5, density='exact')
+    assert exact == ghm_c_loss(pred, labels, formula='tempered', density='exact')
+    assert ghm_r_loss(pred, pred * 2, formula=capped).isfinite()
+
+
+OWN = dict(takes_avg_factor=True, starts_at_first_count=True, weights_are_counts=False)
+
+
+@pytest.mark.parametrize(
+    ('formula', 'error', 'words'),
+    [
+        (7, TypeError, 'formula must be a name, a Formula, a dict or a function, got 7'),
+        (dict(divisors='all'), TypeError, 'formula takes divisor, .*, got divisors'),
+        (dict(divisor='every'), ValueError, "divisor must be one of .*, got 'every'"),
+        ('tempred', ValueError, "did you mean 'tempered'"),
+        ('os.nothing', ValueError, "formula 'os.nothing' can not be imported"),
+    ],
+)
+def test_a_formula_that_is_none(formula: object, error: type, words: str) -> None:
+    for make in (GHMC, GHMR):
+        with pytest.raises(error, match=words):
+            make(formula=formula)
+    with pytest.raises(error, match=words):
+        ghm_c_loss(torch.zeros(3, 3), torch.zeros(3, 3), formula=formula)

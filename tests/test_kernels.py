@@ -17,7 +17,9 @@ pytest.importorskip('triton')
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.formulas import FORMULAS, Settings
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
+from ghm_mmdet.functional.passes import reference as plain
 from ghm_mmdet.ops import choose_kernels, kernels_of
+from ghm_mmdet.ops.trial import Batch
 
 from . import reference, test_parity
 from .test_edge_cases import (  # noqa: F401
@@ -58,9 +60,9 @@ def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kernels_are_used() -> None:
     x = torch.randn(4, 3, device=DEVICE)
-    kernels = choose_kernels(x, x, None, Settings(30))
+    kernels = choose_kernels(Batch(x, x, None), Settings(30), plain)
     assert kernels.__name__ == 'ghm_mmdet.ops.triton_kernels'
-    assert choose_kernels(x.double(), x, None, Settings(30)) is None
+    assert choose_kernels(Batch(x.double(), x, None), Settings(30), plain) is None
 
 
 @pytest.mark.parametrize('bins', [1, 30, 32, 128])
@@ -69,9 +71,11 @@ def test_targets_outside_0_and_1_are_not_finite(value: float, bins: int) -> None
     from ghm_mmdet.ops import triton_kernels
 
     pred, target = torch.randn(50, 3, device=DEVICE), torch.rand(50, 3, device=DEVICE)
-    assert triton_kernels.count(pred, target, None, bins)[1]
+    assert triton_kernels.count(Batch(pred, target, None), bins)[1]
     target[7, 1] = value
-    assert not triton_kernels.count(pred, target, None, bins)[1]
+    assert not triton_kernels.count(Batch(pred, target, None), bins)[1]
+    weight = (torch.arange(50, device=DEVICE) != 7).float()
+    assert triton_kernels.count(Batch(pred, target, weight), bins)[1]
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -193,14 +197,24 @@ def test_the_scaled_gradient_is_rounded_once() -> None:
     assert ((wanted.grad / 2.0**12).half() == 0).sum() > 10 * (x.grad == 0).sum()
 
 
-def test_the_edge_of_a_region_is_that_of_a_division() -> None:
-    for bins in range(1, 256):
-        j = np.arange(bins, dtype=np.float32)
-        inverse = np.float32(1 / bins)
-        q = j * inverse
-        high = (q.view(np.int32) & -256).view(np.float32)
-        rest = (j - high * np.float32(bins)) - (q - high) * np.float32(bins)
-        np.testing.assert_array_equal(q + rest * inverse, j / np.float32(bins))
+def test_log1p_keeps_its_digits() -> None:
+    """The loss of a negative is log(1 + e^x): each coefficient of the polynomial shows in it."""
+    from ghm_mmdet.ops import triton_kernels
+
+    x = torch.linspace(-18, 0, 2000).unsqueeze(1)
+    pred = x.to(DEVICE)
+    batch = Batch(pred, torch.zeros_like(pred), None)
+    one = torch.tensor([1.0, 0.0], device=DEVICE)
+    found = [
+        float(
+            triton_kernels.weigh(Batch(*(t[i : i + 1] for t in batch[:2]), None), None, one, False)[
+                0
+            ]
+        )
+        for i in range(0, 2000, 40)
+    ]
+    expected = torch.nn.functional.softplus(x[::40, 0].double())
+    torch.testing.assert_close(torch.tensor(found).double(), expected, rtol=4e-7, atol=0)
 
 
 @pytest.mark.parametrize('bins', [7, 30, 49, 98, 103, 255])
@@ -212,7 +226,8 @@ def test_edges_belong_to_the_upper_region(bins: int) -> None:
     edges = j.astype(np.float32) / np.float32(bins)
     for g, region in ((edges, j), (np.nextafter(edges, np.float32(0))[1:], j[1:] - 1)):
         target = torch.from_numpy(np.float32(0.5) - g).to(DEVICE)[:, None]
-        counts = triton_kernels.count(torch.zeros_like(target), target, None, bins)[0].cpu()
+        batch = Batch(torch.zeros_like(target), target, None)
+        counts = triton_kernels.count(batch, bins)[0].cpu()
         np.testing.assert_array_equal(counts, np.bincount(region, minlength=bins))
 
 

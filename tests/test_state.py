@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from mmdet.models.losses.ghm_loss import GHMC as BuiltInGHMC
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.checkpoint import checkpoint
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, OHEMLoss
-from ghm_mmdet.functional import inputs
-from ghm_mmdet.losses import ghm_c, ghm_r, gradient_harmonizing
+from ghm_mmdet.functional import paper
+from ghm_mmdet.losses import base, ghm_c, gradient_harmonizing
 
 from . import reference
 
@@ -150,17 +149,18 @@ def test_the_default_device_is_not_that_of_the_tensors(
     kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensors of the CPU while 'meta', which has no values, is the default."""
-    from ghm_mmdet.ops import cpu, regions, trial
+    from ghm_mmdet.functional.passes import reference
+    from ghm_mmdet.ops import cpu, trial
 
     monkeypatch.setenv('GHM_MMDET_KERNELS', kernels)
     for name in MAKE:
         expected, loss = MAKE[name](), MAKE[name]()
         pred, target = batch(name, 0)
-        regions.product_gives_region.cache_clear()
         torch.set_default_device('meta')
         try:
             found = value_and_gradient(loss, pred, target)
-            assert trial.largest_error(cpu, pred, target, None, BINS) < 1e-6
+            like = trial.Batch(pred, target, None)
+            assert trial.largest_error(cpu, reference, like, BINS) < 1e-6
         finally:
             torch.set_default_device(None)
         assert found[0].device.type == 'cpu'
@@ -180,18 +180,13 @@ class NoFloat64(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('name', MAKE)
-def test_devices_without_float64(name: str) -> None:
+def test_devices_without_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, twin = MAKE[name](), MAKE[name]()
-    inputs._widest_dtype.cache_clear()
-    try:
-        for seed in range(3):
-            with NoFloat64():
-                found = value_and_gradient(loss, *batch(name, seed))
-            inputs._widest_dtype.cache_clear()
-            torch.testing.assert_close(found, value_and_gradient(twin, *batch(name, seed)))
-            inputs._widest_dtype.cache_clear()
-    finally:
-        inputs._widest_dtype.cache_clear()
+    for seed in range(3):
+        with NoFloat64(), monkeypatch.context() as patch:
+            patch.setattr(paper, 'NO_FLOAT64', ('cpu',))
+            found = value_and_gradient(loss, *batch(name, seed))
+        torch.testing.assert_close(found, value_and_gradient(twin, *batch(name, seed)))
     with NoFloat64():
         OHEMLoss()(*batch('GHM-C', 0))
         AuthenticSmoothL1Loss()(*batch('GHM-R', 0))
@@ -224,11 +219,9 @@ def test_no_collective_without_sync(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError('a collective')
 
-    for module in (dist, ghm_c, ghm_r, gradient_harmonizing):
-        for function in ('all_reduce', 'reduce_mean'):
-            if hasattr(module, function):
-                monkeypatch.setattr(module, function, refuse)
-    monkeypatch.setattr(gradient_harmonizing, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(dist, 'all_reduce', refuse)
+    for module in (base, ghm_c, gradient_harmonizing):
+        monkeypatch.setattr(module, 'world_size', lambda: 2)
     loss = MAKE[name]()
     if reduction != 'mean':
         if name not in ('GHM-C', 'tempered'):
@@ -266,10 +259,122 @@ def test_reductions_for_heads_that_divide_by_themselves(formula: str) -> None:
         GHMC(use_sigmoid=False, reduction='rows')
 
 
-def test_the_built_in_class_is_equalled_in_training() -> None:
-    ours, theirs = GHMC(BINS, 0.75), BuiltInGHMC(BINS, 0.75)
-    for seed in range(3):
-        pred, labels = batch('GHM-C', seed)
-        weight = torch.ones(ROWS)
-        torch.testing.assert_close(ours(pred, labels, weight), theirs(pred, labels, weight))
-    assert torch.equal(ours.acc_sum, theirs.acc_sum)
+def test_reset_begins_anew() -> None:
+    """Between the folds of a cross-validation, as BatchNorm's statistics."""
+    for name, make in MAKE.items():
+        loss, fresh = make(), make()
+        loss(*batch(name, 0, 3.0))
+        loss.reset_parameters()
+        torch.testing.assert_close(dict(loss.named_buffers()), dict(fresh.named_buffers()))
+        values = [value_and_gradient(each, *batch(name, 1)) for each in (loss, fresh)]
+        torch.testing.assert_close(*values, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not hasattr(torch, 'set_default_device'), reason='came with PyTorch 2.0')
+@pytest.mark.parametrize('name', MAKE)
+def test_a_module_of_the_meta_device_is_that_of_the_cpu(name: str) -> None:
+    """As FSDP makes it: `to_empty`, then `reset_parameters`; memory may hold anything."""
+    fresh = MAKE[name]()
+    with torch.device('meta'):
+        loss = MAKE[name]()
+    loss.to_empty(device='cpu')
+    for buffer in loss.buffers():
+        buffer.fill_(torch.nan)
+    loss.reset_parameters()
+    torch.testing.assert_close(dict(loss.named_buffers()), dict(fresh.named_buffers()))
+    values = [value_and_gradient(each, *batch(name, 0)) for each in (loss, fresh)]
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('name', MAKE)
+def test_to_a_device_and_to_half_precision_in_one_call(name: str) -> None:
+    loss = MAKE[name]().to('meta', torch.float16)
+    assert {buffer.device.type for buffer in loss.buffers()} == {'meta'}
+    assert {buffer.dtype for buffer in loss.buffers()} == {torch.float32}
+
+
+def test_class_weights_that_are_set_later_count() -> None:
+    pred, labels = batch('softmax', 0)
+    loss = GHMC(BINS, use_sigmoid=False, class_weight=[1.0, 2.0, 3.0, 0.5])
+    other = GHMC(BINS, use_sigmoid=False, class_weight=torch.tensor([4.0, 1.0, 1.0, 1.0]))
+    loss.class_weight = [4.0, 1.0, 1.0, 1.0]
+    assert loss(pred, labels) == other(pred, labels)
+    loss.class_weight = None
+    assert loss(pred, labels) == GHMC(BINS, use_sigmoid=False)(pred, labels)
+    assert 'class_factor' not in other.state_dict()
+
+
+@pytest.mark.parametrize(
+    ('make', 'name', 'value', 'words'),
+    [
+        (lambda: GHMC(use_sigmoid=False), 'reduction', 'rows', "reduction must be one of 'none'"),
+        (lambda: GHMC(), 'reduction', 'row', "'rows', 'positives', got 'row'"),
+        (lambda: GHMC(), 'class_weight', [1.0], 'class_weight must be None where use_sigmoid=True'),
+        (lambda: GHMC(), 'ignore_index', 255, 'ignore_index must be None where use_sigmoid=True'),
+        (lambda: GHMC(), 'formula', 'mine', 'formula must be one of'),
+        (lambda: GHMC(), 'bins', 20, 'bins can not be set later'),
+        (lambda: GHMC(), 'use_sigmoid', False, 'use_sigmoid can not be set later'),
+        (lambda: GHMC(), 'momentum', 0.5, 'momentum can not be set later'),
+        (lambda: GHMR(), 'mu_momentum', 0.5, 'mu_momentum can not be set later'),
+        (lambda: GHMR(), 'mu', 0.0, 'mu must be > 0, got 0.0'),
+        (lambda: GHMR(), 'mu', 1e-20, 'mu must be >= 1.1e-19'),
+        (lambda: OHEMLoss(), 'neg_pos_ratio', 0, 'neg_pos_ratio must be > 0'),
+        (lambda: AuthenticSmoothL1Loss(), 'reduction', 'all', "got 'all'"),
+    ],
+)
+def test_a_setting_is_checked_when_it_is_set(
+    make: Callable[[], nn.Module], name: str, value: object, words: str
+) -> None:
+    loss = make()
+    before = getattr(loss, name)
+    with pytest.raises(ValueError, match=words):
+        setattr(loss, name, value)
+    assert getattr(loss, name) == before
+
+
+def test_the_exact_density_has_no_average_whenever_it_is_set() -> None:
+    loss = GHMC(BINS, 0.75)
+    loss.density = 'exact'
+    with pytest.raises(ValueError, match=r"density='exact'.* momentum=0.75 and sync=False"):
+        loss(*batch('GHM-C', 0))
+
+
+def test_two_names_of_the_weight_are_one_too_many() -> None:
+    pred, labels = batch('GHM-C', 0)
+    ones = torch.ones(ROWS)
+    for loss, target in ((GHMC(), labels), (GHMR(), torch.zeros_like(pred))):
+        with pytest.raises(ValueError, match='label_weight and weight are two names'):
+            loss(pred, target, ones, weight=ones)
+
+
+@pytest.mark.parametrize('make', [GHMC, GHMR, OHEMLoss, AuthenticSmoothL1Loss])
+def test_weights_of_rows_with_a_last_dimension_of_1(make: type[nn.Module]) -> None:
+    pred, labels = batch('GHM-C', 0)
+    target = labels if make in (GHMC, OHEMLoss) else torch.zeros_like(pred)
+    rows = (torch.arange(ROWS) % 3 > 0).float()
+    assert make()(pred, target, rows[:, None]) == make()(pred, target, rows)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch._C, '_current_graph_task_id'), reason='PyTorch 1.13 can not tell'
+)
+@pytest.mark.parametrize('use_reentrant', [False, True])
+def test_a_call_whose_average_has_gone_on_is_not_computed_again(use_reentrant: bool) -> None:
+    """One loss for several levels: its gradient would be off by as much as S has changed."""
+    loss, (pred, labels) = GHMC(BINS, 0.75), batch('GHM-C', 0)
+    leaves = [x.clone().requires_grad_() for x in (pred, pred[:50] + 2)]
+    values = [checkpoint(loss, x, labels[: len(x)], use_reentrant=use_reentrant) for x in leaves]
+    with pytest.raises(RuntimeError, match='call the loss outside of the checkpointed function'):
+        sum(values).backward()
+
+
+def test_presets_of_the_modules() -> None:
+    """What `sigmoid_focal_loss(alpha=0.25, reduction='sum') / num_positives` becomes."""
+    pred, labels = batch('GHM-C', 0)
+    loss = GHMC.from_preset(loss_weight=0.25, momentum=0)
+    expected = GHMC(30, loss_weight=0.25, formula='tempered')
+    assert loss(pred, labels) == expected(pred, labels)
+    assert GHMC.from_preset().momentum == 0.75 and GHMR.from_preset().mu_momentum == 0.9
+    assert GHMR.from_preset('released').formula == 'official'
+    with pytest.raises(ValueError, match="preset must be one of 'released', 'tempered', got 'x'"):
+        GHMR.from_preset('x')

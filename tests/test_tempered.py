@@ -47,8 +47,8 @@ def test_three_calls(
         before = np.where(average > 0, average, counts)
         average = np.where(counts > 0, momentum * before + (1 - momentum) * counts, average)
         s = np.vectorize(lambda value: average[reference.region_of(value, BINS)])(g)  # noqa: B023
-        # GHM-R divides by its own N.
-        n = avg_factor if loss_class is GHMC else None
+        # GHM-R divides by its own N; that of GHM-C is the number of positives by default.
+        n = (avg_factor or float(p_star.sum())) if loss_class is GHMC else None
         expected = reference.tempered_loss(each, s, n)
         tolerance = 1e-9 if dtype == torch.float64 else 2e-5
         found = loss(pred, target, avg_factor=avg_factor)
@@ -67,7 +67,8 @@ def test_exact_density() -> None:
             torch.tensor(x), torch.tensor(labels),
             bins=BINS, density='exact', formula='tempered', avg_factor=avg_factor,
         )  # fmt: skip
-        expected = reference.tempered_loss(each, s, avg_factor and 12)
+        positives = reference.one_hot(labels, 3).sum()
+        expected = reference.tempered_loss(each, s, 12 if avg_factor else positives)
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 

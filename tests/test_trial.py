@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +20,11 @@ from torch import Tensor
 from ghm_mmdet import ops
 from ghm_mmdet.formulas import Settings
 from ghm_mmdet.functional import ghm_c_loss
+from ghm_mmdet.functional.passes import reference
 from ghm_mmdet.ops import cpu, trial
+from ghm_mmdet.ops.trial import Batch
+
+from . import reference as equations
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +65,7 @@ def wrong_gradient(*args: Any) -> tuple[Tensor, Tensor | None]:
     return total, gradient
 
 
-def wrong_counts(*args: Any) -> tuple[Tensor, Tensor, cpu.Regions]:
+def wrong_counts(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     counts, finite, regions = cpu.count(*args)
     return counts.roll(1), finite, regions
 
@@ -99,7 +104,7 @@ def test_kernels_that_do_not_work_are_replaced_by_the_plain_formula(
         second = ghm_c_loss(pred, labels)
     expected = ghm_c_loss(pred, labels, reduction='none').mean()
     torch.testing.assert_close([first, second], [expected, expected])
-    assert ops.choose_kernels(pred, labels, None, Settings(30)) is None
+    assert ops.choose_kernels(Batch(pred, labels, None), Settings(30), reference) is None
 
 
 def test_triton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,12 +154,12 @@ def tensors(kind: tuple) -> tuple:
         return torch.zeros(shape if name in of_logits else shape[:1], dtype=dtype)
 
     pred = torch.zeros(shape, dtype=pred)
-    return pred, zeros('target', target), weight and zeros('weight', weight), bins
+    return Batch(pred, zeros('target', target), weight and zeros('weight', weight)), bins
 
 
 def try_all() -> None:
     for kind in KINDS:
-        assert trial.passed(ops._triton, *tensors(kind)) is ops._triton(), kind
+        assert trial.passed(ops._triton, reference, *tensors(kind)) is ops._triton(), kind
 
 
 def test_kernels_of_the_interpreter_pass() -> None:
@@ -170,23 +175,25 @@ def test_kernels_of_the_interpreter_pass() -> None:
 def test_kernels_of_every_kind_are_tried(kind: tuple) -> None:
     """The CPU's pass, and those do not whose weights or targets are lost."""
     like = tensors(kind)
-    assert trial.largest_error(cpu, *like) < 1e-6
-    lost = SimpleNamespace(count=lambda *args: cpu.count(*args[:2], None, args[3]), weigh=cpu.weigh)
-    assert (trial.largest_error(lost, *like) > 1e-3) == (like[2] is not None)
+    assert trial.largest_error(cpu, reference, *like) < 1e-6
+    lost = SimpleNamespace(
+        count=lambda batch, bins: cpu.count(batch._replace(weight=None), bins), weigh=cpu.weigh
+    )
+    assert (trial.largest_error(lost, reference, *like) > 1e-3) == (like[0].weight is not None)
     shifted = SimpleNamespace(
-        count=lambda pred, target, *rest: cpu.count(pred, target.roll(1, 0), *rest),
+        count=lambda batch, bins: cpu.count(batch._replace(target=batch.target.roll(1, 0)), bins),
         weigh=cpu.weigh,
     )
-    assert trial.largest_error(shifted, *like) > 1e-3
+    assert trial.largest_error(shifted, reference, *like) > 1e-3
 
 
 def test_each_kind_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compile that fails for dense targets alone is a warning at the first of them."""
 
-    def fails_for_dense(pred: Tensor, target: Tensor, *rest: Any) -> Any:
-        if target.shape == pred.shape:
+    def fails_for_dense(batch: Batch, bins: int) -> Any:
+        if batch.target.shape == batch.pred.shape:
             raise RuntimeError('PassManager::run failed')
-        return cpu.count(pred, target, *rest)
+        return cpu.count(batch, bins)
 
     use(monkeypatch, count=fails_for_dense)
     pred, labels = batch()
@@ -200,53 +207,109 @@ def test_each_kind_has_a_trial_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(found, ghm_c_loss(pred, labels))
 
 
-def test_tensors_of_a_kind_are_compiled_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the constants that the kernels are launched with, and by the dtypes."""
+SIZES = [(2, 300), (2, 1200), (6, 507), (5000,), (5001,), (60_000,), (17, 3)]
+
+
+@pytest.mark.parametrize('form', ['dense', 'labels'])
+def test_sizes_share_a_trial(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of YOLOv3's objectness in multi-scale training, and of 1-D logits; whatever M."""
+    use(monkeypatch)
+    tried = []
+    passed = trial.passed
+    monkeypatch.setattr(trial, 'passed', lambda *args: tried.append(args) or passed(*args))
+    for shape, bins in itertools.product(SIZES, (10, 30)):
+        pred = torch.zeros(shape)
+        if form == 'dense':
+            ghm_c_loss(pred, pred, pred, bins=bins)
+        elif pred.dim() > 1:
+            ghm_c_loss(pred, pred[:, 0].long(), pred[:, 0], bins=bins)
+    assert len(tried) == 1
+
+
+def test_a_trial_is_of_a_bounded_number_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+
+    def count(batch: Batch, bins: int) -> Any:
+        counted.append(batch.pred.numel())
+        return cpu.count(batch, bins)
+
+    kernels = SimpleNamespace(count=count, weigh=cpu.weigh)
+    for shape in ((200_000,), (3, 80), (1, 100_000), (4, 1)):
+        pred = torch.zeros(shape)
+        assert trial.largest_error(kernels, reference, Batch(pred, pred, None), 30) < 1e-6
+        labels = torch.zeros(shape[:-1], dtype=torch.int64)
+        assert trial.largest_error(kernels, reference, Batch(pred, labels, None), 30) < 1e-6
+    assert max(counted) < 2 * trial.SIZE and min(counted) > trial.SIZE / 2
+
+
+def test_a_lack_of_memory_says_nothing_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes: the next call tries again, and the kernels are used from then on."""
+    calls = []
+
+    def count(batch: Batch, bins: int) -> Any:
+        calls.append(batch)
+        if len(calls) == 1:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        return cpu.count(batch, bins)
+
+    use(monkeypatch, count=count)
+    pred, labels = batch()
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        ghm_c_loss(pred, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ghm_c_loss(pred, labels)
+    assert len(calls) == 3 and calls[-1].pred is pred
+
+
+def test_no_edge_is_near_the_logits_of_the_trial() -> None:
+    """So that the last bit of a sigmoid does not decide, for any M."""
+    x = torch.arange(-8, 9).double()
+    for bins in range(1, ops.MAX_REGIONS + 1):
+        place = x[x != 0].sigmoid() * bins
+        assert (place - place.round()).abs().min() > 1e-5
+    off = SimpleNamespace(
+        count=lambda batch, bins: cpu.count(batch._replace(pred=batch.pred * (1 + 1e-6)), bins),
+        weigh=lambda batch, *rest: cpu.weigh(batch._replace(pred=batch.pred * (1 + 1e-6)), *rest),
+    )
+    like = Batch(torch.zeros(500, 80), torch.zeros(500, dtype=torch.int64), None)
+    assert 0 < trial.largest_error(off, reference, like, 255) < trial.TOLERANCE
+
+
+def test_the_reference_of_the_trial_is_that_of_the_paper() -> None:
+    """The counts are those of Eq. 9, the loss and its gradient those of NumPy."""
+    bins, classes = 30, 8
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(50, classes)), rng.integers(0, classes + 1, 50)
+    p_star, w, weight = equations.one_hot(labels, classes), rng.random(bins), rng.random(50) < 0.8
+    slope = equations.sigmoid(x) - p_star
+    valid = np.broadcast_to(weight[:, None], x.shape)
+    of_logits = np.vectorize(lambda g: w[equations.region_of(g, bins)])(np.abs(slope)) * valid
+    batch = Batch(*(torch.from_numpy(a) for a in (x, labels, weight)))
+    counts, loss, gradient = reference(batch, torch.from_numpy(w))
+    np.testing.assert_array_equal(counts, equations.region_counts(np.abs(slope), bins, valid))
+    np.testing.assert_allclose(loss, (of_logits * equations.cross_entropy(x, p_star)).sum())
+    np.testing.assert_allclose(gradient, of_logits * slope)
+
+
+def test_what_the_kernels_are_launched_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64-bit offsets from 2^31 logits on, whole groups of four, and the width of a row."""
     triton_kernels = pytest.importorskip('ghm_mmdet.ops.triton_kernels')
     launched = []
 
     class Kernel:
         def __getitem__(self, grid: tuple) -> Any:
-            return lambda *args, **constants: launched.append((args, constants))
+            return lambda *args, **constants: launched.append(constants)
 
-    compiled: dict[tuple, set] = {}
-    shapes = [(200, 4), (400, 4), (200, 5), (201, 5), (203, 5)]
-    for shape, bins, dense, weight_of in itertools.product(shapes, (10, 30), *2 * [(0, 1, 2)]):
-        pred = torch.zeros(shape)
-        target = (pred[:, 0].long(), pred, pred.half())[dense]
-        weight = (None, pred[:, 0].bool(), pred)[weight_of]
-        triton_kernels._launch(Kernel(), (), pred, target, weight, bins)
-        args, constants = launched.pop()
-        compiles = tuple(x.dtype for x in args[:3]), tuple(constants.items())
-        kind = trial.kind_of(pred, target, weight, bins)
-        compiled.setdefault(kind, set()).add(compiles)
-    assert all(len(compiles) == 1 for compiles in compiled.values())
-    # (400, 4) is of the kind of (200, 4), and (203, 5) of that of (201, 5).
-    assert len(compiled) == 3 * 2 * 3 * 3
+    monkeypatch.setattr(triton_kernels, '_pass_kernel', Kernel())
 
+    def constants(shape: tuple, of_rows: bool) -> dict:
+        pred = torch.empty(shape, device='meta')
+        target = pred[:, 0].long() if of_rows else pred
+        triton_kernels._launch((), Batch(pred, target, None), 30, COUNT=32, GRADIENT=False)
+        return launched.pop()
 
-def test_the_last_bits_do_not_decide_the_trial() -> None:
-    """Of a sigmoid, whose g may lie in another region where it is near an edge."""
-    off = SimpleNamespace(
-        count=lambda pred, *rest: cpu.count(pred * (1 + 1e-6), *rest),
-        weigh=lambda pred, *rest: cpu.weigh(pred * (1 + 1e-6), *rest),
-    )
-    pred, labels = torch.zeros(500, 80), torch.zeros(500, dtype=torch.int64)
-    assert 0 < trial.largest_error(off, pred, labels, None, 255) < trial.TOLERANCE
-
-
-def test_the_plain_formula_of_the_trial_is_that_of_the_paper() -> None:
-    """The counts are those of Eq. 9, the loss and its gradient those of autograd."""
-    from ghm_mmdet.functional import assign_regions, classification_gradient_norm, count_regions
-
-    bins, classes = 30, 8
-    pred, labels = torch.randn(50, classes).double(), torch.randint(0, classes + 1, (50,))
-    p_star = torch.nn.functional.one_hot(labels, classes + 1)[:, :-1].double()
-    weights = torch.rand(bins + 1).double()
-    counts, loss, gradient = trial.plain(pred, weights, p_star, None)
-    regions = assign_regions(classification_gradient_norm(pred, p_star), bins)
-    assert torch.equal(counts, count_regions(regions, bins))
-    x = pred.clone().requires_grad_()
-    each = torch.nn.functional.binary_cross_entropy_with_logits(x, p_star, reduction='none')
-    (weights[regions] * each).sum().backward()
-    torch.testing.assert_close((loss, gradient), ((weights[regions] * each.detach()).sum(), x.grad))
+    largest = 2**31 - triton_kernels.BLOCK
+    assert not constants((largest - 1,), False)['WIDE'] and constants((largest,), False)['WIDE']
+    assert constants((8, 5), True)['WIDTH'] == 5 and constants((8, 5), False)['WIDTH'] == 4
+    assert constants((8, 5), True)['WHOLE'] and not constants((9, 5), True)['WHOLE']

@@ -6,17 +6,19 @@ from .paper import (
     authentic_smooth_l1,
     classification_gradient_norm,
     count_regions,
+    cross_entropy,
     exact_gradient_density,
+    exact_harmonizing_parameter,
     harmonizing_parameter,
     moving_average,
     region_gradient_density,
     regression_gradient_norm,
     softmax_gradient_norm,
-)
+)  # fmt: skip
 
 __all__ = [
     'assign_regions', 'authentic_smooth_l1', 'classification_gradient_norm', 'count_regions',
-    'exact_gradient_density', 'ghm_c_loss', 'ghm_r_loss', 'harmonizing_parameter',
-    'moving_average', 'region_gradient_density', 'regression_gradient_norm', 'softmax_ghm_c_loss',
-    'softmax_gradient_norm',
+    'cross_entropy', 'exact_gradient_density', 'exact_harmonizing_parameter', 'ghm_c_loss',
+    'ghm_r_loss', 'harmonizing_parameter', 'moving_average', 'region_gradient_density',
+    'regression_gradient_norm', 'softmax_ghm_c_loss', 'softmax_gradient_norm',
 ]  # fmt: skip

@@ -6,17 +6,34 @@ wherever `ghm_mmdet.ops` does not. Nothing here waits for a device.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_choice, check_count, check_momentum, check_positive
-from ..formulas import FORMULAS, Settings
-from .inputs import at_least_float32, check_floating, check_same_shape, widest_dtype
+from ..checks import check_count, check_momentum, check_mu, check_positive
+from ..formulas import Formula, FormulaLike, Settings, formula_of
+from .inputs import at_least_float32, check_beside, check_floating
 
-# Gradient norms: how hard an example is.
+#: Types of devices, Apple's.
+NO_FLOAT64 = ('mps',)
+Divide = Callable[[Tensor, Tensor], Tensor]
+
+# Losses and gradient norms: how hard an example is.
+
+
+def cross_entropy(pred: Tensor, target: Tensor) -> Tensor:
+    """Eq. 1: `L = -log p` where `p* = 1`, `-log(1 - p)` where it is 0, and between for others.
+
+    Args:
+        pred: Logits x, any shape, float32 or float64.
+        target: Targets p* in [0, 1], shape and dtype of `pred`.
+
+    Returns:
+        L, the shape of `pred`.
+    """
+    return F.binary_cross_entropy_with_logits(pred, target, reduction='none')
 
 
 def classification_gradient_norm(pred: Tensor, target: Tensor) -> Tensor:
@@ -65,13 +82,13 @@ def authentic_smooth_l1(d: Tensor, mu: float | Tensor = 0.02) -> Tensor:
     """
     check_floating('d', d)
     if not isinstance(mu, Tensor):
-        check_positive('mu', mu)
+        check_mu('mu', mu)
     x = at_least_float32(d)
-    root = (x * x + mu * mu).sqrt()
+    root = _root(x, mu)
     loss = root - mu
-    # Its gradient is Eq. 18, that of MMDetection's class bit for bit; of its value where d is
-    # small beside μ nothing is left.
-    correction = x * x / (root + mu) - loss
+    # Its gradient is Eq. 18, that of MMDetection's class bit for bit; but where d is small beside
+    # μ, no digit of its value is left. So the value is that of the other form.
+    correction = x * (x / (root + mu)) - loss
     return (loss + correction.detach()).to(d.dtype)
 
 
@@ -85,7 +102,15 @@ def regression_gradient_norm(d: Tensor, mu: float | Tensor) -> Tensor:
     Returns:
         gr in [0, 1], the shape of `d`.
     """
-    return (d / (d * d + mu * mu).sqrt()).abs()
+    return (d / _root(d, mu)).abs()
+
+
+def _root(d: Tensor, mu: float | Tensor) -> Tensor:
+    """sqrt(d² + μ²), which is |d| where d² would overflow.
+
+    Not `hypot`, whose gradient differs from that of MMDetection's class in the last bit.
+    """
+    return torch.where(d.abs() < 1e18, (d * d + mu * mu).sqrt(), d.abs())
 
 
 # Gradient density: how many examples have a similar gradient norm.
@@ -117,7 +142,7 @@ def exact_gradient_density(g: Tensor, epsilon: float, valid: Tensor | None = Non
     check_floating('g', g)
     check_positive('epsilon', epsilon)
     valid = torch.ones_like(g, dtype=torch.bool) if valid is None else valid
-    check_same_shape('valid', valid, 'g', g)
+    check_beside(g, 'valid', valid, g.shape)
     g = at_least_float32(g)
     shortest = 4 * torch.finfo(g.dtype).eps
     if epsilon < shortest:
@@ -189,22 +214,22 @@ def region_gradient_density(g: Tensor, bins: int, valid: Tensor | None = None) -
     check_floating('g', g)
     check_count('bins', bins)
     if valid is not None:
-        check_same_shape('valid', valid, 'g', g)
+        check_beside(g, 'valid', valid, g.shape)
     g = at_least_float32(g)
     regions = assign_regions(g, bins, None if valid is None else valid.bool())
     return of_examples(count_regions(regions, bins).to(g.dtype) * bins, regions)
 
 
-def of_examples(values: Tensor, regions: Tensor | None) -> Tensor:
-    """The value of the region of each example, 0 outside; None: they are those of the examples."""
-    return values if regions is None else F.pad(values, (0, 1))[regions]
+def of_examples(values: Tensor, regions: Tensor) -> Tensor:
+    """The value of the region of each example; 0 for those in no region."""
+    return F.pad(values, (0, 1))[regions]
 
 
 # The harmonizing parameter β.
 
 
 def moving_average(
-    average: Tensor, counts: Tensor, momentum: float, formula: str = 'official'
+    average: Tensor, counts: Tensor, momentum: float, formula: FormulaLike = 'official'
 ) -> Tensor:
     """Eq. 12: `S = αS + (1-α)R`.
 
@@ -212,7 +237,7 @@ def moving_average(
         average: S of the call before, shape (M,), floating point.
         counts: R of this call, shape (M,).
         momentum: α in [0, 1).
-        formula: A name in `FORMULAS`. 'paper' applies Eq. 12 to every region, 'official' leaves
+        formula: As for `ghm_c_loss`. 'paper' applies Eq. 12 to every region, 'official' leaves
             S as it is where R is 0, and 'tempered' also begins S at the first count that is not
             0. Default: 'official'.
 
@@ -223,25 +248,15 @@ def moving_average(
         TypeError, ValueError: `momentum` or `formula` is not among the allowed values.
     """
     check_momentum('momentum', momentum)
-    check_choice('formula', formula, FORMULAS)
-    rule = FORMULAS[formula]
+    rule = formula_of(formula)
     r = counts.to(average.dtype)
-    # As the released code rounds it, whose product is Python's.
-    new = (1 - momentum) * counts.to(widest_dtype(counts.device.type))
+    # In float64, as the released code rounds it, whose product is Python's.
+    wide = torch.float32 if counts.device.type in NO_FLOAT64 else torch.float64
+    new = (1 - momentum) * counts.to(wide)
     updated = momentum * average + new.to(average.dtype)
     if rule.starts_at_first_count:
         updated = torch.where(average > 0, updated, r)
     return updated if rule.empty_regions_decay else torch.where(r > 0, updated, average)
-
-
-class Statistics(NamedTuple):
-    """What β is computed from, of one mini-batch."""
-
-    counts: Tensor  # R, shape (M,); for the exact density which examples are valid
-    average: Tensor | None  # S of Eq. 12; for the exact density GD/M of each; None for S = R
-    num_examples: Tensor  # N, a scalar of the dtype of the loss
-    finite: Tensor  # whether the loss is finite in every example, a bool scalar
-    num_processes: int = 1  # over which they are summed
 
 
 def harmonizing_parameter(
@@ -249,63 +264,87 @@ def harmonizing_parameter(
     num_examples: Tensor,
     average: Tensor | None = None,
     *,
-    bins: int,
-    density: str = 'region',
-    formula: str = 'official',
+    formula: FormulaLike = 'official',
 ) -> Tensor:
-    """β = N / GD (Eq. 7), of unit regions N / (S·M) (Eqs. 10 and 13), or as `FORMULAS` has it.
+    """β = N / (S·M) of each unit region (Eqs. 10 and 13), or as the formula has it.
 
     Args:
-        counts: R, shape (M,); with the exact density which examples are valid, any shape.
+        counts: R, shape (M,).
         num_examples: N, a floating-point scalar; taken as 1 where it is less.
-        average: S of Eq. 12, shape (M,); with the exact density GD/M of each example. Default:
-            None, S = R.
-        bins: M.
-        density, formula: As for `ghm_c_loss`.
+        average: S of Eq. 12, shape (M,). Default: None, S = R.
+        formula: As for `ghm_c_loss`.
 
     Returns:
-        The shape of `counts`; 0 where nothing is counted.
+        β, shape (M,), in the dtype of N; 0 where nothing is counted.
 
     Raises:
-        TypeError, ValueError: `bins`, `density` or `formula` is not among the allowed values.
+        TypeError, ValueError: `formula` is not among the allowed values.
 
     Examples:
         >>> counts = torch.tensor([3, 0, 1])
-        >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3)
+        >>> harmonizing_parameter(counts, torch.tensor(4.0))
         tensor([0.6667, 0.0000, 2.0000])
-        >>> harmonizing_parameter(counts, torch.tensor(4.0), bins=3, formula='paper')
+        >>> harmonizing_parameter(counts, torch.tensor(4.0), formula='paper')
         tensor([0.4444, 0.0000, 1.3333])
+        >>> harmonizing_parameter(counts, torch.tensor(4.0), formula=lambda s, n: (n / s) ** 0.25)
+        tensor([1.0746, 0.0000, 1.4142])
     """
-    rule = FORMULAS[Settings(bins, density, formula).formula]
-    n, filled = num_examples.clamp(min=1), counts > 0
-    s = counts.to(n.dtype) if average is None else average
-    s = s.clamp(min=rule.min_count) if rule.min_count else s
-    # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving
-    # average: the same rounding here makes training runs equal bit for bit.
-    beta = n / s if average is None else n * s.reciprocal()
-    beta = beta.pow(rule.power) if rule.power != 1 else beta
-    beta = torch.where(filled, beta.to(n.dtype), 0)
-    if rule.divisor == 'none':
-        return beta
-    if rule.divisor == 'all' or density == 'exact':
-        return beta / bins
-    return beta / filled.sum().clamp(min=1)
+    rule, n, filled = formula_of(formula), num_examples.clamp(min=1), counts > 0
+    divisor = filled.sum().clamp(min=1) if rule.divisor == 'filled' else len(counts)
+    if average is None:
+        return _beta(torch.div, n, counts.to(n.dtype), filled, divisor, rule)
+    # Python's `N / S` of the released code is `N * (1 / S)` for a tensor S, its moving average:
+    # the same rounding here makes training runs equal bit for bit.
+    return _beta(lambda n, s: n * s.reciprocal(), n, average, filled, divisor, rule)
+
+
+def exact_harmonizing_parameter(
+    density: Tensor,
+    num_examples: Tensor,
+    valid: Tensor,
+    bins: int,
+    formula: FormulaLike = 'official',
+) -> Tensor:
+    """β = N / GD(g) of each example (Eq. 7); GD/M stands where `harmonizing_parameter` has S.
+
+    Args:
+        density: GD(g) of Eq. 4 with ε = 1/M, any shape, floating point.
+        num_examples: N, a floating-point scalar; taken as 1 where it is less.
+        valid: Bool, the shape of `density`.
+        bins: M.
+        formula: As for `ghm_c_loss`. The divisor of 'official' is M, too: no region is empty.
+
+    Returns:
+        β, the shape of `density`; 0 where not valid.
+    """
+    n = num_examples.clamp(min=1)
+    return _beta(torch.div, n, density / bins, valid, bins, formula_of(formula))
+
+
+def _beta(
+    divide: Divide, n: Tensor, s: Tensor, filled: Tensor, divisor: int | Tensor, rule: Formula
+) -> Tensor:
+    """`(N/S)^τ`, divided by M or by n, or a function of one's own; 0 where nothing is counted."""
+    if rule.beta is not None:
+        beta = rule.beta(torch.where(filled, s.to(n.dtype), 1), n)
+    else:
+        ratio = divide(n, s.clamp(min=rule.min_count) if rule.min_count else s)
+        beta = ratio if rule.power == 1 else ratio.pow(rule.power)
+        beta = beta if rule.divisor == 'none' else beta / divisor
+    return torch.where(filled, beta.to(n.dtype), 0)
 
 
 # The loss.
 
 
-def example_weights(statistics: Statistics, settings: Settings) -> Tensor:
+def example_weights(
+    beta: Tensor, num_examples: Tensor, settings: Settings, num_processes: int = 1
+) -> Tensor:
     """What the loss of each example is multiplied by: `loss_weight β / N`, the shape of β.
 
-    1/N is left out unless the reduction is 'mean'. DDP averages the gradients of the processes,
-    and N is that of all of them.
+    1/N is left out unless the reduction is 'mean'. DDP averages the gradients of the processes;
+    where N is that of all of them, their number is a factor.
     """
-    counts, average, num_examples, _, num_processes = statistics
-    beta = harmonizing_parameter(
-        counts, num_examples, average,
-        bins=settings.bins, density=settings.density, formula=settings.formula,
-    )  # fmt: skip
     n = num_examples.clamp(min=1)
     factor = torch.full_like(n, settings.loss_weight * num_processes)
     # In this order, which is autograd's, the gradient is MMDetection's bit for bit.

@@ -1,8 +1,7 @@
-"""The losses that configs name: `type='ghm_mmdet.GHMC'`."""
+"""The losses as modules, with PyTorch alone; `ghm_mmdet.registry` registers them for configs."""
 
-from .authentic_smooth_l1_loss import AuthenticSmoothL1Loss
 from .ghm_c import GHMC
 from .ghm_r import GHMR
-from .ohem_loss import OHEMLoss
+from .rivals import AuthenticSmoothL1Loss, OHEMLoss
 
 __all__ = ['GHMC', 'GHMR', 'AuthenticSmoothL1Loss', 'OHEMLoss']

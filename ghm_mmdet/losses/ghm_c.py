@@ -1,26 +1,23 @@
-"""GHM-C as a registered loss (Eqs. 3, 8-13)."""
+"""GHM-C as a loss (Eqs. 3, 8-13)."""
 
 from __future__ import annotations
 
-from typing import Sequence, cast
+from typing import Any, Sequence, cast
 
 import torch
-from mmdet.utils import reduce_mean
 from torch import Tensor
 
-from ..checks import REDUCTIONS, check_bool, check_choice, requires_use_sigmoid
-from ..formulas import Settings
-from ..functional.inputs import as_heads_pass, sum_of_targets, valid_examples
-from ..functional.losses import first_pass_of_sigmoid, first_pass_of_softmax
-from ..registry import MODELS
+from ..checks import REDUCTIONS, check_choice
+from ..formulas import FormulaLike, Settings
+from ..functional.inputs import number_of_positives, quality_target, valid_examples
+from ..functional.passes import count_sigmoid, count_softmax
+from .base import one_weight, over_processes, world_size
 from .gradient_harmonizing import GradientHarmonizingLoss
 
 #: Reductions for heads that divide the loss by themselves, by the number of their positives.
 DIVIDED_LATER = ('rows', 'positives')
 
 
-@MODELS.register_module()
-@requires_use_sigmoid
 class GHMC(GradientHarmonizingLoss):
     """GHM-C: cross entropy, each example divided by its gradient density (Eqs. 8 and 11).
 
@@ -49,11 +46,11 @@ class GHMC(GradientHarmonizingLoss):
             over all.
         density: 'region' (Eq. 9) or 'exact' (Eqs. 4-6, ε = 1/M, without an average). Default:
             'region'.
-        formula: A name in `ghm_mmdet.formulas.FORMULAS`. Default: 'official',
-            `β = N / (S·n)` with the n regions that are not empty, and S left as it is where a
-            region is empty.
+        formula: A name in `ghm_mmdet.formulas.FORMULAS`; or a formula of one's own, see
+            `ghm_mmdet.formulas.formula_of`. Default: 'official', `β = N / (S·n)` with the n
+            regions that are not empty, and S left as it is where a region is empty.
         sync: Sum the counts over all processes, so that the density is that of the whole
-            mini-batch. Default: False.
+            mini-batch; in training mode alone. Default: False.
         class_weight: Factor of the loss of each class, the background's last; only where
             `use_sigmoid=False`. It is no part of the density nor of N. Default: None, 1.
         ignore_index: Rows with this label are not valid; only where `use_sigmoid=False`.
@@ -62,10 +59,11 @@ class GHMC(GradientHarmonizingLoss):
     Raises:
         TypeError, ValueError: A setting of the wrong type or outside the allowed values.
 
+    Attributes:
+        class_factor: Buffer, `class_weight` on the device of the loss, or None.
+
     Examples:
-        >>> from ghm_mmdet.registry import MODELS
-        >>> config = dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True)
-        >>> loss = MODELS.build(config)
+        >>> loss = GHMC(bins=30, momentum=0.75)
         >>> pred = torch.tensor([[2.0, -3.0], [-4.0, -2.0]])
         >>> labels, label_weight = torch.tensor([0, 2]), torch.ones(2)  # 2 is background
         >>> loss(pred, labels, label_weight)
@@ -85,31 +83,43 @@ class GHMC(GradientHarmonizingLoss):
         reduction: str = 'mean',
         *,
         density: str = 'region',
-        formula: str = 'official',
+        formula: FormulaLike = 'official',
         sync: bool = False,
         class_weight: Sequence[float] | Tensor | None = None,
         ignore_index: int | None = None,
     ) -> None:
-        check_bool('use_sigmoid', use_sigmoid)
-        reductions = (*REDUCTIONS, *DIVIDED_LATER) if use_sigmoid else REDUCTIONS
-        check_choice('reduction', reduction, reductions)
-        of_examples = 'mean' if reduction in DIVIDED_LATER else reduction
-        settings = Settings(bins, density, formula, of_examples, loss_weight)
+        self.use_sigmoid = use_sigmoid
+        settings = Settings(bins, density, formula, loss_weight=loss_weight)
         super().__init__(settings, momentum, sync, last_edge=1 + 1e-6)
         self.reduction = reduction
-        if use_sigmoid:
-            for name, value in (('class_weight', class_weight), ('ignore_index', ignore_index)):
-                if value is not None:
-                    raise ValueError(
-                        f'{name} must be None where use_sigmoid=True, got {value!r}: only the '
-                        'softmax form (use_sigmoid=False) takes it'
-                    )
-        self.use_sigmoid = use_sigmoid
-        self.class_weight = class_weight
-        self.ignore_index = ignore_index
-        # On the device, for a copy at each call would wait for it; checkpoints do not change.
-        factor = None if class_weight is None else torch.as_tensor(class_weight)
-        self.register_buffer('class_factor', factor, persistent=False)
+        self.register_buffer('class_factor', None, persistent=False)
+        self.class_weight, self.ignore_index = class_weight, ignore_index
+        self.reset_parameters()
+
+    def check_setting(self, name: str, value: Any) -> None:
+        """As of the base class; with sigmoids there are two reductions more."""
+        if name == 'reduction' and self.use_sigmoid:
+            check_choice(name, value, (*REDUCTIONS, *DIVIDED_LATER))
+        elif name in ('class_weight', 'ignore_index') and self.use_sigmoid and value is not None:
+            raise ValueError(
+                f'{name} must be None where use_sigmoid=True, got {value!r}: only the softmax '
+                'form (use_sigmoid=False) takes it'
+            )
+        else:
+            super().check_setting(name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == 'class_weight':
+            # On the device, for a copy at each call would wait for it; checkpoints do not change.
+            device = self.edges.device
+            factor = None if value is None else torch.as_tensor(value, dtype=torch.float32)
+            self.class_factor = None if factor is None else factor.to(device)
+
+    def reset_parameters(self) -> None:
+        """As of the base class; `class_factor` is that of `class_weight`."""
+        super().reset_parameters()
+        self.class_weight = self.class_weight
 
     def forward(
         self,
@@ -131,36 +141,38 @@ class GHMC(GradientHarmonizingLoss):
                 the target in [0, 1] at each label, both (N,). Where `use_sigmoid=False`, int
                 labels in [0, C], background C.
             label_weight: Shape (N,), (N, 1) or (N, C); an example is valid where it is > 0.
-                Default: None, all are valid. Where `use_sigmoid=False`, shape (N,).
+                Default: None, all are valid. Where `use_sigmoid=False`, shape (N,) or (N, 1).
             reduction_override: Overrides `reduction`. Default: None.
             weight: Another name of `label_weight`, which some heads use.
-            avg_factor: N of `formula='tempered'`, as for `ghm_c_loss`; the other formulas divide
-                by their own.
+            avg_factor: N of `formula='tempered'`, or of one's own, as for `ghm_c_loss`; the
+                other formulas divide by their own. Default: None, the number of positives, or
+                of valid rows where `use_sigmoid=False`.
             **kwargs: Accepted and ignored.
 
         Returns:
             A scalar, or for 'none' shape (N, C), (N,) where `use_sigmoid=False`; float32, or
             float64 for float64 logits.
         """
-        is_divided_later = reduction_override is None and self.reduction in DIVIDED_LATER
-        settings = self.settings_of_call('mean' if is_divided_later else reduction_override)
-        weight = label_weight if weight is None else weight
+        reduction = self.reduction_of(reduction_override)
+        is_divided_later = reduction_override is None and reduction in DIVIDED_LATER
+        settings = self.settings_of_call('mean' if is_divided_later else reduction)
+        weight = one_weight(label_weight, weight)
+        if self.use_sigmoid and isinstance(target, tuple):
+            target = quality_target(pred, *target)
+        labels = cast(Tensor, target)
+        divisor = self._divisor_of_head(pred, labels, weight) if is_divided_later else None
+        n = avg_factor if divisor is None else divisor
         if self.use_sigmoid:
-            labels, weight = as_heads_pass(pred, target, weight)
-            first = first_pass_of_sigmoid(pred, labels, weight, settings)
+            counted = count_sigmoid(pred, labels, weight, n, settings)
         else:
-            ignored = -100 if self.ignore_index is None else self.ignore_index
-            labels, factor = cast(Tensor, target), self.class_factor
-            first = first_pass_of_softmax(pred, labels, weight, factor, ignored, settings)
-        if not is_divided_later:
-            return self.loss_of(first.divided_by(avg_factor, settings), settings)
-        divisor = self._divisor_of_head(pred, labels, weight)
-        return divisor * self.loss_of(first.divided_by(divisor, settings), settings)
+            of_classes = self.class_factor, self.ignore_index
+            counted = count_softmax(pred, labels, weight, *of_classes, n, settings)
+        loss = self.loss_of(counted, settings)
+        return loss if divisor is None else divisor * loss
 
     def _divisor_of_head(self, pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """By what the head divides, a scalar."""
-        divisor = sum_of_targets(pred, target, weight)
+        """By what the head divides, a scalar; with `sync` the mean over the processes."""
+        divisor = number_of_positives(pred, target, weight)
         if self.reduction == 'rows':
             divisor = valid_examples(pred, weight).any(-1).sum().to(divisor)
-        # Without `sync` nothing waits for another process, which may not call the loss at all.
-        return (reduce_mean(divisor) if self.sync else divisor).clamp(min=1)
+        return (over_processes(divisor) / world_size() if self.syncs else divisor).clamp(min=1)

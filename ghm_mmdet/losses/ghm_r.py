@@ -1,20 +1,17 @@
-"""GHM-R as a registered loss (Eqs. 17-19)."""
+"""GHM-R as a loss (Eqs. 17-19)."""
 
 from __future__ import annotations
 
 import torch
-from mmdet.utils import reduce_mean
 from torch import Tensor
 
-from ..checks import check_momentum, check_positive
-from ..formulas import Settings
-from ..functional.inputs import at_least_float32, check_regression, valid_examples
-from ..functional.losses import first_pass_of_offsets
-from ..registry import MODELS
+from ..formulas import FormulaLike, Settings
+from ..functional.inputs import differences
+from ..functional.passes import count_offsets
+from .base import one_weight, over_processes
 from .gradient_harmonizing import GradientHarmonizingLoss, restore
 
 
-@MODELS.register_module()
 class GHMR(GradientHarmonizingLoss):
     """GHM-R: ASL1, each offset divided by its gradient density (Eq. 19).
 
@@ -67,18 +64,17 @@ class GHMR(GradientHarmonizingLoss):
         reduction: str = 'mean',
         *,
         density: str = 'region',
-        formula: str = 'official',
+        formula: FormulaLike = 'official',
         sync: bool = False,
         mu_momentum: float | None = None,
     ) -> None:
         settings = Settings(bins, density, formula, reduction, loss_weight)
         super().__init__(settings, momentum, sync, last_edge=1e3)
-        check_positive('mu', mu)
         self.mu = mu
-        self.mu_momentum = mu_momentum
         if mu_momentum is not None:
-            check_momentum('mu_momentum', mu_momentum)
-            self.register_buffer('mean_d', torch.zeros((), dtype=torch.float32))
+            self.register_buffer('mean_d', torch.empty((), dtype=torch.float32))
+        self.mu_momentum = mu_momentum
+        self.reset_parameters()
 
     @property
     def current_mu(self) -> float | Tensor:
@@ -111,26 +107,22 @@ class GHMR(GradientHarmonizingLoss):
         Returns:
             A scalar, or the shape of `pred` for 'none'; float32, or float64 for float64.
         """
-        settings = self.settings_of_call(reduction_override)
-        weight = label_weight if weight is None else weight
+        settings = self.settings_of_call(self.reduction_of(reduction_override))
+        weight = one_weight(label_weight, weight)
         mu: float | Tensor = self.mu
         if self.mu_momentum is not None:
-            check_regression(pred, target, weight)
             mu = self._followed_mu(pred, target, weight, self.mu_momentum)
-        first = first_pass_of_offsets(pred, target, weight, mu, settings)
-        return self.loss_of(first, settings)
+        return self.loss_of(count_offsets(pred, target, weight, mu, settings), settings)
 
     @torch.no_grad()
     def _followed_mu(
         self, pred: Tensor, target: Tensor, weight: Tensor | None, momentum: float
     ) -> Tensor:
         """μ of this call, a scalar; `mean_d` becomes that of this call."""
-        d = at_least_float32(pred) - target
-        valid = valid_examples(d, weight)
+        d, valid = differences(pred, target, weight)
         # What is not finite makes the sum so, whether it is valid or not.
         sums = torch.stack([(d.abs() * valid).sum(), valid.sum().to(d.dtype)])
-        if self.sync:
-            sums = reduce_mean(sums)
+        sums = over_processes(sums) if self.syncs else sums
         mean = sums[0] / sums[1]
         restore(self.mean_d, mean)
         mean = mean.to(self.mean_d.dtype)

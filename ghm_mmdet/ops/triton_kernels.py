@@ -9,14 +9,13 @@ can capture the loss. `benchmarks/kernels.py` says what they are compiled to.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .regions import ROUNDING, WIDEN, product_gives_region
+from . import HIGHEST, LOWEST, WIDEN
+from .trial import Batch
 
 #: Logits of a block, 8 for each of the threads of 8 warps: 16 take more than 64 registers.
 BLOCK = 2048
@@ -24,8 +23,7 @@ NUM_WARPS = 8
 #: Logits that a thread loads at once; where rows are whole groups of them, one label serves all.
 GROUP = 4
 
-#: Between them targets lie, but for the rounding of half precision.
-LOWEST, HIGHEST = tl.constexpr(-ROUNDING), tl.constexpr(1 + ROUNDING)
+LOWEST, HIGHEST, WIDEN = tl.constexpr(LOWEST), tl.constexpr(HIGHEST), tl.constexpr(WIDEN)
 
 # What the kernels are compiled for: the shape of the weight.
 NO_WEIGHT = tl.constexpr(0)
@@ -52,29 +50,16 @@ def _log1p(e):  # noqa: ANN001, ANN202
 
 
 @triton.jit
-def _edge(j, BINS: tl.constexpr):  # noqa: ANN001, ANN202
-    """j/M rounded to the nearest, as a division rounds it, for 0 <= j < M < 256.
+def _pass_kernel(
+    sums, gradient, weights, pred, target, weight, size,  # noqa: ANN001
+    BINS: tl.constexpr, WIDTH: tl.constexpr, LABELS: tl.constexpr, WEIGHT: tl.constexpr,
+    WIDE: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    COUNT: tl.constexpr, GRADIENT: tl.constexpr,
+) -> None:  # fmt: skip
+    """A block of logits, in groups of which a thread loads one at once.
 
-    A division that rounds so takes twice the instructions and many registers.
-    """
-    q = j * (1.0 / BINS)
-    # 16 bits of q, and the other 8, times the 8 of M are exact, and so is what is left of j.
-    high = (q.to(tl.int32, bitcast=True) & -256).to(tl.float32, bitcast=True)
-    rest = (j - high * BINS) - (q - high) * BINS
-    return q + rest * (1.0 / BINS)
-
-
-@triton.jit
-def _logits(  # noqa: ANN202
-    pred, target, weight, size,  # noqa: ANN001
-    BINS: tl.constexpr, SCALE: tl.constexpr, WIDTH: tl.constexpr, LABELS: tl.constexpr,
-    WEIGHT: tl.constexpr, WIDE: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The logits of a block, in groups of which a thread loads one at once.
-
-    Returns their offsets, which are inside, and of each x, p*, the signed gradient p - p*,
-    e^-|x|, and its region in [0, BINS].
+    The first pass adds R, and the number of blocks that are not finite, to `sums`. The second
+    writes the sum of the block's weighted losses there, and their gradient.
     """
     block = tl.program_id(0)
     if WIDE:
@@ -87,125 +72,80 @@ def _logits(  # noqa: ANN202
     in_row = group < size if WIDTH % GROUP == 0 else inside
     row = at_row // WIDTH
     x = tl.load(pred + offsets, mask=inside, other=0).to(tl.float32)
-    if LABELS:
-        label = tl.load(target + row, mask=in_row, other=0)
-        p_star = tl.where(label == offsets - row * WIDTH, 1.0, 0.0)
-    else:
-        p_star = tl.load(target + offsets, mask=inside, other=0).to(tl.float32)
-        # Outside of [0, 1] it is no target; what is not finite shows in the loss.
-        p_star = tl.where((p_star >= LOWEST) & (p_star <= HIGHEST), p_star, float('nan'))
     valid = inside
     if WEIGHT == WEIGHT_OF_ROW:
         valid = valid & (tl.load(weight + row, mask=in_row, other=0) > 0)
     if WEIGHT == WEIGHT_OF_LOGIT:
         valid = valid & (tl.load(weight + offsets, mask=inside, other=0) > 0)
+    if LABELS:
+        label = tl.load(target + row, mask=in_row, other=0)
+        p_star = tl.where(label == offsets - row * WIDTH, 1.0, 0.0)
+    else:
+        p_star = tl.load(target + offsets, mask=inside, other=0).to(tl.float32)
+        # Outside of [0, 1] it is no target; what is not finite shows in the loss. What an ignored
+        # target holds is not looked at.
+        p_star = tl.where((p_star >= LOWEST) & (p_star <= HIGHEST), p_star, float('nan'))
+        p_star = tl.where(valid, p_star, 0.0)
+    # The gradient p - p* of the cross entropy (Eq. 2), its norm g (Eq. 3), and ind(g), counted
+    # from 0 and M where not valid.
     e = tl.exp(-tl.abs(x))
     q = 1.0 / (1.0 + e)
     slope = tl.where(x < 0, e * q, q) - p_star
     g = tl.abs(slope)
-    product = g * SCALE
+    product = g * (BINS * WIDEN)
     # Not tl.minimum, of which an interpreter may give a NaN: its region must exist.
     j = tl.where(product < BINS - 1.0, product, BINS - 1.0).to(tl.int32)
-    if SCALE != BINS:
-        j -= tl.where(g < _edge(j.to(tl.float32), BINS), 1, 0)
-    return offsets, inside, x, p_star, slope, e, tl.where(valid, j, BINS)
+    # The edge j/M as PyTorch divides: a plain division of Triton may be a last bit off.
+    j -= tl.where(g < tl.div_rn(j.to(tl.float32), BINS * 1.0), 1, 0)
+    region = tl.where(valid, j, BINS)
+    if COUNT > 0:
+        # 0 times what is not finite is NaN.
+        not_finite = tl.where(tl.sum((x if LABELS else x - p_star) * 0.0) == 0.0, 0, 1)
+        place = tl.arange(0, COUNT)
+        found = tl.histogram(tl.ravel(region), COUNT)
+        found = tl.where(place == BINS, not_finite, found).to(tl.int64)
+        tl.atomic_add(sums + place, found, mask=(place <= BINS) & (found != 0), sem='relaxed')
+    else:
+        # Eq. 1. Not tl.maximum, which may swallow a NaN.
+        loss = tl.where(x < 0, 0.0, x) - x * p_star + _log1p(e)
+        weight_i = tl.load(weights + region)
+        tl.store(sums + tl.program_id(0), tl.sum(weight_i * loss))
+        if GRADIENT:
+            tl.store(gradient + offsets, weight_i * slope, mask=inside)
 
 
-@triton.jit
-def _count_kernel(
-    sums, pred, target, weight, size,  # noqa: ANN001
-    BINS: tl.constexpr, SCALE: tl.constexpr, WIDTH: tl.constexpr, LABELS: tl.constexpr,
-    WEIGHT: tl.constexpr, WIDE: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK: tl.constexpr, HISTOGRAM: tl.constexpr,
-) -> None:  # fmt: skip
-    """Adds the block to `sums`: R, and the number of blocks that are not finite."""
-    _, _, x, p_star, _, _, region = _logits(
-        pred, target, weight, size,
-        BINS, SCALE, WIDTH, LABELS, WEIGHT, WIDE, WHOLE, GROUP, BLOCK,
-    )  # fmt: skip
-    # 0 times what is not finite is NaN.
-    not_finite = tl.where(tl.sum((x if LABELS else x - p_star) * 0.0) == 0.0, 0, 1)
-    j = tl.arange(0, HISTOGRAM)
-    found = tl.histogram(tl.ravel(region), HISTOGRAM)
-    found = tl.where(j == BINS, not_finite, found).to(tl.int64)
-    tl.atomic_add(sums + j, found, mask=(j <= BINS) & (found != 0), sem='relaxed')
-
-
-@triton.jit
-def _weigh_kernel(
-    sums, gradient, weights, pred, target, weight, size,  # noqa: ANN001
-    BINS: tl.constexpr, SCALE: tl.constexpr, WIDTH: tl.constexpr, LABELS: tl.constexpr,
-    WEIGHT: tl.constexpr, WIDE: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK: tl.constexpr, GRADIENT: tl.constexpr,
-) -> None:  # fmt: skip
-    """The sum of the block's weighted losses, and their gradient."""
-    offsets, inside, x, p_star, slope, e, region = _logits(
-        pred, target, weight, size,
-        BINS, SCALE, WIDTH, LABELS, WEIGHT, WIDE, WHOLE, GROUP, BLOCK,
-    )  # fmt: skip
-    # Not tl.maximum, which may swallow a NaN.
-    loss = tl.where(x < 0, 0.0, x) - x * p_star + _log1p(e)
-    weight_i = tl.load(weights + region)
-    tl.store(sums + tl.program_id(0), tl.sum(weight_i * loss))
-    if GRADIENT:
-        tl.store(gradient + offsets, weight_i * slope, mask=inside)
-
-
-def count(
-    pred: Tensor, target: Tensor, weight: Tensor | None, bins: int
-) -> tuple[Tensor, Tensor, None]:
-    """See `cpu.count`; the second pass finds the regions anew."""
+def count(batch: Batch, bins: int) -> tuple[Tensor, Tensor, None]:
+    """See `cpu.count`, but the second pass finds the regions anew."""
+    pred = batch.pred
     sums = torch.zeros(bins + 1, dtype=torch.int64, device=pred.device)
     histogram = max(32, triton.next_power_of_2(bins + 1))
-    _launch(_count_kernel, (sums,), pred, target, weight, bins, HISTOGRAM=histogram)
+    _launch((sums, pred, pred), batch, bins, COUNT=histogram, GRADIENT=False)
     return sums[:bins], sums[bins] == 0, None
 
 
 def weigh(
-    pred: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    regions: None,
-    weights: Tensor,
-    with_gradient: bool,
+    batch: Batch, regions: None, weights: Tensor, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """See `cpu.weigh`. Blocks are summed in float32, their sums in float64."""
+    pred = batch.pred
     sums = torch.empty(triton.cdiv(pred.numel(), BLOCK), dtype=torch.float32, device=pred.device)
     gradient = sums.new_empty(pred.shape if with_gradient else 0)
     outputs = (sums, gradient, weights)
-    bins = len(weights) - 1
-    _launch(_weigh_kernel, outputs, pred, target, weight, bins, GRADIENT=with_gradient)
+    _launch(outputs, batch, len(weights) - 1, COUNT=0, GRADIENT=with_gradient)
     return sums.sum(dtype=torch.float64).float(), gradient if with_gradient else None
 
 
-def _launch(
-    kernel: Any,
-    outputs: tuple[Tensor, ...],
-    pred: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    bins: int,
-    **constants: Any,
-) -> None:
-    labels = target.shape != pred.shape
-    of_row = weight is not None and weight.shape != pred.shape
-    by_product = product_gives_region(bins, torch.float32)
-    size = pred.numel()
-    pred = pred.detach().contiguous()
+def _launch(outputs: tuple[Tensor, ...], batch: Batch, bins: int, **constants: int) -> None:
+    pred, target, weight = batch
+    of_rows = [x is not None and x.shape != pred.shape for x in (target, weight)]
+    size, pred = pred.numel(), pred.detach().contiguous()
     with torch.cuda.device_of(pred):
-        kernel[(triton.cdiv(size, BLOCK),)](
+        _pass_kernel[(triton.cdiv(size, BLOCK),)](
             *outputs, pred, _readable(target), pred if weight is None else _readable(weight), size,
-            BINS=bins,
-            SCALE=bins if by_product else bins * WIDEN,
-            WIDTH=pred.shape[-1] if labels or of_row else GROUP,
-            LABELS=labels,
-            WEIGHT=0 if weight is None else 1 if of_row else 2,
-            WIDE=size + BLOCK >= 2**31,
-            WHOLE=size % GROUP == 0,
-            GROUP=GROUP,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            **constants,
+            BINS=bins, WIDTH=pred.shape[-1] if any(of_rows) else GROUP, LABELS=of_rows[0],
+            WEIGHT=0 if weight is None else 1 if of_rows[1] else 2,
+            WIDE=size + BLOCK >= 2**31, WHOLE=size % GROUP == 0, GROUP=GROUP, BLOCK=BLOCK,
+            num_warps=NUM_WARPS, **constants,
         )  # fmt: skip
 
 
