@@ -72,8 +72,9 @@ test: $(VENV)/.tests-ready  ## run the tests
 test-plain: $(VENV)/.tests-ready  ## run the tests with the plain formula in place of all kernels
 	GHM_MMDET_KERNELS=torch $(PYTEST)
 
-test-functional: .venv-functional/.ready  ## run the tests of ghm_mmdet.functional with the oldest PyTorch alone
-	.venv-functional/bin/python -m pytest tests ghm_mmdet/functional
+test-functional: .venv-functional/.ready $(VENV)/.tests-ready  ## run the tests of the losses with PyTorch alone, the oldest and the newest
+	.venv-functional/bin/python -m pytest tests ghm_mmdet/functional ghm_mmdet/losses
+	GHM_TESTS_WITHOUT_OPENMMLAB=1 $(PYTEST) tests ghm_mmdet/functional ghm_mmdet/losses
 
 .venv-functional/.ready: requirements/functional.txt requirements/test.txt
 	$(PYTHON38) -m venv .venv-functional

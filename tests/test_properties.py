@@ -54,6 +54,8 @@ def harmonized(form: str, batch: Batch, **options: Any) -> tuple[Tensor, Tensor]
     """The loss and its gradient."""
     pred, target, weight = batch
     x = pred.detach().clone().requires_grad_()
+    if form in ('labels', 'dense') and options.get('formula') == 'tempered':
+        options['avg_factor'] = max(number_of_examples(form, batch), 1)
     value = LOSSES[form](x, target, weight, **options)
     value.sum().backward()
     return value.detach(), x.grad

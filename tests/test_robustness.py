@@ -21,7 +21,8 @@ MOMENTUM = 0.75
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 FORMULAS = ['official', 'paper']
 #: Of autocast on the CPU; float16 came later.
-OLD = tuple(map(int, torch.__version__.split('.')[:2])) < (2, 4)
+VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
+OLD = VERSION < (2, 4)
 HALF = (torch.bfloat16,) if OLD else (torch.float16, torch.bfloat16)
 
 
@@ -200,6 +201,8 @@ def test_half_precision_gradient_survives_the_loss_scale() -> None:
         (loss * scale).backward()
         gradients.append(w.grad / scale)
     exact, *halves = gradients
+    if VERSION < (2, 0):
+        pytest.skip('its matrix product sums in bfloat16')
     for half, dtype in zip(halves, HALF):
         bound = 2e-2 if dtype == torch.float16 else 5e-2
         assert float((half - exact).norm() / exact.norm()) < bound

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple, Tuple
+from typing import Callable, NamedTuple, Tuple
 
 import torch
 import torch.nn.functional as F
