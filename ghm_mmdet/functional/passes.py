@@ -91,13 +91,13 @@ def count_softmax(
     x, valid = inputs.at_least_float32(pred), target != ignored
     if weight is not None:
         valid = valid & (weight > 0)
-    labels = torch.where(valid, target.long(), ignored)  # whatever an ignored row holds
+    labels = target.long().masked_fill(~valid, ignored)  # whatever an ignored row holds
     loss = F.cross_entropy(x, labels, reduction='none', ignore_index=ignored)
     g = paper.softmax_gradient_norm(loss.detach())
     if class_weight is not None:
         w = torch.as_tensor(class_weight, dtype=x.dtype, device=x.device)
         inputs.check_beside(pred, 'class_weight', w, pred.shape[1:])
-        loss = w[torch.where(valid, labels, 0)] * loss
+        loss = w[labels.masked_fill(~valid, 0)] * loss
     n = avg_factor if settings.rule.takes_avg_factor else None
     return _count(Examples(loss, g, valid), n, settings)
 
