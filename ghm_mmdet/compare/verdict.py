@@ -11,9 +11,7 @@ likely that one of them is called ahead by chance.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from statistics import fmean
 from typing import Any, NamedTuple, Optional
@@ -29,6 +27,8 @@ WORTHWHILE, POWER = 1.0, 0.8
 #: MMDetection rounds to 0.1 points. A difference of two has at least this standard deviation, so
 #: that two seeds with the same difference are not taken for certainty.
 ROUNDING = 0.1 / math.sqrt(6)
+#: The states of trainings that are to come.
+OPEN = ('running', 'missing')
 #: What stands beside the metric that decides.
 BESIDE = ('AP50', 'AP75')
 #: Of several arms, the one with the first of these words has the first sentence.
@@ -66,9 +66,7 @@ class Difference(NamedTuple):
 
     @property
     def word(self) -> str:
-        """One of `WORDS`; 'no verdict' with fewer than two pairs."""
-        if self.seeds < 2:
-            return NO_VERDICT
+        """'ahead', 'behind' or 'undecided'."""
         return AHEAD if self.low > 0 else BEHIND if self.high < 0 else UNDECIDED
 
     def __str__(self) -> str:
@@ -76,8 +74,7 @@ class Difference(NamedTuple):
         return f'{self.mean:+.1f}{interval}'
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An arm in the table.
 
     Attributes:
@@ -86,8 +83,8 @@ class Row:
         scores: The metric, AP50 and AP75 at the end of each finished training: by name, by seed.
         differences: In the metric, to each baseline; of the second baseline to the first.
         level: One minus the coverage of the intervals.
-        failed: How many of its trainings failed.
-        to_come: How many of its trainings and of those it is compared with are not over.
+        missing: The runs that a verdict takes: its own that failed, and its own and those of its
+            baselines that are to come.
     """
 
     arm: str
@@ -95,49 +92,50 @@ class Row:
     scores: Mapping[str, Scores]
     differences: dict[str, Difference]
     level: float
-    failed: int
-    to_come: int
+    missing: list[dict[str, Any]]
 
     @property
     def word(self) -> str:
-        """One of `WORDS`."""
-        words = {difference.word for difference in self.differences.values()}
-        if self.failed or self.to_come or NO_VERDICT in words:
+        """One of `WORDS`; of an arm that is compared with a baseline."""
+        if self.missing or min(difference.seeds for difference in self.differences.values()) < 2:
             return NO_VERDICT
+        words = {difference.word for difference in self.differences.values()}
         return AHEAD if words == {AHEAD} else BEHIND if BEHIND in words else UNDECIDED
 
     @property
     def against(self) -> str:
         """The better baseline, unless the interval to another one decides."""
         found, word = self.differences, self.word
-        return min(found, key=lambda name: (found[name].word != word, found[name].mean))
+        deciding = [name for name in found if word in (found[name].word, NO_VERDICT)]
+        return min(deciding, key=lambda name: (not found[name].seeds, found[name].mean))
 
     @property
     def more_seeds(self) -> int:
         """How many more would show a difference of 1 AP; 0 where the intervals rule it out."""
-        _, lows, highs, spreads, seeds = zip(*self.differences.values())
-        if min(lows) > -WORTHWHILE and min(highs) < WORTHWHILE:
+        found = self.differences.values()
+        if min(d.low for d in found) > -WORTHWHILE and min(d.high for d in found) < WORTHWHILE:
             return 0
-        total: int = seeds_to_show(WORTHWHILE, round(max(spreads), 2), self.level)
-        return max(1, total - min(seeds))
+        total = seeds_to_show(round(max(d.spread for d in found), 2), self.level)
+        return max(1, total - min(d.seeds for d in found))
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is said of a comparison.
 
     Attributes:
         sentence: The first, in plain words.
         details: Further sentences.
         table: The arms, in the order of the results.
-        classes: The difference in each class, the largest first, of the arm and the baseline of
-            the first sentence. What is 'ahead' or 'behind' is more than noise.
+        leading: The arm of the first sentence; None where there are no two to compare.
+        classes: Its difference in each class to the baseline that decides, the largest first.
+            What is 'ahead' or 'behind' is more than noise.
         keep: The name of the arm whose config to keep; None before there is a verdict.
     """
 
     sentence: str
     details: list[str]
     table: list[Row]
+    leading: Row | None
     classes: dict[str, Difference]
     keep: str | None
 
@@ -157,16 +155,15 @@ _quantile = lru_cache(maxsize=None)(t.ppf)
 
 
 @lru_cache(maxsize=None)
-def seeds_to_show(difference: float, spread: float, level: float = LEVEL) -> int:
-    """About how many pairs show a true difference with the probability `POWER`.
+def seeds_to_show(spread: float, level: float = LEVEL) -> int:
+    """About how many pairs show a true difference of `WORTHWHILE` with the probability `POWER`.
 
     Args:
-        difference: In points.
         spread: The standard deviation of the paired differences.
         level: Of the two-sided t test.
     """
     n = np.unique(np.geomspace(2, 1e6, 600).astype(int))  # below 40 every number
-    power = nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, difference / spread * np.sqrt(n))
+    power = nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, WORTHWHILE / spread * np.sqrt(n))
     return int(n[np.searchsorted(power, POWER)])
 
 
@@ -182,43 +179,41 @@ def verdict(results: dict[str, Any]) -> Verdict:
     table = _table(results)
     judged = sorted((row for row in table if row.differences), key=_rank)
     if not judged:
-        return Verdict('No verdict: there are no two arms to compare.', [], table, {}, None)
+        return Verdict('No verdict: there are no two arms to compare.', [], table, None, {}, None)
     first, *rest = judged
     classes = _classes(results, first)
     sentence, *details = TEMPLATES.get_template('sentences.j2').render(
         results=results, first=first, rest=rest, classes=classes, faster=partial(_faster, results),
-        gain=next((row for row in rest if row.is_baseline and row.word == AHEAD), None),
         beside={name: _difference(results, first, _at(name)) for name in BESIDE},
     ).splitlines()  # fmt: skip
     finished = max(first.differences, key=lambda name: first.differences[name].seeds)
     ahead = [row.arm for row in judged if row.word == AHEAD]
     keep = ahead[0] if ahead else None if first.word == NO_VERDICT else finished
-    return Verdict(sentence, details, table, classes, keep)
+    return Verdict(sentence, details, table, first, classes, keep)
+
+
+def _rank(row: Row) -> tuple[bool, int, float]:
+    return row.is_baseline, WORDS.index(row.word), -row.differences[row.against].mean
 
 
 def _table(results: dict[str, Any]) -> list[Row]:
-    arms, seeds = [arm['name'] for arm in results['arms']], len(results['seeds'])
-    failed = Counter(run['arm'] for run in results['runs'] if run['state'] == 'failed')
-    done = Counter(run['arm'] for run in results['runs'] if run['state'] == 'done')
+    arms, runs = [arm['name'] for arm in results['arms']], results['runs']
     known = [arm for arm in arms if arm in results['baselines']]
-    baselines = [arm for arm in known if failed[arm] < seeds]
+    alive = {run['arm'] for run in runs if run['state'] != 'failed'}
+    baselines = [arm for arm in known if arm in alive]
     scores = {name: _scores(results, _at(name)) for name in (results['metric'], *BESIDE)}
-    deciding = scores[results['metric']]
-    table = []
+    deciding, table = scores[results['metric']], []
     for arm in arms:
         level = LEVEL if arm in known else LEVEL / (len(arms) - len(known))
         rivals = baselines[: baselines.index(arm)] if arm in baselines else baselines
         differences = {
             rival: paired_difference(deciding[arm], deciding[rival], level) for rival in rivals
         }
-        to_come = sum(seeds - done[name] - failed[name] for name in (arm, *rivals))
+        expected = {(arm, 'failed'), *((name, state) for name in (arm, *rivals) for state in OPEN)}
+        missing = [run for run in runs if (run['arm'], run['state']) in expected]
         ends = {name: by_arm[arm] for name, by_arm in scores.items()}
-        table.append(Row(arm, arm in known, ends, differences, level, failed[arm], to_come))
+        table.append(Row(arm, arm in known, ends, differences, level, missing))
     return table
-
-
-def _rank(row: Row) -> tuple[bool, int, float]:
-    return row.is_baseline, WORDS.index(row.word), -row.differences[row.against].mean
 
 
 def _scores(results: dict[str, Any], read: Read) -> dict[str, dict[int, float]]:
@@ -269,17 +264,14 @@ def _faster(results: dict[str, Any], row: Row) -> tuple[Difference, int] | None:
         0 if it is the end.
     """
     metric = results['metric']
-    iterations, *others = {
+    iterations = {
         tuple(point['iteration'] for point in run['curve']) for run in results['runs']
         if run['state'] == 'done' and run['arm'] in (row.arm, row.against)
     }  # fmt: skip
-    if row.word in (AHEAD, NO_VERDICT) or others or len(iterations) < 2:
+    shared = min(iterations, default=())
+    if row.word not in (UNDECIDED, BEHIND) or len(iterations) > 1 or len(shared) < 2:
         return None
     lead = _difference(results, row, lambda curve: fmean(point[metric] for point in curve[:-1]))
-    leads = [
-        iteration for i, iteration in enumerate(iterations)
-        if _difference(results, row, _at(metric, i)).mean > 0
-    ]  # fmt: skip
-    if lead.word != AHEAD:
-        return None
-    return lead, leads[-1] if leads[-1] < iterations[-1] else 0
+    leads = [i for i in range(len(shared)) if _difference(results, row, _at(metric, i)).mean > 0]
+    crossing = 0 if len(shared) - 1 in leads or not leads else shared[leads[-1]]
+    return (lead, crossing) if lead.word == AHEAD else None
