@@ -118,7 +118,8 @@ def main() -> None:
     print(table(arms_said, trials, {'arms': (3, 5), 'ghm leads by': (0,), **rest}))
     print(table(arms_said, trials // 2, {'arms': (3,), 'ghm leads by': (0.5, 1, 2), **rest}))
     print(table(look_said, trials, {'ghm leads by': (0, 1), 'spread': SPREADS[:3]}, LOOKS))
-    print(table(classes_said, trials // 10, {'half leads by': (0, 4, 8), 'classes': (2, 12, 80)}))
+    halves = {'half leads by': (0, 4, 8), 'classes': (2, 12, 80)}
+    print(table(classes_said, 1 + trials // 10, halves))
     print(table(curves_said, trials, {'early lead': (0, 1, 5)}))
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Optional
 
 import jinja2
 import numpy as np
-from scipy.stats import nct, t
+from scipy.stats import nct, norm, t
 
 #: How often "ahead" or "behind" may be said where there is no difference.
 LEVEL = 0.05
@@ -96,10 +96,11 @@ class Row(NamedTuple):
 
     @property
     def word(self) -> str:
-        """One of `WORDS`; of an arm that is compared with a baseline."""
-        if self.missing or min(difference.seeds for difference in self.differences.values()) < 2:
+        """One of `WORDS`; 'no verdict' of the first baseline, too."""
+        differences = self.differences.values()
+        if self.missing or min((difference.seeds for difference in differences), default=0) < 2:
             return NO_VERDICT
-        words = {difference.word for difference in self.differences.values()}
+        words = {difference.word for difference in differences}
         return AHEAD if words == {AHEAD} else BEHIND if BEHIND in words else UNDECIDED
 
     @property
@@ -115,8 +116,8 @@ class Row(NamedTuple):
         found = self.differences.values()
         if min(d.low for d in found) > -WORTHWHILE and min(d.high for d in found) < WORTHWHILE:
             return 0
-        total = seeds_to_show(round(max(d.spread for d in found), 2), self.level)
-        return max(1, total - min(d.seeds for d in found))
+        decides = self.differences[self.against]
+        return max(1, seeds_to_show(round(decides.spread, 2), self.level) - decides.seeds)
 
 
 class Verdict(NamedTuple):
@@ -156,13 +157,15 @@ _quantile = lru_cache(maxsize=None)(t.ppf)
 
 @lru_cache(maxsize=None)
 def seeds_to_show(spread: float, level: float = LEVEL) -> int:
-    """About how many pairs show a true difference of `WORTHWHILE` with the probability `POWER`.
+    """How many pairs show a true difference of `WORTHWHILE` with the probability `POWER`.
 
     Args:
         spread: The standard deviation of the paired differences.
         level: Of the two-sided t test.
     """
-    n = np.unique(np.geomspace(2, 1e6, 600).astype(int))  # below 40 every number
+    # With a known spread it took that many; that it is estimated costs a few more.
+    least = ((norm.ppf(1 - level / 2) + norm.ppf(POWER)) * spread / WORTHWHILE) ** 2
+    n = max(2, int(least)) + np.arange(20)
     power = nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, WORTHWHILE / spread * np.sqrt(n))
     return int(n[np.searchsorted(power, POWER)])
 
@@ -238,20 +241,21 @@ def _difference(results: dict[str, Any], row: Row, read: Read) -> Difference:
 def _classes(results: dict[str, Any], row: Row) -> dict[str, Difference]:
     """By Benjamini and Hochberg: of the classes that stand out, 5 % are wrong on average.
 
-    Where k of m stand out, the intervals are those of the level times k / m.
+    Where k of m stand out, their intervals are those of the level times k / m.
     """
     points = [point for run in results['runs'] for point in run['curve']]
     names = dict.fromkeys(name for point in points for name in point.get('classes', ()))
     scores = {name: _scores(results, _at(name, part='classes')) for name in names}
     found: dict[str, Difference] = {}
-    for k in range(len(names), 0, -1):
-        level = row.level * k / len(names)
+    k, standing_out = -1, len(names)
+    while k != standing_out:
+        k = standing_out
+        level = row.level * max(k, 1) / max(len(names), 1)
         found = {
             name: paired_difference(by_arm[row.arm], by_arm[row.against], level)
             for name, by_arm in scores.items()
         }
-        if sum(difference.word in (AHEAD, BEHIND) for difference in found.values()) >= k:
-            break
+        standing_out = sum(difference.word != UNDECIDED for difference in found.values())
     measured = (item for item in found.items() if item[1].seeds)
     return dict(sorted(measured, key=lambda item: -abs(item[1].mean)))
 
