@@ -8,6 +8,7 @@ import shlex
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator
@@ -46,16 +47,20 @@ def write_report(
         except (OSError, ValueError) as error:
             unread[arm] = error
     arms = {arm['name']: arm for arm in results['arms']}
+    said = dict(
+        results=results, verdict=verdict(results), arms=arms, folder=folder,
+        pictures=pictures or {}, shares=shares, unread=unread, mmdet=mmdet_distribution(),
+        lines={arm: LINES[i % len(LINES)] for i, arm in enumerate(arms)},
+        ticks=MaxNLocator(5).tick_values, base64=b64encode, quote=shlex.quote,
+    )  # fmt: skip
     for name in ('page.html', 'report.md'):
-        text = TEMPLATES.get_template(f'{name}.j2').render(
-            results=results, verdict=verdict(results), arms=arms, folder=folder,
-            pictures=pictures or {}, shares=shares, unread=unread, mmdet=mmdet_distribution(),
-            lines={arm: LINES[i % len(LINES)] for i, arm in enumerate(arms)},
-            ticks=MaxNLocator(5).tick_values, base64=b64encode, quote=shlex.quote,
-        )  # fmt: skip
-        partial = folder / f'.{name}.{os.getpid()}'
-        partial.write_text(text, encoding='utf-8')
-        os.replace(partial, folder / name)
+        text = TEMPLATES.get_template(f'{name}.j2').render(said)
+        partial = folder / f'.{name}.{os.getpid()}-{get_ident()}'
+        try:
+            partial.write_text(text, encoding='utf-8')
+            os.replace(partial, folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _shares(record: GradientDensityRecord) -> dict[str, list[tuple[float, float]]]:

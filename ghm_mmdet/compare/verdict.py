@@ -190,7 +190,8 @@ def verdict(results: dict[str, Any]) -> Verdict:
         beside={name: _difference(results, first, _at(name)) for name in BESIDE},
     ).splitlines()  # fmt: skip
     finished = max(first.differences, key=lambda name: first.differences[name].seeds)
-    ahead = [row.arm for row in judged if row.word == AHEAD]
+    waits = any(run['state'] in OPEN for run in first.missing)
+    ahead = [row.arm for row in judged if row.word == AHEAD and not waits]
     keep = ahead[0] if ahead else None if first.word == NO_VERDICT else finished
     return Verdict(sentence, details, table, first, classes, keep)
 
