@@ -231,7 +231,7 @@ def test_curves_of_all_seeds_and_their_means(tmp_path: Path) -> None:
     page, _ = written(tmp_path, with_state('running', None, ('ghm', 2), points=1))
 
     def value(points: np.ndarray) -> np.ndarray:
-        (left, right), (bottom, top) = (52, 466), (252, 14)
+        (left, right), (bottom, top) = (64, 466), (252, 14)
         x = (points[:, 0] - left) / (right - left) * 200
         return np.stack([x, 10 + 60 * (points[:, 1] - bottom) / (top - bottom)], 1)
 
@@ -261,7 +261,7 @@ def test_densities_of_the_last_row(tmp_path: Path) -> None:
     assert ORANGE in style
     # From 1e-2 at the bottom to 1 at the top.
     y = [252 - 238 * (np.log10(share) + 2) / 2 for share in (0.99, 0.01)]
-    x = [52 + 414 * (region + 0.5) / 30 for region in (0, 29)]
+    x = [64 + 402 * (region + 0.5) / 30 for region in (0, 29)]
     np.testing.assert_allclose(points, np.transpose([x, y]), atol=0.06)
     labels = {'gradient norm g', 'fraction of the logits', '10-2', '10-1', '100'}
     assert labels <= set(page.texts('text'))
@@ -405,7 +405,7 @@ def test_any_state_has_its_page(name: str, tmp_path: Path) -> None:
     inside = np.concatenate(
         [points for _, points in numbers if points.size] or [np.full((1, 2), 100)]
     )
-    assert (inside >= [52, 14]).all() and (inside <= [466, 252]).all()
+    assert (inside >= [64, 14]).all() and (inside <= [466, 252]).all()
 
 
 def test_page_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

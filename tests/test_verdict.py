@@ -305,6 +305,22 @@ def test_clipping_that_is_not_shown_to_help_is_not_advised() -> None:
 # Trainings that are not there.
 
 
+@pytest.mark.parametrize(
+    ('ghm', 'advice'),
+    [
+        # The intervals to clipped, [-0.5, 0.5], and to original, above 8.
+        (plus(CLIPPED, 0.2, -0.2, 0), 'a difference of 1 AP is ruled out.'),
+        # [-1.5, 0.5]; a spread of 0.4 takes 4 seeds.
+        (plus(CLIPPED, -0.9, -0.5, -0.1), 'about 1 more seed would show a difference of 1 AP.'),
+        # [-0.2, 1.2]; a spread of 0.3 takes 3, which are there.
+        (plus(CLIPPED, 0.2, 0.5, 0.8), 'about 1 more seed would show a difference of 1 AP.'),
+    ],
+)
+def test_advice_is_of_the_baseline_that_decides(ghm: list[float], advice: str) -> None:
+    found = verdict(comparison(original=plus(CLIPPED, -9, -7, -11), clipped=CLIPPED, ghm=ghm))
+    assert found.sentence.endswith(f', undecided: {advice}')
+
+
 def test_survivors_give_no_verdict() -> None:
     """Where its losses diverge, the seeds in which they do not are no sample."""
     scores = dict(
@@ -470,7 +486,7 @@ def test_faster_not_higher() -> None:
         (shifted(6, 4, 2, -1, noise=9), 'noise'),
         (shifted(-6, -4, -2, -1), 'slower'),
         ([curve[-1:] for curve in shifted(6, 4, 2, -1)], 'one validation'),
-        ([curve[:3] for curve in shifted(6, 4, -50, -1)], 'another length'),
+        ([curve[:3] for curve in shifted(60, 60, -50, -1)], 'another length'),
     ],
 )
 def test_not_faster(ghm: list[list[float]], why: str) -> None:
