@@ -54,13 +54,17 @@ def write_report(
         ticks=MaxNLocator(5).tick_values, base64=b64encode, quote=shlex.quote,
     )  # fmt: skip
     for name in ('page.html', 'report.md'):
-        text = TEMPLATES.get_template(f'{name}.j2').render(said)
-        partial = folder / f'.{name}.{os.getpid()}-{get_ident()}'
-        try:
-            partial.write_text(text, encoding='utf-8')
-            os.replace(partial, folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(folder / name, TEMPLATES.get_template(f'{name}.j2').render(said))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step, beside other threads and processes that do."""
+    partial = path.with_name(f'.{path.name}.{os.getpid()}-{get_ident()}')
+    try:
+        partial.write_text(text, encoding='utf-8')
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _shares(record: GradientDensityRecord) -> dict[str, list[tuple[float, float]]]:
