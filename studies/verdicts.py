@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ghm_mmdet.compare.verdict import AHEAD, BEHIND, UNDECIDED, verdict
+from ghm_mmdet.compare.verdict import AHEAD, BEHIND, UNDECIDED, judge, verdict
 from ghm_mmdet.reproduce.markdown import markdown_table
 
 ARMS = ('original', 'clipped', 'ghm', 'released', 'mine')
@@ -64,8 +64,8 @@ def arms_said(
     The clipping gives a `gain`, ghm leads further, and other arms have the clipping's AP.
     """
     truth = [0, gain, gain + lead, *[gain] * (arms - 3)]
-    table = verdict(results(draw(rng, truth, seeds, spread, shared))).table
-    _, clipped, *others = (row.word for row in table)
+    rows = judge(results(draw(rng, truth, seeds, spread, shared)))
+    _, clipped, *others = (row.word for row in rows)
     return AHEAD in others, clipped == AHEAD, BEHIND in others
 
 
@@ -73,12 +73,12 @@ def look_said(rng: np.random.Generator, lead: float, spread: float, look: str) -
     """Whether ghm is ahead, and a hundredth of the number of seeds."""
     ap = draw(rng, [0, 3, 3 + lead], 500, spread)
     for n in dict(zip(LOOKS, ([3], [10], range(2, 11), [3])))[look]:
-        row = verdict(results(ap[:, :n])).table[2]
+        row = judge(results(ap[:, :n]))[2]
         if row.word == AHEAD:
             break
     if look == LOOKS[3] and row.word == UNDECIDED:
         n += row.more_seeds
-        row = verdict(results(ap[:, :n])).table[2]
+        row = judge(results(ap[:, :n]))[2]
     return row.word == AHEAD, n / 100
 
 

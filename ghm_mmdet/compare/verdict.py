@@ -179,7 +179,7 @@ def verdict(results: dict[str, Any]) -> Verdict:
     from those that finished, which are the lucky ones. A baseline that failed with every seed is
     left out.
     """
-    table = _table(results)
+    table = judge(results)
     judged = sorted((row for row in table if row.differences), key=_rank)
     if not judged:
         return Verdict('No verdict: there are no two arms to compare.', [], table, None, {}, None)
@@ -200,7 +200,8 @@ def _rank(row: Row) -> tuple[bool, int, float]:
     return row.is_baseline, WORDS.index(row.word), -row.differences[row.against].mean
 
 
-def _table(results: dict[str, Any]) -> list[Row]:
+def judge(results: dict[str, Any]) -> list[Row]:
+    """The rows of the table of a verdict."""
     arms, runs = [arm['name'] for arm in results['arms']], results['runs']
     known = [arm for arm in arms if arm in results['baselines']]
     alive = {run['arm'] for run in runs if run['state'] != 'failed'}
