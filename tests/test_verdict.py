@@ -507,6 +507,7 @@ def test_not_faster(ghm: list[list[float]], why: str) -> None:
         (plus(CLIPPED, 3, 3.1, 3), CLIPPED, (('ghm', 0),), 'clipped'),
         (plus(CLIPPED, -9, -8, -10), plus(CLIPPED, -9, -10, -8), (('ghm', 2),), None),
         ([MISSING] * 3, plus(CLIPPED, -9, -10, -8), (), None),
+        ([MISSING] * 3, CLIPPED, (), None),
         ([55.0], [54.0], (), None),
     ],
 )
