@@ -114,8 +114,7 @@ def table(
     for row in product(*settings.values()):
         cells = (said(trials, *row, column).mean(0) for column in columns)
         rows.append([*row, *(' / '.join(f'{100 * share:.1f}' for share in cell) for cell in cells)])
-    what = str(said.__doc__).splitlines()[0]
-    return f'{what}\n\n{markdown_table([*settings, *columns], rows)}\n'
+    return f'{str(said.__doc__).splitlines()[0]}\n\n{markdown_table([*settings, *columns], rows)}\n'
 
 
 def main() -> None:
