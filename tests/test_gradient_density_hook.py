@@ -518,6 +518,11 @@ def test_a_record_of_nothing_is_a_warning(tmp_path: Path) -> None:
     [warning] = runner.warnings
     assert 'bbox_head.loss_bbox had no valid example in the 2 iterations' in warning
     assert np.isnan(GradientDensityRecord.load(tmp_path / 'gradient_density.npz').mu).all()
+    runner.iter = 0
+    runner.warnings.clear()
+    for _ in stub_training(runner):
+        pass
+    assert sum('had no valid example' in line for line in runner.warnings) == 2
     hook = GradientDensityHook()
     runner.iter, runner.max_iters = 0, 0  # a loop that does not know its length
     hook.before_train(runner)

@@ -20,8 +20,6 @@ from ..visualization.record import KINDS, RECORD_FILE, GradientDensityRecord, me
 SET_ASIDE = f'{RECORD_FILE}.old'
 #: The key of a checkpoint that holds the `training` of the record.
 TRAINING = 'gradient_density_training'
-#: MLflow tells the format by the name, other backends take any.
-PICTURE = 'gradient_density.png'
 #: So many pictures of a training at least, evenly spaced; of fewer rows one of each.
 PICTURES = 10
 #: Gradient norms below the first are easy examples, from the second on very hard ones.
@@ -103,8 +101,7 @@ class GradientDensityHook(Hook):
         check_count('iters', iters)
         if iters > interval:
             raise ValueError(f'iters must be <= interval, got {iters!r} of {interval!r}')
-        self.interval = interval
-        self.iters = iters
+        self.interval, self.iters = interval, iters
         self.observed = Observed(bins, mu, loss_cls, loss_bbox)
         self._record: GradientDensityRecord | None = None
         self._resumed: str | None = None
@@ -171,9 +168,8 @@ class GradientDensityHook(Hook):
         if self.every_n_train_iters(runner, self._interval):
             # Not all_reduce: the sums are float64, which not every device has.
             mu, sums = zip(*all_gather_object((self._observer.mu, self._observer.take().numpy())))
-            total = sum(sums)
-            if self._record is not None and total.any():
-                self._record.append(runner.iter + 1, total, mean_mu(mu, sums))
+            if self._record is not None and self._observer.read:
+                self._record.append(runner.iter + 1, sum(sums), mean_mu(mu, sums))
                 self._save_and_show(runner, self._record)
 
     def after_train(self, runner: Runner) -> None:
@@ -197,7 +193,8 @@ class GradientDensityHook(Hook):
         if has_backend and self.every_n_train_iters(runner, self._picture_interval):
             from ..visualization.figures import picture  # with matplotlib, which takes a second
 
-            runner.visualizer.add_image(PICTURE, picture(record), step)
+            # MLflow tells the format by the name, other backends take any.
+            runner.visualizer.add_image('gradient_density.png', picture(record), step)
         for kind, path in self._observer.read.items():
             if not record.histogram(kind)[0].any():
                 which = f'the {self._iters} iterations of the row of iteration {step}'

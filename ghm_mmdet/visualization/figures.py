@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..checks import check_choice, check_count
-from ..functional import assign_regions, harmonizing_parameter, regression_gradient_norm
+from ..functional import assign_regions, regression_gradient_norm
 from . import FORMATS
 from .record import KINDS, GradientDensityRecord, in_regions
 from .style import BASELINE, BLUE, GHM, RIVAL, STYLE, new_figure, save_figure
@@ -34,10 +34,8 @@ def focal_gradient(g: np.ndarray, gamma: float = 2.0) -> np.ndarray:
 
 
 def region_beta(counts: np.ndarray) -> np.ndarray:
-    """β of each unit region (Eq. 10) from R, shape (M,); NaN where a region is empty."""
-    r = torch.from_numpy(counts)
-    beta = harmonizing_parameter(r, r.sum(), bins=len(r), formula='paper').numpy()
-    return np.where(counts > 0, beta, np.nan)
+    """β = N / (R M) of each unit region (Eq. 10) from R, shape (M,); NaN where it is empty."""
+    return counts.sum() / (np.where(counts > 0, counts, np.nan) * len(counts))
 
 
 def harmonized(norm: np.ndarray, counts: np.ndarray) -> np.ndarray:
