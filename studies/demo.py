@@ -34,11 +34,7 @@ from ghm_mmdet.reproduce.configs import config_path
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.reproduce.runs import training_curve
 from ghm_mmdet.reproduce.tables import METRICS
-from ghm_mmdet.visualization.observer import (
-    classification_examples,
-    regression_examples,
-    sum_regions,
-)
+from ghm_mmdet.visualization import observer
 from ghm_mmdet.visualization.style import BLUE, ORANGE
 
 from .command_line import IN_THE_CLONE, iterations
@@ -175,17 +171,14 @@ def gradient_norms(
     sums = {kind: np.zeros((2, REGIONS)) for kind in (GHMC, GHMR)}
 
     def add(loss: GHMC | GHMR, args: tuple, _: object) -> None:
-        if isinstance(loss, GHMC):
-            g, valid = classification_examples(*args[:3])
-        else:
-            g, valid = regression_examples(*args[:3], mu=loss.current_mu)
-        own = assign_regions(g, loss.bins, valid)
-        of_regions = harmonizing_parameter(
-            count_regions(own, loss.bins), valid.sum().float(), bins=loss.bins, formula=loss.formula
-        )
-        beta = torch.nn.functional.pad(of_regions, (0, 1))[own]  # 0 where not valid
-        regions = assign_regions(g, REGIONS, valid)
-        sums[type(loss)] += [sum_regions(norm, regions, REGIONS) for norm in (g, beta * g)]
+        kind, mu = ('cls', 0.0) if isinstance(loss, GHMC) else ('reg', loss.current_mu)
+        g = torch.cat([*observer.gradient_norms(kind, loss, args, {}, mu)])
+        own = assign_regions(g, loss.bins)
+        counts, number = count_regions(own, loss.bins), torch.tensor(float(len(g)))
+        beta = harmonizing_parameter(counts, number, bins=loss.bins, formula=loss.formula)
+        regions = assign_regions(g, REGIONS).numpy()
+        norms = (norm.numpy() for norm in (g, beta[own] * g))
+        sums[type(loss)] += [np.bincount(regions, norm, REGIONS) for norm in norms]
 
     losses = (m for m in model.modules() if isinstance(m, (GHMC, GHMR)))
     hooks = [loss.register_forward_hook(add) for loss in losses]

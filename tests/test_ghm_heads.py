@@ -9,6 +9,10 @@ import pytest
 import torch
 from mmdet.models.dense_heads import RetinaHead, SSDHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.losses import GHMR as MMDetGHMR
+from mmdet.models.losses import CrossEntropyLoss
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.registry import TASK_UTILS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -45,12 +49,8 @@ def build(
     nms = dict(type='nms', iou_threshold=0.5)
     test_cfg = dict(nms_pre=100, min_bbox_size=0, score_thr=0.02, nms=nms, max_per_img=20)
     coder = dict(type='mmdet.DeltaXYWHBBoxCoder', target_means=(0.0,) * 4, target_stds=stds)
-    return MODELS.build(
-        dict(
-            type=name, num_classes=CLASSES, bbox_coder=coder, train_cfg=train_cfg,
-            test_cfg=ConfigDict(test_cfg), **settings,
-        )
-    )  # fmt: skip
+    config = dict(type=name, num_classes=CLASSES, bbox_coder=coder, train_cfg=train_cfg)
+    return MODELS.build({**config, 'test_cfg': ConfigDict(test_cfg), **settings})
 
 
 def retina_heads(**settings: Any) -> tuple[RetinaHead, GHMRetinaHead]:
@@ -121,16 +121,36 @@ def assert_losses_and_gradients_equal(ours: nn.Module, theirs: nn.Module, images
         torch.testing.assert_close(mine.grad, other.grad)
 
 
+@TASK_UTILS.register_module()
+class FiveNumbersCoder(DeltaXYWHBBoxCoder):
+    """Encodes a fifth number, as the coders of rotated boxes do: here the area, in parts of 1000.
+
+    Boxes are not decoded from it.
+    """
+
+    encode_size = 5
+
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+        area = ((gt_bboxes[:, 2:] - gt_bboxes[:, :2]) / 1000).prod(1, keepdim=True)
+        return torch.cat([super().encode(bboxes, gt_bboxes), area], 1)
+
+
 @pytest.mark.parametrize(
-    'loss_bbox',
+    'settings',
     [
         dict(loss_bbox=SMOOTH_L1),
         dict(loss_bbox=dict(type='mmdet.GIoULoss'), reg_decoded_bbox=True),
+        dict(loss_cls=CROSS_ENTROPY, loss_bbox=SMOOTH_L1),
+        dict(loss_bbox=SMOOTH_L1, bbox_coder=dict(type='mmdet.FiveNumbersCoder')),
     ],
-    ids=['offsets', 'decoded'],
+    ids=['offsets', 'decoded', 'softmax', 'five numbers'],
 )
-def test_losses_that_divide_by_avg_factor_are_those_of_retina(loss_bbox: dict[str, Any]) -> None:
-    per_level, whole = retina_heads(loss_cls=FOCAL, **loss_bbox)
+def test_losses_that_divide_by_avg_factor_are_those_of_retina(settings: dict[str, Any]) -> None:
+    per_level, whole = retina_heads(**{'loss_cls': FOCAL, **settings})
+    scores, numbers = 4 if 'loss_cls' in settings else 3, 5 if 'bbox_coder' in settings else 4
+    assert (whole.retina_cls.out_channels, whole.retina_reg.out_channels) == (
+        2 * scores, 2 * numbers,
+    )  # fmt: skip
     assert_losses_and_gradients_equal(whole, per_level)
     assert per_level.retina_reg.weight.grad.any() and whole.retina_reg.weight.grad.any()
 
@@ -215,6 +235,19 @@ def test_parameters_are_those_of_ssd_head() -> None:
     keys = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not keys.unexpected_keys
     assert all(key.startswith('loss_') for key in keys.missing_keys)
+
+
+def test_losses_without_a_scope_are_those_of_mmdetection() -> None:
+    """As in MMDetection's own heads, though this head is of another registry."""
+    loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=False)
+    head = ssd_head('ghm_mmdet.GHMSSDHead', loss_cls=loss_cls, loss_bbox=dict(type='GHMR'))
+    assert type(head.loss_cls) is CrossEntropyLoss
+    assert type(head.loss_bbox) is MMDetGHMR is not GHMR
+
+
+def test_a_sigmoid_in_ssd_is_refused() -> None:
+    with pytest.raises(ValueError, match='loss_cls of GHMSSDHead must have use_sigmoid=False'):
+        ssd_head('ghm_mmdet.GHMSSDHead', loss_cls=FOCAL)
 
 
 @pytest.mark.parametrize('kind', ['retina', 'ssd'])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Tuple
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -17,15 +19,17 @@ import torch.distributed as dist
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, SmoothL1Loss
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
+from mmengine.visualization import BaseVisBackend, Visualizer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.checkpoint import checkpoint
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, GradientDensityHook
-from ghm_mmdet.functional import assign_regions, paper
+from ghm_mmdet.functional import assign_regions
+from ghm_mmdet.hooks.gradient_density_hook import easy_and_hard
 from ghm_mmdet.registry import HOOKS
+from ghm_mmdet.visualization.figures import picture
 from ghm_mmdet.visualization.observer import GradientNormObserver, Observed
 from ghm_mmdet.visualization.record import GradientDensityRecord, in_regions
 
@@ -172,18 +176,6 @@ def test_half_precision_is_counted_as_float32(kind: str) -> None:
     assert torch.equal(of_half, observer.take())
 
 
-def test_a_target_that_would_be_broadcast_is_an_error() -> None:
-    class AnyShape(nn.Module):
-        def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-            return (pred - target).abs().sum()
-
-    loss = AnyShape()
-    observer = observed(loss, 'reg')
-    with pytest.raises(ValueError, match='target must have the shape of pred'):
-        loss(torch.zeros(5, 4), torch.zeros(5, 1))
-    observer.close()
-
-
 def test_mu_is_that_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = stub_runner(Detector(CLS_LOSSES[0], GHMR(mu=0.5)), tmp_path, 3)
     monkeypatch.setattr(
@@ -232,11 +224,22 @@ def test_a_weight_of_rows_as_a_column_and_a_pair_of_labels_and_scores() -> None:
 
 
 def test_a_loss_that_is_not_there_is_an_error() -> None:
-    detector = Detector(CrossEntropyLoss(), SmoothL1Loss())
-    with pytest.raises(ValueError, match=r"loss_bbox must be .* got 'loss_bbox'; it has bbox_head"):
+    detector = Detector(CrossEntropyLoss(use_sigmoid=True), SmoothL1Loss())
+    with pytest.raises(ValueError, match=r"loss_bbox must be .* got 'loss_bbox': .*; it has bbox_"):
         GradientNormObserver(detector, Observed(BINS, MU, None, 'loss_bbox'))
-    with pytest.raises(ValueError, match=r"loss_cls='bbox_head\.loss_cls' has use_sigmoid=False"):
-        GradientNormObserver(detector, Observed(BINS, MU, loss_bbox=None))
+
+
+def test_what_is_left_out_is_said_when_the_training_starts(tmp_path: Path) -> None:
+    """And the training goes on: without any loss there is no record, which is said at its end."""
+    model = Detector(CrossEntropyLoss(), SmoothL1Loss())
+    runner = stub_runner(model, tmp_path, 3)
+    for iteration in stub_training(runner, loss_bbox=None):
+        if iteration == 0:
+            [line] = runner.warnings
+            assert line.startswith('bbox_head.loss_cls is left out of the gradient densities')
+        model.bbox_head.loss_cls(torch.zeros(2, 4), torch.ones(2).long())
+    assert runner.warnings[1:] == ['gradient_density.npz: not written, for no loss is observed']
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_are_those_of_the_observer() -> None:
@@ -342,6 +345,81 @@ def test_visualizer_gets_scalars_and_pictures(runs: SimpleNamespace) -> None:
         for name, value in expected.items():
             assert rows[-1][f'gradient_density/{kind}_{name}'] == pytest.approx(value, abs=1e-5)
 
+    [folder] = runs.folder.glob('*/vis_data/vis_image')
+    names = ['gradient_density.png_3.png', 'gradient_density.png_6.png']
+    assert sorted(path.name for path in folder.iterdir()) == names
+    record = GradientDensityRecord.load(runs.folder / 'gradient_density.npz')
+    drawn = matplotlib.image.imread(folder / names[1])[..., :3]
+    np.testing.assert_allclose(drawn, picture(record) / 255, atol=1e-6)
+    assert (drawn != picture(record.until(3)) / 255).mean() > 0.001
+
+
+class Pictures(BaseVisBackend):
+    """The steps of the pictures that it gets."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def _init_env(self) -> None:
+        pass
+
+    def add_image(self, name: str, image: np.ndarray, step: int = 0, **_: object) -> None:
+        assert name == 'gradient_density.png', 'MLflow asks for a format'
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3
+        self.steps.append(step)
+
+    def add_scalars(self, scalars: dict[str, float], *_: object, **__: object) -> None:
+        assert all(name.startswith('gradient_density/') for name in scalars)
+
+    @property
+    def experiment(self) -> object:
+        return self
+
+
+@pytest.mark.parametrize(
+    ('iters', 'steps'), [(12, [3, 6, 9, 12]), (69, [6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 66])]
+)
+def test_ten_pictures_of_a_training(iters: int, steps: list[int], tmp_path: Path) -> None:
+    """Or one of each row where there are fewer."""
+    runner = stub_runner(Detector(CLS_LOSSES[0], REG_LOSSES[0]), tmp_path, iters)
+    backend = Pictures()
+    runner.visualizer = Visualizer(vis_backends=[backend])
+    for _ in stub_training(runner, loss_bbox=None):
+        runner.model([make_level(5, 0)])
+    assert backend.steps == steps
+
+
+def test_without_a_backend_nothing_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what draws imported, which would fail here."""
+    monkeypatch.setitem(sys.modules, 'ghm_mmdet.visualization.figures', None)
+    runner = stub_runner(Detector(CLS_LOSSES[0], REG_LOSSES[0]), tmp_path, 6)
+    for _ in stub_training(runner):
+        runner.model([make_level(5, 0)])
+    assert (tmp_path / 'gradient_density.npz').exists()
+    runner.visualizer, runner.iter = Visualizer(vis_backends=[Pictures()]), 0
+    with pytest.raises(ImportError):
+        for _ in stub_training(runner):
+            runner.model([make_level(5, 0)])
+
+
+@pytest.mark.parametrize('kind', ['cls', 'reg'])
+def test_a_bin_is_easy_or_hard_by_its_centre(kind: str) -> None:
+    """At 0.1 it is not easy, at 0.9 it is hard."""
+    counts, gradient = np.array([8.0, 4, 2, 1, 5]), np.array([1.0, 1, 1, 1, 4])
+    name = f'gradient_density/{kind}_'
+    assert easy_and_hard(kind, counts, gradient) == {
+        f'{name}easy': 0, f'{name}hard': 5 / 20,
+        f'{name}gradient_easy': 0, f'{name}gradient_hard': 4 / 8,
+    }  # fmt: skip
+    found = easy_and_hard(kind, counts.repeat(2), gradient.repeat(2))
+    assert found == {
+        f'{name}easy': 8 / 40, f'{name}hard': 5 / 40,
+        f'{name}gradient_easy': 1 / 16, f'{name}gradient_hard': 4 / 16,
+    }  # fmt: skip
+    assert easy_and_hard(kind, counts * 0, gradient * 0) == {}
+
 
 def test_only_the_recorded_iterations_are_counted(tmp_path: Path) -> None:
     """The last two of every three, and after the training nothing is attached."""
@@ -369,7 +447,7 @@ def stub_training(runner: SimpleNamespace, **settings: object) -> Iterator[int]:
     """What MMEngine's loop calls of the hook, one iteration after the other."""
     hook = GradientDensityHook(**{'interval': INTERVAL, 'iters': ITERS, 'bins': BINS, **settings})
     hook.before_train(runner)
-    for iteration in range(runner.max_iters):
+    for iteration in range(runner.iter, runner.max_iters):
         hook.before_train_iter(runner, iteration)
         yield iteration
         hook.after_train_iter(runner, iteration)
@@ -378,26 +456,20 @@ def stub_training(runner: SimpleNamespace, **settings: object) -> Iterator[int]:
 
 
 def test_a_resumed_record_has_the_mu_of_each_row(tmp_path: Path) -> None:
-    """Its rows up to the iteration that a run goes on from, and what it adds; other bins fail."""
+    """Where no checkpoint was loaded, it is known by its settings."""
     path = tmp_path / 'gradient_density.npz'
-    earlier = GradientDensityRecord.empty(BINS)
-    for iteration in (3, 6, 9):
-        earlier.append(iteration, np.full((2, 2, BINS), iteration), 1.0)
-    earlier.save(path)
-    model = Detector(FocalLoss(use_sigmoid=True), GHMR(mu=0.5))
-    runner = stub_runner(model, tmp_path, 3)
-    runner.iter, runner.max_iters = 6, 3
-    for _ in stub_training(runner):
-        model([make_level(20, 0)])
+    for mu, begin, end in ((1.0, 0, 9), (0.5, 6, 9)):
+        runner = stub_runner(Detector(CLS_LOSSES[0], GHMR(mu=mu)), tmp_path, end)
+        runner.iter = begin
+        for _ in stub_training(runner):
+            runner.model([make_level(20 + begin, 0)])
     record = GradientDensityRecord.load(path)
     assert record.iteration.tolist() == [3, 6, 9]
     assert record.mu.tolist() == pytest.approx([1, 1, 0.5])
-    np.testing.assert_array_equal(record.sums[:2], earlier.sums[:2])
-    assert (record.sums[2] != 9).any()
-    with pytest.raises(ValueError, match=rf'bins must be {BINS}, as in the record .* got 7'):
-        next(stub_training(runner, bins=7))
-    runner.iter = 0
+    assert record.sums[0, 0, 0].sum() == record.sums[1, 0, 0].sum() < record.sums[2, 0, 0].sum()
+    runner.iter, runner.max_iters = 9, 12
     next(stub_training(runner, bins=7))
+    assert 'begins anew at iteration 9' in runner.warnings[-1] and not path.exists()
 
 
 @pytest.mark.parametrize('use_reentrant', [False, True])
@@ -446,6 +518,11 @@ def test_a_record_of_nothing_is_a_warning(tmp_path: Path) -> None:
     [warning] = runner.warnings
     assert 'bbox_head.loss_bbox had no valid example in the 2 iterations' in warning
     assert np.isnan(GradientDensityRecord.load(tmp_path / 'gradient_density.npz').mu).all()
+    runner.iter = 0
+    runner.warnings.clear()
+    for _ in stub_training(runner):
+        pass
+    assert sum('had no valid example' in line for line in runner.warnings) == 2
     hook = GradientDensityHook()
     runner.iter, runner.max_iters = 0, 0  # a loop that does not know its length
     hook.before_train(runner)
@@ -463,8 +540,7 @@ def test_a_compiled_training_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
         return assign_regions(*args)
 
     if hasattr(torch.compiler, 'is_compiling'):
-        of_observer = SimpleNamespace(**{**vars(paper), 'assign_regions': assign})
-        monkeypatch.setattr('ghm_mmdet.visualization.observer.paper', of_observer)
+        monkeypatch.setattr('ghm_mmdet.visualization.observer.assign_regions', assign)
 
     def sums(compiled: bool) -> np.ndarray:
         torch._dynamo.reset()
@@ -508,36 +584,6 @@ def test_other_devices(tmp_path: Path) -> None:
     assert expected.sums.any()
     for name, device in (('no_float64', NoFloat64()), ('meta', torch.device('meta'))):
         np.testing.assert_array_equal(record(tmp_path / name, device).sums, expected.sums)
-
-
-@pytest.mark.slow
-def test_resumed_run_goes_on_with_the_record(demo_data: Path, tmp_path: Path) -> None:
-    density = dict(type='ghm_mmdet.GradientDensityHook', interval=1)
-    config = demo_config(demo_data, tmp_path, 2, custom_hooks=[density])
-    train(config)
-    path = tmp_path / 'gradient_density.npz'
-    before = GradientDensityRecord.load(path)
-    lost = GradientDensityRecord.load(path)
-    lost.append(3, np.ones((2, 2, 600)), MU)
-    lost.save(path)
-    config = demo_config(demo_data, tmp_path, 4, custom_hooks=[density], resume=True)
-    train(config)
-    after = GradientDensityRecord.load(path)
-    assert after.iteration.tolist() == [1, 2, 3, 4]
-    np.testing.assert_array_equal(after.sums[:2], before.sums)
-    assert (after.sums[2] != 1).any()
-    with pytest.raises(ValueError, match=r'bins must be 600, .* got 60'):
-        config.custom_hooks[0].bins = 60
-        config.train_cfg.max_iters = 5
-        train(config)
-    train(demo_config(demo_data, tmp_path, 1, custom_hooks=[density]))
-    assert GradientDensityRecord.load(path).iteration.tolist() == [1]
-
-
-def test_a_file_that_is_no_record_is_an_error(tmp_path: Path) -> None:
-    np.savez(tmp_path / 'other.npz', iteration=np.arange(3))
-    with pytest.raises(ValueError, match=r'other\.npz is no record .* no \[.cls_counts'):
-        GradientDensityRecord.load(tmp_path / 'other.npz')
 
 
 WORLD_SIZE = 2

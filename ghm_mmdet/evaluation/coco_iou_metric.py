@@ -50,11 +50,8 @@ class CocoIoUMetric(CocoMetric):
         evaluation.params.iouThrs = np.array(PERCENTS) / 100
         evaluation.evaluate()
         evaluation.accumulate()
-        # precision: (threshold, recall, class, area, number of detections)
+        # (threshold, recall, class, area, number of detections); -1 of a class without objects
         precision = evaluation.eval['precision'][:, :, :, 0, -1]
-        found = {}
-        for percent, of_threshold in zip(PERCENTS, precision):
-            of_threshold = of_threshold[of_threshold > -1]
-            ap = of_threshold.mean() if of_threshold.size else -1.0
-            found[f'bbox_mAP_{percent}'] = round(float(ap), 3)
-        return found
+        found = [of_threshold[of_threshold > -1] for of_threshold in precision]
+        ap = [float(of_threshold.mean()) if of_threshold.size else -1.0 for of_threshold in found]
+        return {f'bbox_mAP_{percent}': round(x, 3) for percent, x in zip(PERCENTS, ap)}

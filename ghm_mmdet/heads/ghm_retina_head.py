@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from mmdet.models.dense_heads import RetinaHead
-from mmdet.structures.bbox import get_box_tensor
 
 from ..registry import MODELS
-from .whole_batch import Examples, Part, WholeBatchLosses
+from .whole_batch import WholeBatchLosses
 
 
 @MODELS.register_module()
@@ -31,13 +30,3 @@ class GHMRetinaHead(WholeBatchLosses, RetinaHead):
         ...     loss_cls=dict(type='ghm_mmdet.GHMC', bins=30, momentum=0.75, use_sigmoid=True),
         ...     loss_bbox=dict(type='ghm_mmdet.GHMR', mu=0.02, bins=10, momentum=0.7)))
     """
-
-    def examples_of_part(self, part: Part) -> tuple[Examples, Examples]:
-        cls_score = part.cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
-        bbox_pred = part.bbox_pred.permute(0, 2, 3, 1).reshape(-1, self.bbox_coder.encode_size)
-        if self.reg_decoded_bbox:
-            anchors = part.anchors.flatten(0, 1)
-            bbox_pred = get_box_tensor(self.bbox_coder.decode(anchors, bbox_pred))
-        targets, weights = (x.flatten(0, 1) for x in (part.bbox_targets, part.bbox_weights))
-        cls_examples = (cls_score, part.labels.flatten(), part.label_weights.flatten())
-        return cls_examples, (bbox_pred, targets, weights)

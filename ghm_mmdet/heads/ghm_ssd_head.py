@@ -7,7 +7,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 
 from ..presets import RELEASED
 from ..registry import MODELS
-from .whole_batch import Examples, Part, WholeBatchLosses
+from .whole_batch import WholeBatchLosses
 
 SOFTMAX_GHM_C = {**RELEASED.ghm_c, 'use_sigmoid': False}
 
@@ -49,10 +49,3 @@ class GHMSSDHead(WholeBatchLosses, SSDHead):
                 f'loss_cls of GHMSSDHead must have use_sigmoid=False, got {loss_cls}: '
                 'SSD reads its scores through softmax'
             )
-
-    def examples_of_part(self, part: Part) -> tuple[Examples, Examples]:
-        bbox_pred = part.bbox_pred
-        if self.reg_decoded_bbox:
-            bbox_pred = self.bbox_coder.decode(part.anchors, bbox_pred)
-        cls_examples = (part.cls_score, part.labels, part.label_weights)
-        return cls_examples, (bbox_pred, part.bbox_targets, part.bbox_weights)

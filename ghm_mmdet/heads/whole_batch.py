@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Tuple
-
 import torch
 from mmdet.models.dense_heads import AnchorHead
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
-
-#: The positional arguments of a loss: predictions, targets and weights of each example.
-Examples = Tuple[Tensor, Tensor, Tensor]
-
-
-class Part(NamedTuple):
-    """The B images of one of RetinaNet's FPN levels, A anchors each; or one image of SSD.
-
-    Attributes:
-        cls_score: Shape (B, A·C, H, W); (A, C + 1) in SSD.
-        bbox_pred: Shape (B, A·4, H, W); (A, 4).
-        anchors, bbox_targets, bbox_weights: Shape (B, H·W·A, 4); (A, 4).
-        labels, label_weights: Shape (B, H·W·A); (A,).
-    """
-
-    cls_score: Tensor
-    bbox_pred: Tensor
-    anchors: Tensor
-    labels: Tensor
-    label_weights: Tensor
-    bbox_targets: Tensor
-    bbox_weights: Tensor
 
 
 class WholeBatchLosses(AnchorHead):
     """Mixin for an anchor head that calls `loss_cls` and `loss_bbox` part by part.
 
-    Here it collects what the losses are to be called with, and each is called once.
+    A part is one of RetinaNet's FPN levels, or one image of SSD. Here it is collected what the
+    losses are to be called with, and each is called once.
     """
-
-    #: What `loss_cls` and `loss_bbox` are to be called with for one part.
-    examples_of_part: Callable[[Part], tuple[Examples, Examples]]
 
     def loss_by_feat(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """The losses of the mini-batch; arguments as those of MMDetection's head.
@@ -50,13 +24,41 @@ class WholeBatchLosses(AnchorHead):
         losses = {}
         # MMDetection's head lists, by loss, what `loss_by_feat_single` returned of each part.
         for name, parts in super().loss_by_feat(*args, **kwargs).items():
-            examples = [examples_of_part for examples_of_part, _ in parts]
-            pred, target, weight = (torch.cat(tensors) for tensors in zip(*examples))
-            _, avg_factor = parts[0]
-            losses[name] = getattr(self, name)(pred, target, weight, avg_factor=avg_factor)
+            *examples, avg_factors = zip(*parts)
+            pred, target, weight = map(torch.cat, examples)
+            losses[name] = getattr(self, name)(pred, target, weight, avg_factor=avg_factors[0])
         return losses
 
-    def loss_by_feat_single(self, *tensors: Tensor, avg_factor: int) -> tuple[tuple, tuple]:
-        """What each loss is to be called with for one part, and the `avg_factor` of all."""
-        cls_examples, bbox_examples = self.examples_of_part(Part(*tensors))
-        return (cls_examples, avg_factor), (bbox_examples, avg_factor)
+    def loss_by_feat_single(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        anchors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+        avg_factor: int,
+    ) -> tuple[tuple, tuple]:
+        """What each loss is to be called with for one part.
+
+        Args:
+            cls_score: Shape (B, A·C, H, W) for the A anchors of each cell; (N, C) of one image.
+            bbox_pred: Shape (B, A·D, H, W); (N, D). D is 4, or what the box coder encodes.
+            anchors, bbox_targets, bbox_weights: Shape (B, H·W·A, D); (N, D).
+            labels, label_weights: Shape (B, H·W·A); (N,).
+            avg_factor: Of all parts.
+
+        Returns:
+            Predictions, targets and weights of the examples, and `avg_factor`, for each loss.
+        """
+        if cls_score.dim() == 4:
+            cls_score, bbox_pred = (x.permute(0, 2, 3, 1) for x in (cls_score, bbox_pred))
+        cls_score = cls_score.reshape(-1, self.cls_out_channels)
+        bbox_pred = bbox_pred.reshape(-1, self.bbox_coder.encode_size)
+        if self.reg_decoded_bbox:
+            anchors = anchors.reshape(-1, anchors.size(-1))
+            bbox_pred = get_box_tensor(self.bbox_coder.decode(anchors, bbox_pred))
+        targets, weights = (x.reshape(-1, x.size(-1)) for x in (bbox_targets, bbox_weights))
+        cls_examples = cls_score, labels.flatten(), label_weights.flatten(), avg_factor
+        return cls_examples, (bbox_pred, targets, weights, avg_factor)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+RECORD_FILE = 'gradient_density.npz'
+#: Of the file. What has none is of version 1, which has neither `training` nor `settings`.
+VERSION = 2
 #: The order of the first dimension of all sums: classification, regression.
 KINDS = ('cls', 'reg')
 #: The order of the second: the number of examples, the sum of their gradient norms.
 SUMS = ('counts', 'gradient')
+#: The arrays of the sums in the file, in that order.
+ARRAYS = [f'{kind}_{name}' for kind in KINDS for name in SUMS]
 
 
 @dataclass
@@ -28,32 +33,33 @@ class GradientDensityRecord:
       offsets; NaN in a row without any. A scalar, of all rows, is read, too;
     - `cls_counts`, `reg_counts`, int64 (T, B): number of valid logits by g (Eq. 3), of valid
       offsets by gr (Eq. 18), over all calls, recorded iterations and processes of the row;
-    - `cls_gradient`, `reg_gradient`, float64 (T, B): sums of their g and gr.
+    - `cls_gradient`, `reg_gradient`, float64 (T, B): sums of their g and gr;
+    - `training` and `settings`, strings as below, and `version`, an int.
 
     Attributes:
         iteration: Shape (T,), ascending.
         mu: Shape (T,): the mean μ of each row.
         sums: Shape (T, 2, 2, B), `KINDS` by `SUMS`.
+        training: What identifies the training, in its checkpoints, too. Default: ''.
+        settings: Those of the hook. Default: ''.
     """
 
     iteration: np.ndarray
     mu: np.ndarray
     sums: np.ndarray
+    training: str = ''
+    settings: str = ''
 
     @classmethod
-    def empty(cls, bins: int) -> GradientDensityRecord:
+    def empty(cls, bins: int, training: str = '', settings: str = '') -> GradientDensityRecord:
         """A record of B bins without rows."""
-        return cls(np.zeros(0, np.int64), np.zeros(0), np.zeros((0, len(KINDS), len(SUMS), bins)))
+        sums = np.zeros((0, len(KINDS), len(SUMS), bins))
+        return cls(np.zeros(0, np.int64), np.zeros(0), sums, training, settings)
 
     @property
     def bins(self) -> int:
         """B, the number of bins."""
         return self.sums.shape[-1]
-
-    @property
-    def edges(self) -> np.ndarray:
-        """The edges of the bins, shape (B + 1,)."""
-        return np.linspace(0, 1, self.bins + 1)
 
     def append(self, iteration: int, sums: np.ndarray, mu: float) -> None:
         """Add the row of a `GradientNormObserver`'s sums, shape (2, 2, B), after an iteration."""
@@ -63,8 +69,8 @@ class GradientDensityRecord:
 
     def until(self, iteration: int) -> GradientDensityRecord:
         """The rows of the first `iteration` iterations."""
-        kept = self.iteration <= iteration
-        return GradientDensityRecord(self.iteration[kept], self.mu[kept], self.sums[kept])
+        at = self.iteration <= iteration
+        return replace(self, iteration=self.iteration[at], mu=self.mu[at], sums=self.sums[at])
 
     def histogram(self, kind: str, rows: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The sum of the last rows of 'cls' or 'reg', as float64 of shape (B,) each.
@@ -83,15 +89,13 @@ class GradientDensityRecord:
         """Write the file, or replace it in one step."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {
-            f'{kind}_{name}': self.sums[:, i, j].astype(np.int64 if name == 'counts' else float)
-            for i, kind in enumerate(KINDS)
-            for j, name in enumerate(SUMS)
-        }
+        sums = self.sums.reshape(-1, len(ARRAYS), self.bins)
+        arrays: dict[str, Any] = {name: sums[:, i] for i, name in enumerate(ARRAYS)}
+        arrays.update({name: arrays[name].astype(np.int64) for name in ARRAYS[::2]})
+        arrays.update(version=VERSION, training=self.training, settings=self.settings)
+        arrays.update(iteration=self.iteration, edges=np.linspace(0, 1, self.bins + 1), mu=self.mu)
         with open(partial_file := path.with_name(f'{path.name}.partial'), 'wb') as file:
-            np.savez_compressed(
-                file, iteration=self.iteration, edges=self.edges, mu=self.mu, **arrays
-            )
+            np.savez_compressed(file, **arrays)
         os.replace(partial_file, path)
 
     @classmethod
@@ -99,19 +103,24 @@ class GradientDensityRecord:
         """Read a file.
 
         Raises:
-            FileNotFoundError: There is none.
-            ValueError: An array is missing.
+            OSError: It is not there, is a folder, or may not be read.
+            ValueError: It is no record, or one of a later version.
         """
-        with np.load(path) as file:
-            arrays = dict(file)
-        names = [f'{kind}_{name}' for kind in KINDS for name in SUMS]
-        missing = {'iteration', 'mu', *names} - set(arrays)
-        if missing:
-            raise ValueError(f'{path} is no record of GradientDensityHook: no {sorted(missing)}')
-        sums = np.stack([arrays[name].astype(float) for name in names], axis=1)
-        shape = (len(sums), len(KINDS), len(SUMS), sums.shape[-1])
-        mu = np.broadcast_to(arrays['mu'], len(sums))
-        return cls(arrays['iteration'], mu, sums.reshape(shape))
+        try:
+            with np.load(path) as file:
+                arrays = dict(file)
+            if (version := int(arrays.get('version', 1))) <= VERSION:
+                sums = np.stack([arrays[name].astype(float) for name in ARRAYS], axis=1)
+                shape = (len(sums), len(KINDS), len(SUMS), sums.shape[-1])
+                mu = np.broadcast_to(arrays['mu'], len(sums))
+                origin = (str(arrays.get(name, '')) for name in ('training', 'settings'))
+                return cls(arrays['iteration'], mu, sums.reshape(shape), *origin)
+        except OSError:
+            raise
+        except Exception:  # whatever NumPy says of a file of another kind
+            raise ValueError(f'{path} is no record of gradient densities') from None
+        reads = f'this ghm_mmdet reads up to version {VERSION}, update it'
+        raise ValueError(f'{path} is a record of version {version}; {reads}')
 
 
 def mean_mu(mu: Sequence[float] | np.ndarray, sums: Sequence[np.ndarray] | np.ndarray) -> float:

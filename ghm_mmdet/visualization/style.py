@@ -30,8 +30,13 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as .png or .svg, the same bytes each time."""
-    metadata = {'Date' if Path(path).suffix == '.svg' else 'Software': None}
+def save_figure(figure: Figure, path: str | Path, source: str | None = None) -> None:
+    """Write a figure as .png or .svg, the same bytes each time.
+
+    Args:
+        figure, path: What, and where to.
+        source: What it is drawn from, a line in the file's metadata. Default: None, no line.
+    """
+    metadata = {'Date' if Path(path).suffix == '.svg' else 'Software': None, 'Description': source}
     with matplotlib.rc_context(STYLE):
         figure.savefig(path, dpi=DPI, metadata=metadata)
