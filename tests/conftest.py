@@ -65,6 +65,20 @@ def metafiles_are_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def default_scope_is_left_as_it_was() -> Iterator[None]:
+    """A runner sets the scope in which MMEngine looks up types, for the rest of the process."""
+    if PYTORCH_ALONE:
+        yield
+        return
+    from mmengine.registry import DefaultScope
+
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
 @pytest.fixture(params=['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu'])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The CPU, and CUDA where there is one: tests that use it run on both, see `devices`."""
