@@ -65,10 +65,10 @@ def state(model: Model) -> dict[str, Tensor]:
     return {name: buffers[name].clone() for name in buffers if 'edges' not in name}
 
 
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
     """Of a detector that was trained on much larger data."""
-    folder = tmp_path_factory.mktemp('trained')
+    folder = tmp_path / 'trained'
     trained(folder, 2)
     path = folder / 'iter_2.pth'
     saved = torch.load(path, weights_only=False)
@@ -87,7 +87,7 @@ def test_a_new_training_begins_with_its_own_averages(checkpoint: Path, tmp_path:
 
 
 def test_a_resumed_training_goes_on_with_them(checkpoint: Path, tmp_path: Path) -> None:
-    found = state(trained(tmp_path, 3, load_from=str(checkpoint), resume=True))
+    found = state(trained(tmp_path / 'resumed', 3, load_from=str(checkpoint), resume=True))
     share = {'loss_cls.acc_sum': 0.75, 'loss_bbox.acc_sum': 0.7, 'loss_bbox.mean_d': 0.9}
     for name, alpha in share.items():
         assert found[name].max() > 0.99 * alpha * LARGE
