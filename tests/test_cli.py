@@ -101,11 +101,6 @@ def test_a_full_disk_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, '[Errno 28] No space left on device\n')
 
 
-def test_too_long_a_name_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r'can not be written: .*File name too long'):
-        main(['harmonize', RETINANET, '--out', str(tmp_path / f'{"a" * 300}.py')])
-
-
 def test_a_tilde_of_nobody_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the shell."""
     monkeypatch.chdir(tmp_path)

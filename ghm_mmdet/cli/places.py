@@ -1,0 +1,121 @@
+"""The files and folders that options name, and how a file is written.
+
+The `type` of an option that names a place is one of the functions here. argparse calls it before
+the command does anything, and says what is wrong in a line with the option's name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from argparse import ArgumentTypeError
+from contextlib import suppress
+from pathlib import Path
+
+#: What one may do in a folder that is read or written.
+_READ, _WRITE = os.R_OK | os.X_OK, os.W_OK | os.X_OK
+
+
+def place(text: str) -> Path:
+    """A place that need not be on this machine, as in a command that is planned for another.
+
+    `~` and `~user` are expanded: in `--option=~/x` the shell leaves that to the command.
+
+    Raises:
+        ArgumentTypeError: It is empty, or `-`, which stands for no stream here, or begins with `~`
+            where there is no home folder.
+    """
+    path = Path(os.path.expanduser(text))
+    if text.strip() in ('', '-') or '\0' in text:
+        raise ArgumentTypeError(f'must name a file or a folder, got {text!r}')
+    if path.parts[0] == '~':
+        raise ArgumentTypeError(f'{text!r} needs a home folder: set HOME, or write the whole path')
+    return path
+
+
+def file_to_read(text: str) -> Path:
+    """A file that is there, else ArgumentTypeError."""
+    return _checked(place(text), 'file', os.R_OK)
+
+
+def folder_to_read(text: str) -> Path:
+    """A folder that is there, else ArgumentTypeError."""
+    return _checked(place(text), 'folder', _READ)
+
+
+def file_to_write(text: str) -> Path:
+    """A file that is there or can be made with its folders, else ArgumentTypeError."""
+    path = place(text)
+    # Through a link the file behind it is written, and made if it is missing.
+    _check_written(Path(os.path.realpath(path)) if os.path.islink(path) else path, 'file', os.W_OK)
+    return path
+
+
+def folder_to_write(text: str) -> Path:
+    """A folder that is there or can be made, else ArgumentTypeError."""
+    path = place(text)
+    _check_written(path, 'folder', _WRITE)
+    return path
+
+
+def _check_written(path: Path, kind: str, access: int) -> None:
+    _mode(path)
+    names = []
+    while not os.path.lexists(path):
+        names.append(path.name)
+        path, kind, access = path.parent, 'folder', _WRITE
+    _checked(path, kind, access)
+    for name in names:  # too long a one is found in a folder that is there
+        _mode(path / name)
+
+
+def _checked(path: Path, kind: str, access: int) -> Path:
+    """The path, if it is one of that kind and open to that access."""
+    mode = _mode(path)
+    if mode is None:
+        link = f' is a link to {os.readlink(path)!r}, which' if os.path.islink(path) else ''
+        raise ArgumentTypeError(f'{str(path)!r}{link} is not there')
+    is_a = 'folder' if stat.S_ISDIR(mode) else 'file' if stat.S_ISREG(mode) else 'device or pipe'
+    if is_a != kind:
+        raise ArgumentTypeError(f'{str(path)!r} is a {is_a}, not a {kind}')
+    if not os.access(path, access):
+        raise ArgumentTypeError(f'{str(path)!r}: Permission denied')
+    return path
+
+
+def _mode(path: Path) -> int | None:
+    """Type and permissions of what is there, behind links, too; None if nothing is."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ArgumentTypeError(f'{str(path)!r}: {error.strerror}') from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8 with its folders, as a whole, or leave what was there.
+
+    A file that is there is overwritten where it lies, not replaced: links to it, its owner and its
+    permissions stay.
+
+    Raises:
+        OSError: It can't be written.
+        UnicodeEncodeError: The text holds what is no character, as a path that is not UTF-8 does.
+    """
+    data, path = text.encode(), Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.read_bytes() if path.exists() else None
+    try:
+        _put(path, data)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink() if before is None else _put(path, before)
+        raise
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Without giving up the space that a file has, which on a full disk another would take."""
+    with open(path, 'r+b' if path.exists() else 'wb') as file:
+        file.write(data)
+        file.truncate()
