@@ -195,7 +195,7 @@ def test_help_needs_no_set_up_and_asks_for_it(command: str) -> None:
     [
         ['harmonize', RETINANET],
         ['reproduce', 'plan'],
-        ['figures', 'x.npz', '--out', 'x'],
+        ['figures', 'docs/records/demo.npz', '--out', 'x'],
     ],
     ids=' '.join,
 )
@@ -227,12 +227,10 @@ def test_doctor_says_that_a_training_can_start(capsys: pytest.CaptureFixture[str
 
 
 def test_figures_names_a_file_that_is_no_record(tmp_path: Path) -> None:
-    for text, message in ((None, 'No such file'), ('text', 'broken.npz: ')):
-        path = tmp_path / 'broken.npz'
-        if text is not None:
-            path.write_text(text, encoding='utf-8')
-        with pytest.raises(SystemExit, match=message):
-            main(['figures', str(path), '--out', str(tmp_path)])
+    path = tmp_path / 'broken.npz'
+    path.write_text('text', encoding='utf-8')
+    with pytest.raises(SystemExit, match='broken.npz: '):
+        main(['figures', str(path), '--out', str(tmp_path)])
 
 
 @pytest.mark.parametrize(

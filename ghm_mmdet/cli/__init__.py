@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             line on an argument that is wrong; with status 130 if it was interrupted.
     """
     with command_line():
-        args = build_parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        args = build_parser().parse_args(given or ['--help'])
         try:
             args.run(args)
         except ModuleNotFoundError as error:

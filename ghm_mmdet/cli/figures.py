@@ -9,17 +9,17 @@ Example:
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from ..visualization import FORMATS
+from .places import file_to_read, folder_to_write
 from .write import in_one_line
 
 
 def add_options(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     add = parser.add_argument
-    add('record', help='the .npz')
-    add('--out', type=Path, required=True, help='folder to write to')
+    add('record', type=file_to_read, help='the .npz')
+    add('--out', type=folder_to_write, required=True, help='folder to write to')
     add('--rows', type=int, default=1, help='sum the last so many rows; default: %(default)s')
     add('--bins-cls', type=int, default=30, help='M of GHM-C; default: %(default)s')
     add('--bins-reg', type=int, default=10, help='M of GHM-R; default: %(default)s')

@@ -12,9 +12,6 @@ from argparse import ArgumentTypeError
 from contextlib import suppress
 from pathlib import Path
 
-#: What one may do in a folder that is read or written.
-_READ, _WRITE = os.R_OK | os.X_OK, os.W_OK | os.X_OK
-
 
 def place(text: str) -> Path:
     """A place that need not be on this machine, as in a command that is planned for another.
@@ -26,7 +23,7 @@ def place(text: str) -> Path:
             where there is no home folder.
     """
     path = Path(os.path.expanduser(text))
-    if text.strip() in ('', '-') or '\0' in text:
+    if text.strip() in ('', '-'):
         raise ArgumentTypeError(f'must name a file or a folder, got {text!r}')
     if path.parts[0] == '~':
         raise ArgumentTypeError(f'{text!r} needs a home folder: set HOME, or write the whole path')
@@ -40,57 +37,42 @@ def file_to_read(text: str) -> Path:
 
 def folder_to_read(text: str) -> Path:
     """A folder that is there, else ArgumentTypeError."""
-    return _checked(place(text), 'folder', _READ)
+    return _checked(place(text), 'folder', os.R_OK)
 
 
 def file_to_write(text: str) -> Path:
     """A file that is there or can be made with its folders, else ArgumentTypeError."""
-    path = place(text)
-    # Through a link the file behind it is written, and made if it is missing.
-    _check_written(Path(os.path.realpath(path)) if os.path.islink(path) else path, 'file', os.W_OK)
-    return path
+    return _made(place(text), 'file')
 
 
 def folder_to_write(text: str) -> Path:
     """A folder that is there or can be made, else ArgumentTypeError."""
-    path = place(text)
-    _check_written(path, 'folder', _WRITE)
+    return _made(place(text), 'folder')
+
+
+def _made(path: Path, kind: str) -> Path:
+    """The path, if it is one of that kind and may be written, or its folders may be made."""
+    there = Path(os.path.realpath(path)) if kind == 'file' else path  # `write_text` follows links
+    # No usual file system takes a longer name.
+    while not os.path.lexists(there) and len(os.fsencode(there.name)) <= 255:
+        there, kind = there.parent, 'folder'
+    _checked(there, kind, os.W_OK)
     return path
-
-
-def _check_written(path: Path, kind: str, access: int) -> None:
-    _mode(path)
-    names = []
-    while not os.path.lexists(path):
-        names.append(path.name)
-        path, kind, access = path.parent, 'folder', _WRITE
-    _checked(path, kind, access)
-    for name in names:  # too long a one is found in a folder that is there
-        _mode(path / name)
 
 
 def _checked(path: Path, kind: str, access: int) -> Path:
     """The path, if it is one of that kind and open to that access."""
-    mode = _mode(path)
-    if mode is None:
-        link = f' is a link to {os.readlink(path)!r}, which' if os.path.islink(path) else ''
-        raise ArgumentTypeError(f'{str(path)!r}{link} is not there')
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        link = f', a link to {os.readlink(path)!r}' if os.path.islink(path) else ''
+        raise ArgumentTypeError(f'{str(path)!r}{link}: {error.strerror}') from None
     is_a = 'folder' if stat.S_ISDIR(mode) else 'file' if stat.S_ISREG(mode) else 'device or pipe'
     if is_a != kind:
         raise ArgumentTypeError(f'{str(path)!r} is a {is_a}, not a {kind}')
     if not os.access(path, access):
         raise ArgumentTypeError(f'{str(path)!r}: Permission denied')
     return path
-
-
-def _mode(path: Path) -> int | None:
-    """Type and permissions of what is there, behind links, too; None if nothing is."""
-    try:
-        return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise ArgumentTypeError(f'{str(path)!r}: {error.strerror}') from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from ..reproduce import GPUS
+from .places import folder_to_read, folder_to_write, place
 from .write import in_one_line
 
 ACTIONS = {
@@ -36,8 +36,11 @@ def add_options(parser: ArgumentParser) -> None:
         action = actions.add_parser(name, help=what, description=what)
         action.add_argument('--table', type=int, nargs='+', help='1 to 7; default: all')
         add = action.add_argument
-        add('--work-dir', type=Path, default='work_dirs', help='of all runs; default: %(default)s')
-        add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
+        # A plan is for any machine; a report is of what is there, and reads no data.
+        write, read = (folder_to_write, folder_to_read) if name == 'run' else (place, place)
+        add('--work-dir', type=write, default='work_dirs', help='of all runs; default: %(default)s')
+        root = 'folder in the layout of COCO; default: $COCO_ROOT or data/coco'
+        add('--data-root', type=read, help=root)
         add('--gpus', type=int, default=GPUS, help='number; 0: the CPU; default: %(default)s')
         options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
         add('--cfg-options', help='settings of every config', **options)
