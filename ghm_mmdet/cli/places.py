@@ -22,12 +22,12 @@ def place(text: str) -> Path:
         ArgumentTypeError: It is empty, or `-`, which stands for no stream here, or begins with `~`
             where there is no home folder.
     """
-    path = Path(os.path.expanduser(text))
+    path = os.path.expanduser(text)
     if text.strip() in ('', '-'):
         raise ArgumentTypeError(f'must name a file or a folder, got {text!r}')
-    if path.parts[0] == '~':
+    if path.split('/')[0] == '~':
         raise ArgumentTypeError(f'{text!r} needs a home folder: set HOME, or write the whole path')
-    return path
+    return Path(path)
 
 
 def file_to_read(text: str) -> Path:
