@@ -274,7 +274,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ('arguments', 'line'),
     [
         ('harmonise x.py', "got 'harmonise'; did you mean 'harmonize'?"),
-        ('harmonize x.py --preset relased', "got 'relased'; did you mean 'released'?"),
+        (f'harmonize {RETINANET} --preset relased', "got 'relased'; did you mean 'released'?"),
         ('figures docs/records/demo.npz --out x --format pngs', "; did you mean 'png'?"),
         ('reproduce rum', "must be one of plan, run, report, got 'rum'; did you mean 'run'?"),
         ('wrong', "must be one of harmonize, config, doctor, reproduce, figures, got 'wrong' (see"),

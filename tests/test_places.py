@@ -29,7 +29,8 @@ A_PLACE = re.compile(r'dir|root|out|file|path|folder|record|config|json|\.npz', 
 #: Options with such a word that name none, and why.
 NO_PLACES = {'--cfg-options': 'settings', 'NAME': 'of a shipped config'}
 #: What may be the `type` of the others.
-KINDS = ('place', 'file_to_read', 'folder_to_read', 'file_to_write', 'folder_to_write')
+KINDS = ('file_to_read', 'folder_to_read', 'file_to_write', 'folder_to_write')
+TYPES = (*KINDS, 'config_to_read', 'place')
 pytestmark = pytest.mark.filterwarnings('ignore:.*found in sys.modules:RuntimeWarning')
 
 
@@ -59,7 +60,7 @@ def options() -> list[tuple[argparse.ArgumentParser, argparse.Action]]:
 def test_every_option_that_names_a_place_is_read_by_one_of_these(
     options: list[tuple[argparse.ArgumentParser, argparse.Action]],
 ) -> None:
-    of_the_module = {getattr(places, kind) for kind in KINDS}
+    of_the_module = {getattr(places, name) for name in TYPES}
     others = [
         f'{parser.prog}: {action.option_strings or action.dest}'
         for parser, action in options
@@ -116,6 +117,16 @@ def required_beside(
             value = next(iter(action.choices)) if action.choices else '~/file'
             words += [*action.option_strings[:1], '~/folder' if is_folder else value]
     return words
+
+
+def test_a_config_has_a_path_or_a_name(scene: Path, home: Path) -> None:
+    for text, value in (
+        ('file', 'file'),
+        ('~/file', f'{home}/file'),
+        (RETINANET, RETINANET),
+    ):
+        assert places.config_to_read(text) == value
+    assert refusal(places.config_to_read, 'missing.py') == f"'missing.py': {NOT_THERE}"
 
 
 def test_a_tilde_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +206,7 @@ def scene(home: Path) -> Path:
 @pytest.mark.parametrize('value', VALUES, ids=lambda value: repr(value[:12]))
 def test_what_is_said_of_a_value(value: str, scene: Path) -> None:
     before = sorted(scene.iterdir())
-    for kind, expected in zip(KINDS[1:], VALUES[value]):
+    for kind, expected in zip(KINDS, VALUES[value]):
         found = refusal(getattr(places, kind), value)
         assert (found is None) == (expected is None), (kind, found)
         assert expected is None or expected in found, kind
@@ -249,11 +260,11 @@ def test_every_command_says_it_in_a_line_with_the_name_of_its_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for parser, action in options:
-        kind = action.type.__name__
+        kind = action.type.__name__.replace('config', 'file')
         for value, said in VALUES.items():
             words = [f'{option}={value}' for option in action.option_strings[:1]]
             words = words or [*required_beside(parser, action, before=True), value]
-            expected = None if kind == 'place' else said[KINDS.index(kind) - 1]
+            expected = dict(zip(KINDS, said)).get(kind)
             if kind == 'place' and value.strip() in ('', '-'):
                 expected = 'must name a file or a folder'
             if expected is None:

@@ -35,6 +35,11 @@ def file_to_read(text: str) -> Path:
     return _checked(place(text), 'file', os.R_OK)
 
 
+def config_to_read(text: str) -> str:
+    """A config, by the path of a file that is there or as mmdet::..., else ArgumentTypeError."""
+    return text if '::' in text else str(file_to_read(text))
+
+
 def folder_to_read(text: str) -> Path:
     """A folder that is there, else ArgumentTypeError."""
     return _checked(place(text), 'folder', os.R_OK)
