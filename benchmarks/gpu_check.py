@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from ghm_mmdet.cli.places import file_to_write, write_text
+
 SUITES = ('kernels', 'compiled_kernels', 'parity', 'equations', 'edge_cases', 'robustness')
 COMMANDS = {
     'Tests': ['pytest', '-q', '-m', '', *(f'tests/test_{suite}.py' for suite in SUITES)],
@@ -28,11 +30,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = Path('work_dirs/gpu-check.md')
-    parser.add_argument('--out', type=Path, default=default, help='default: %(default)s')
+    parser.add_argument('--out', type=file_to_write, default=default, help='default: %(default)s')
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit('gpu-check needs a CUDA device and a PyTorch that is built for it')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     texts = [f'# {name}, compute capability {capability}, torch {torch.__version__}']
     failed = []
@@ -47,7 +48,7 @@ def main() -> None:
         output = done.stdout if title != 'Tests' else '\n'.join(done.stdout.splitlines()[-40:])
         errors = done.stderr[-4000:] if done.returncode else ''
         texts.append(f'## {title}\n\n{output}\n\n{errors}'.rstrip())
-        args.out.write_text('\n\n'.join(texts) + '\n', encoding='utf-8')
+        write_text(args.out, '\n\n'.join(texts) + '\n')
     print(f'written to {args.out}' + (f'; failed: {", ".join(failed)}' if failed else ''))
     sys.exit(bool(failed))
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghm_mmdet import ops
+from ghm_mmdet.cli.places import file_to_write, write_text
 
 #: For which targets the kernels are compiled: T4, A100, H100, B200.
 ARCHS = (75, 80, 90, 100)
@@ -319,7 +320,7 @@ def main() -> None:
     archs = 'compute capabilities to compile for; default: 90'
     parser.add_argument('--arch', type=int, nargs='+', choices=ARCHS, default=[90], help=archs)
     parser.add_argument('--variants', type=int, help='only the first so many; default: all')
-    parser.add_argument('--json', type=Path, help='write the numbers to this file')
+    parser.add_argument('--json', type=file_to_write, help='write the numbers to this file')
     parser.add_argument('--quiet', action='store_true', help='print no table')
     args = parser.parse_args()
     ready()
@@ -340,7 +341,7 @@ def main() -> None:
                 asdict(k) | dict(instructions_an_element=k.instructions_an_element) for k in kernels
             ],
         )
-        args.json.write_text(json.dumps(result, indent=2), encoding='utf-8')
+        write_text(args.json, json.dumps(result, indent=2))
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Callable, Tuple
 
@@ -32,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from ghm_mmdet.cli.places import file_to_write, write_text
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
 from ghm_mmdet.losses import GHMR
 from ghm_mmdet.ops.trial import VARIABLE
@@ -385,7 +385,7 @@ def main() -> None:
     add('--warm-up', type=int, default=3, help='rounds that are not counted')
     add('--threads', type=int, help='of PyTorch on the CPU')
     add('--image-size', type=int, default=320, help='of `iteration`')
-    add('--json', type=Path, help='write the numbers to this file')
+    add('--json', type=file_to_write, help='write the numbers to this file')
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -404,7 +404,7 @@ def main() -> None:
         text = '\n\n'.join(format_table(name, rows) for name, rows in tables.items())
     print(machine(device), text, sep='\n\n')
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2), encoding='utf-8')
+        write_text(args.json, json.dumps(result, indent=2))
 
 
 if __name__ == '__main__':

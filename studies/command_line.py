@@ -6,9 +6,9 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import TypeVar
 
+from ghm_mmdet.cli.places import file_to_write, folder_to_write, place
 from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.runs import shell_line
 
@@ -41,15 +41,15 @@ def study_parser(
     add = parser.add_argument
     what = 'print the commands; run what is missing; or print the table'
     add('action', choices=['plan', 'run', 'report', *actions], help=what)
-    add('--work-dir', type=Path, default=work_dir, help='default: %(default)s')
+    add('--work-dir', type=folder_to_write, default=work_dir, help='default: %(default)s')
     names = 'the runs of these names, without the seed, as warm*; default: all'
     add('--only', nargs='+', metavar='NAME', help=names)
     add('--seeds', type=int, default=2, help='0, 1, ...; default: %(default)s')
     add('--jobs', type=int, default=1, help='at a time; default: %(default)s')
-    add('--data-root', help=f'default: ${root_variable}, or what the configs name')
+    add('--data-root', type=place, help=f'default: ${root_variable}, or what the configs name')
     add('--gpus', type=int, default=0, help='default: %(default)s, the CPU')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
-    add('--results', type=Path, help='file that keeps the results, a JSON line each')
+    add('--results', type=file_to_write, help='file that keeps the results, a JSON line each')
     return parser
 
 

@@ -28,6 +28,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from torch import nn
 
+from ghm_mmdet.cli.places import file_to_read, file_to_write, write_text
 from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.stacks import mmdet_distribution
@@ -242,9 +243,8 @@ def run(out: Path, library: Library, builds: bool = True) -> None:
             say(f'{i} built')
             gc.collect()
     configs = [asdict(s) for s in scanned]
-    out.parent.mkdir(parents=True, exist_ok=True)
     results = dict(**library.versions, torch=torch.__version__, configs=configs, steps=steps)
-    out.write_text(json.dumps(results, indent=1), encoding='utf-8')
+    write_text(out, json.dumps(results, indent=1))
 
 
 def report(results: list[dict[str, Any]]) -> str:
@@ -424,20 +424,20 @@ def main() -> None:
     actions = parser.add_subparsers(dest='action', required=True)
     doing = actions.add_parser('run', help='scan, take training steps, build')
     default = Path('work_dirs/compatibility-onedl.json')
-    doing.add_argument('--json', type=Path, default=default, help='default: %(default)s')
+    doing.add_argument('--json', type=file_to_write, default=default, help='default: %(default)s')
     doing.add_argument('--mmrotate', action='store_true', help="MMRotate's configs")
     doing.add_argument('--no-builds', action='store_true', help='do not build the models')
     telling = actions.add_parser('report', help='write the document')
     each = 'results of `run`: of one MMDetection each, or of MMRotate'
-    telling.add_argument('json', type=Path, nargs='+', help=each)
-    telling.add_argument('--out', type=Path, help='default: print it')
+    telling.add_argument('json', type=file_to_read, nargs='+', help=each)
+    telling.add_argument('--out', type=file_to_write, help='default: print it')
     args = parser.parse_args()
     if args.action == 'run':
         run(args.json, mmrotate() if args.mmrotate else mmdetection(), not args.no_builds)
         return
     text = report([json.loads(path.read_text(encoding='utf-8')) for path in args.json])
     if args.out:
-        args.out.write_text(text, encoding='utf-8')
+        write_text(args.out, text)
     else:
         print(text)
 

@@ -28,6 +28,7 @@ from mmengine.runner import Runner, set_random_seed
 from mmengine.structures import InstanceData
 
 from ghm_mmdet import GHMC, GHMR
+from ghm_mmdet.cli.places import folder_to_write
 from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.functional import assign_regions, count_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.configs import config_path
@@ -211,7 +212,7 @@ def main() -> None:
     """Train what is missing, then write the page, the pictures and the table."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--work-dir', type=Path, default='work_dirs/demo', help='default: %(default)s')
+    add('--work-dir', type=folder_to_write, default='work_dirs/demo', help='default: %(default)s')
     add('--iterations', type=int, help='of each training; default: 200, what the configs say')
     args = parser.parse_args()
     runs = experiments(args.work_dir, args.iterations)

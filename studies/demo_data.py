@@ -16,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ghm_mmdet.cli.places import folder_to_write
+
 CLASSES = ('disk', 'square', 'triangle')
 IMAGE_SIZE = 160
 
@@ -111,7 +113,7 @@ def main() -> None:
     """Write the data set that the command line asks for."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--out', default='work_dirs/demo/data', help='default: %(default)s')
+    add('--out', type=folder_to_write, default='work_dirs/demo/data', help='default: %(default)s')
     add('--num-train', type=int, default=800, help='images; default: %(default)s')
     add('--num-val', type=int, default=200, help='images; default: %(default)s')
     add('--seed', type=int, default=0, help='default: %(default)s')

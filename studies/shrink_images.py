@@ -12,17 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from pathlib import Path
 
 from PIL import Image
+
+from ghm_mmdet.cli.places import folder_to_read, folder_to_write
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('source', type=Path, help='folder of the images')
-    parser.add_argument('target', type=Path, help='folder to write to')
+    parser.add_argument('source', type=folder_to_read, help='folder of the images')
+    parser.add_argument('target', type=folder_to_write, help='folder to write to')
     parser.add_argument('--side', type=int, default=320, help='pixels of the longer side')
     parser.add_argument('--quality', type=int, default=85, help='of the JPEG files')
     args = parser.parse_args()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mmengine.fileio import load
 
+from ghm_mmdet.cli.places import file_to_read, folder_to_read, folder_to_write
 from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.reproduce.experiment import Experiment, RunSettings, run_missing
 from ghm_mmdet.reproduce.markdown import markdown_table
@@ -171,9 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('checkpoints', nargs='+', type=Path, metavar='CHECKPOINT', help='the published files')
-    add('--work-dir', type=Path, default='work_dirs/zoo', help='default: %(default)s')
-    add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
+    add('checkpoints', nargs='+', type=file_to_read, metavar='CHECKPOINT', help='published files')
+    add('--work-dir', type=folder_to_write, default='work_dirs/zoo', help='default: %(default)s')
+    root = 'folder in the layout of COCO; default: $COCO_ROOT or data/coco'
+    add('--data-root', type=folder_to_read, help=root)
     add('--gpus', type=int, default=1, help='number; 0: the CPU; default: %(default)s')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='of every config')
     args = parser.parse_args(arguments)

@@ -78,7 +78,7 @@ def test_demo_configs_load_and_build(path: Path) -> None:
         assert isinstance(model.bbox_head.loss_bbox, GHMR)
 
 
-@pytest.mark.parametrize('root', ['/somewhere/else', '/somewhere/else/'])
+@pytest.mark.parametrize('root', ['/somewhere/else', '/somewhere/else/', '~/else/'])
 @pytest.mark.parametrize(
     ('variable', 'path', 'annotations'),
     [
@@ -102,10 +102,11 @@ def test_data_root_from_the_environment(
     """It needs no slash at its end; read from another process's environment it is the same."""
     read_for_it = load_config(ROOT / 'configs' / path, {variable: root})
     monkeypatch.setenv(variable, root)
+    root = os.path.expanduser(root)
     config = Config.fromfile(ROOT / 'configs' / path)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         assert loader.dataset.data_root == root
-    assert config.test_evaluator.ann_file == f'/somewhere/else/{annotations}'
+    assert config.test_evaluator.ann_file == os.path.join(root, annotations)
     assert config.to_dict() == read_for_it.to_dict()
 
 

@@ -27,7 +27,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.dataset import pseudo_collate
 
 from ghm_mmdet import harmonize
-from ghm_mmdet.cli import main
+from ghm_mmdet.cli import main, places
 from ghm_mmdet.presets import Options
 from ghm_mmdet.swap import harmonized_text, inherited_config
 from ghm_mmdet.swap.writer import difference, literal
@@ -223,22 +223,25 @@ def test_what_mmengine_would_not_read_is_not_written(name: str, tmp_path: Path) 
 SHIPPED = 'retinanet_r50_fpn_ghmc_8xb2-14e_coco'
 
 
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(
+def test_a_config_is_overwritten_as_a_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`write_text` is tested in test_places.py on a disk that is full."""
     base, out = write_base(tmp_path / 'base.py'), tmp_path / 'ghm.py'
     out.write_text('mine', encoding='utf-8')
+    put, written = places._put, []
 
-    def full(self: Path, *args: Any, **kwargs: Any) -> None:
-        with open(self, 'w', encoding='utf-8') as file:
-            file.write('half')
-        raise OSError(28, 'No space left on device')
+    def full(path: Path, data: bytes) -> None:
+        put(path, data if written else data[:4])
+        written.append(data)
+        if len(written) == 1:
+            raise OSError(28, 'No space left on device')
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, 'write_text', full)
+        patch.setattr(places, '_put', full)
         with pytest.raises(SystemExit, match=r'can not be written: .*No space left'):
             main(['harmonize', str(base), '--out', str(out), '--force'])
-    assert out.read_text(encoding='utf-8') == 'mine'
+    assert out.read_text(encoding='utf-8') == 'mine' and len(written) == 2
     assert {path.name for path in tmp_path.iterdir()} == {'base.py', 'ghm.py'}
     main(['harmonize', str(base), '--out', str(out), '--force'])
     assert_is_harmonized(out, base)

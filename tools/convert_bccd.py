@@ -13,6 +13,11 @@ import xml.etree.ElementTree as ET
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
+try:
+    from ghm_mmdet.cli.places import folder_to_read, folder_to_write
+except ModuleNotFoundError as error:
+    sys.exit(f'{error}: run `make env`, then .venv/bin/python {sys.argv[0]}')
+
 CLASSES = ('RBC', 'WBC', 'Platelets')
 FOLDER = 'BCCD_Dataset/BCCD'
 SPLITS = ('train', 'val', 'trainval', 'test')
@@ -39,7 +44,7 @@ def convert_bccd(voc: str | Path, out: str | Path) -> dict[str, tuple[int, int]]
             raise FileNotFoundError(f'{path} is not there: voc must be the folder {FOLDER}')
     out.mkdir(parents=True, exist_ok=True)
     images, link = voc / 'JPEGImages', out / 'images'
-    if not link.exists():
+    if not (link.exists() or link.is_symlink()):
         link.symlink_to(images.resolve(), target_is_directory=True)
     elif link.resolve() != images.resolve():
         raise ValueError(f'{link} is there and is not a link to {images}: remove it')
@@ -76,12 +81,13 @@ def _coco(voc: Path, names: list[str]) -> dict[str, list]:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument('voc', help='the folder BCCD of the repository')
-    parser.add_argument('--out', default='data/bccd', help='default: %(default)s')
+    add = parser.add_argument
+    add('voc', type=folder_to_read, help='the folder BCCD of the repository')
+    add('--out', type=folder_to_write, default='data/bccd', help='default: %(default)s')
     args = parser.parse_args()
     try:
         sizes = convert_bccd(args.voc, args.out)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, ET.ParseError) as error:
         sys.exit(str(error))
     for split, (images, boxes) in sizes.items():
         print(f'{args.out}/{split}.json: {images} images, {boxes} boxes')

@@ -16,7 +16,7 @@ if [ $# -lt 2 ]; then
     usage >&2
     exit 2
 fi
-CONFIG=$1
+CONFIG=${1:?CONFIG is empty}
 GPUS=$2
 PYTHON=${PYTHON:-python}
 TRAIN=$("$PYTHON" -c 'import mmdet, os; print(os.path.join(mmdet.__path__[0], ".mim/tools/train.py"))' | tail -n 1)

@@ -19,8 +19,10 @@ if [ $# -lt 4 ]; then
 fi
 PARTITION=$1
 JOB_NAME=$2
-CONFIG=$3
-WORK_DIR=$4
+CONFIG=${3:?CONFIG is empty}
+WORK_DIR=${4:?WORK_DIR is empty}
+# A shell leaves the ~ of a quoted word as it is, and train.py makes a folder of that name.
+WORK_DIR=${WORK_DIR/#\~\//$HOME/}
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 PYTHON=${PYTHON:-python}

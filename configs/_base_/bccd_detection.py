@@ -2,7 +2,7 @@
 # in the environment names another folder.
 # `__import__`, for a statement would mark a lazy config (ghm_losses.py).
 _base_ = './demo_coco_format.py'
-data_root = '{{$BCCD_ROOT:data/bccd/}}'
+data_root = __import__('os').path.expanduser('{{$BCCD_ROOT:data/bccd/}}')
 dataset = dict(
     type='CocoDataset',
     data_root=data_root,

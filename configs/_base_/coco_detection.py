@@ -2,7 +2,7 @@
 # COCO_ROOT in the environment names another folder of the same layout.
 # `__import__`, for a statement would mark a lazy config (ghm_losses.py).
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
-data_root = '{{$COCO_ROOT:data/coco/}}'
+data_root = __import__('os').path.expanduser('{{$COCO_ROOT:data/coco/}}')
 train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

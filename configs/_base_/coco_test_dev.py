@@ -5,5 +5,6 @@ test_dev_images = dict(
     data_prefix=dict(img='test2017/'),
 )
 test_dev_ann_file = __import__('os').path.join(
-    '{{$COCO_ROOT:data/coco/}}', 'annotations/image_info_test-dev2017.json'
+    __import__('os').path.expanduser('{{$COCO_ROOT:data/coco/}}'),
+    'annotations/image_info_test-dev2017.json',
 )

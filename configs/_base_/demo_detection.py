@@ -2,7 +2,7 @@
 # environment names another folder.
 # `__import__`, for a statement would mark a lazy config (ghm_losses.py).
 _base_ = './demo_coco_format.py'
-data_root = '{{$DEMO_ROOT:work_dirs/demo/data/}}'
+data_root = __import__('os').path.expanduser('{{$DEMO_ROOT:work_dirs/demo/data/}}')
 dataset = dict(
     type='CocoDataset',
     data_root=data_root,

@@ -13,6 +13,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .parser import did_you_mean
 from .write import add_out, print_config, write
 
 
@@ -39,7 +40,8 @@ def run(args: Namespace) -> None:
     name = Path(args.name).name
     path = shipped.get(name[:-3] if name.endswith('.py') else name)
     if path is None:
-        sys.exit(f'NAME must be one of those that `ghm-mmdet config` lists, got {args.name!r}')
+        hint = did_you_mean(name, shipped)
+        sys.exit(f'NAME must be one that `ghm-mmdet config` lists, got {args.name!r}{hint}')
     text = stand_alone(path)
     if args.out is None:
         print_config(text)

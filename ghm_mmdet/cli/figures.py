@@ -8,12 +8,11 @@ Example:
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from ..visualization import FORMATS
+from .places import folder_to_write, place
 from .write import in_one_line
 
 HOW_TO_RECORD = (
@@ -23,16 +22,12 @@ HOW_TO_RECORD = (
 )
 
 
-def _place(text: str) -> Path:
-    return Path(os.path.expanduser(text))
-
-
 def add_options(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     add = parser.add_argument
-    add('record', type=_place, help='the .npz')
+    add('record', type=place, help='the .npz')
     out = 'folder to write to; what was drawn there from another record is removed'
-    add('--out', type=_place, required=True, help=out)
+    add('--out', type=folder_to_write, required=True, help=out)
     add('--rows', type=int, default=1, help='sum the last so many rows; default: %(default)s')
     add('--bins-cls', type=int, default=30, help='M of GHM-C; default: %(default)s')
     add('--bins-reg', type=int, default=10, help='M of GHM-R; default: %(default)s')

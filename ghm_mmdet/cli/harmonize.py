@@ -21,11 +21,12 @@ from typing import Any
 
 from ..formulas import FORMULAS
 from ..presets import PRESETS, Options
+from .places import config_to_read
 from .write import add_out, in_one_line, print_config, write
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument('config', help='path, or name as mmdet::retinanet/...')
+    parser.add_argument('config', type=config_to_read, help='path, or name as mmdet::retinanet/...')
     add_out(parser)
     parser.add_argument('--dry-run', action='store_true', help='print, write nothing')
     choices: dict[str, Any] = dict(preset=PRESETS, formula=FORMULAS)

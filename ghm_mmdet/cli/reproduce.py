@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reproduce import GPUS
+from .places import folder_to_read, folder_to_write, place
 from .write import in_one_line
 
 ACTIONS = {
@@ -36,8 +37,13 @@ def add_options(parser: ArgumentParser) -> None:
         action = actions.add_parser(name, help=what, description=what)
         action.add_argument('--table', type=int, nargs='+', help='1 to 7; default: all')
         add = action.add_argument
-        add('--work-dir', type=Path, default='work_dirs', help='of all runs; default: %(default)s')
-        add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
+        # A plan is for any machine. The default is not checked, for a report of nothing.
+        kind = dict(plan=place, run=folder_to_write, report=folder_to_read)[name]
+        default = Path('work_dirs')
+        add('--work-dir', type=kind, default=default, help='of all runs; default: %(default)s')
+        kind = folder_to_read if name == 'run' else place
+        root = 'folder in the layout of COCO; default: $COCO_ROOT or data/coco'
+        add('--data-root', type=kind, help=root)
         add('--gpus', type=int, default=GPUS, help='number; 0: the CPU; default: %(default)s')
         options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
         add('--cfg-options', help='settings of every config', **options)
@@ -62,5 +68,8 @@ def run(args: Namespace) -> None:
             print(plan(chosen, settings))
         elif args.action == 'report':
             print(report(chosen, args.work_dir))
-        elif run_missing(runs):
-            sys.exit(1)
+        else:
+            for run in runs:  # once for all that lack the same data
+                run.check_data()
+            if run_missing(runs):
+                sys.exit(1)

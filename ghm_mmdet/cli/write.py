@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from .places import file_to_write, write_text
 
 
 def add_out(parser: ArgumentParser) -> None:
     add = parser.add_argument
     where = 'where to write the config; default: print it'
-    add('--out', type=lambda path: Path(os.path.expanduser(path)), metavar='FILE', help=where)
+    add('--out', type=file_to_write, metavar='FILE', help=where)
     add('--force', action='store_true', help='overwrite FILE, if it exists')
 
 
@@ -22,26 +23,21 @@ def write(out: Path, text: str, force: bool) -> None:
     """Write a config as a whole, or leave what was there."""
     if out.suffix != '.py':
         sys.exit(f'--out must end with .py, as MMEngine reads no other config in Python, got {out}')
-    if os.path.isdir(out):
-        sys.exit(f'{out} is a folder: name a file in it')
-    if os.path.exists(out) and not force:
+    if out.exists() and not force:
         sys.exit(f'{out} exists: --force overwrites it')
-    partial = out.with_name(f'.{out.name}.{os.getpid()}')
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding='utf-8')
-        os.replace(partial, out)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
+        write_text(out, text)
+    except (OSError, UnicodeError) as error:
         sys.exit(f'{out} can not be written: {error}')
 
 
 def print_config(text: str) -> None:
     """To standard output; into a file in UTF-8, as MMEngine reads configs, whatever the locale."""
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding='utf-8')
-    print(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(f'{text}\n'.encode(errors='backslashreplace'))
+    else:
+        print(text)
 
 
 @contextmanager

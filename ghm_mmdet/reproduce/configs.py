@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from argparse import Namespace
@@ -96,7 +97,7 @@ def _filled_in(value: object, environment: Mapping[str, str]) -> object:
 
 def _replaced(found: re.Match[str], environment: Mapping[str, str]) -> str:
     name, default, slash = found.groups()
-    value = environment.get(name, default)
+    value = os.path.expanduser(environment.get(name, default))  # as the shipped configs do
     return value if value.endswith('/') else value + slash
 
 

@@ -73,12 +73,16 @@ class PaperRun(Experiment):
         return last_metrics(self.test_folder)
 
     def check(self) -> None:
-        """Raise FileNotFoundError, too, if the annotations are not where the config says."""
+        """Raise FileNotFoundError, too, see `check_data`."""
+        self.check_data()
+        super().check()
+
+    def check_data(self) -> None:
+        """Raise FileNotFoundError if the annotations are not where the config says."""
         for path in annotation_files(self.wanted):
             if not path.exists():
                 what = "must name a folder in COCO's layout (annotations/, train2017/, val2017/)"
                 raise FileNotFoundError(f'{path} is not there: --data-root {what}')
-        super().check()
 
 
 def annotation_files(config: Config) -> tuple[Path, Path]:

@@ -54,7 +54,7 @@ def reference(base: str | Path, out: str | Path | None) -> str:
     if '::' in str(base) or Path(base).is_absolute():
         return str(base)
     absolute = os.path.abspath(base)
-    if out is not None:
+    if out is not None and not os.path.islink(out):
         folders = Path(absolute).parent, Path(os.path.abspath(out)).parent
         if all(os.path.realpath(folder) == str(folder) for folder in folders):
             with suppress(ValueError):

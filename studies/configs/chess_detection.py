@@ -4,7 +4,7 @@ _base_ = ['../../configs/_base_/demo_runtime.py', '../../configs/_base_/demo_coc
 custom_imports = dict(imports=['studies.efficientnet_lite'])
 
 # Another folder in COCO's format: images/, train.json, test.json.
-data_root = '{{$REAL_ROOT:data/chess/}}'
+data_root = __import__('os').path.expanduser('{{$REAL_ROOT:data/chess/}}')
 classes = (
     'black-bishop', 'black-king', 'black-knight', 'black-pawn', 'black-queen', 'black-rook',
     'white-bishop', 'white-king', 'white-knight', 'white-pawn', 'white-queen', 'white-rook',
