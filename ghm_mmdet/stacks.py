@@ -6,21 +6,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 #: Each stack to its requirements, as requirements/ has them, by the module that they bring.
 STACKS = {
-    'onedl': {
-        'torch': 'torch==2.13.0',
-        'mmcv': 'onedl-mmcv==2.3.6',
-        'mmengine': 'onedl-mmengine==0.10.12',
-        'mmdet': 'onedl-mmdetection==3.5.1',
-        'mim': 'onedl-mim==0.5.1',
-    },
-    'openmmlab': {
-        'torch': 'torch==2.1.2',
-        'mmcv': 'mmcv==2.1.0',
-        'mmengine': 'mmengine==0.10.7',
-        'mmdet': 'mmdet==3.3.0',
-        'mim': 'openmim==0.3.9',
-    },
-}
+    'onedl': dict(
+        torch='torch==2.13.0', mmcv='onedl-mmcv==2.3.6', mmengine='onedl-mmengine==0.10.12',
+        mmdet='onedl-mmdetection==3.5.1', mim='onedl-mim==0.5.1',
+    ),
+    'openmmlab': dict(
+        torch='torch==2.1.2', mmcv='mmcv==2.1.0', mmengine='mmengine==0.10.7',
+        mmdet='mmdet==3.3.0', mim='openmim==0.3.9',
+    ),
+}  # fmt: skip
 
 
 def distribution_name(requirement: str) -> str:

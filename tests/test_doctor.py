@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from ghm_mmdet import stacks
-from ghm_mmdet.cli import doctor
+from ghm_mmdet.cli import doctor, main
 from ghm_mmdet.stacks import STACKS, mmdet_distribution
 
 from .processes import ROOT, execute
+from .test_preflight import Case
 
 STACK = 'openmmlab' if mmdet_distribution() == 'mmdet' else 'onedl'
 PACKAGES = tuple(module for module in STACKS['onedl'] if module != 'torch')
@@ -24,7 +25,7 @@ BUILD = doctor.BUILD_MMCV
 # them is imported once more.
 HIDING = """
 import importlib.metadata as metadata, runpy, sys
-path, packages, hidden, distributions = (argument.split(',') for argument in sys.argv[1:])
+path, packages, hidden, distributions, arguments = (x.split(',') for x in sys.argv[1:])
 class Hiding:
     def __init__(self, finder):
         self.finder = finder
@@ -44,7 +45,7 @@ def distribution(name):
         raise metadata.PackageNotFoundError(name)
     return find(name)
 metadata.distribution = distribution
-sys.path[:0], sys.argv = path, ['ghm-mmdet', 'doctor']
+sys.path[:0], sys.argv = path, ['ghm-mmdet', 'doctor', *filter(None, arguments)]
 runpy.run_module('ghm_mmdet', run_name='__main__')
 """
 DISTRIBUTIONS = [stack[module].split('==')[0] for stack in STACKS.values() for module in PACKAGES]
@@ -56,11 +57,14 @@ def requirement(module: str) -> tuple[str, str]:
 
 
 def examine(
-    *modules: str, distributions: list[str] = [], path: Path = ROOT
+    *modules: str,
+    distributions: list[str] = [],
+    path: Path = ROOT,
+    arguments: list[str] = [],
 ) -> tuple[int, dict[str, str], dict[str, str]]:
     """Exit status, what was found, and the advice, by name, with the given modules hidden."""
     afresh = ('ghm_mmdet', *PACKAGES) if modules or path != ROOT else ()
-    lists = [str(path)], afresh, modules, distributions
+    lists = [str(path)], afresh, modules, distributions, arguments
     status, printed, errors = execute(HIDING, *map(','.join, lists), cwd=path)
     assert errors == '' and 'Traceback' not in printed
     found, advice, name = {}, {}, ''
@@ -87,6 +91,7 @@ def test_here_a_training_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found[module].startswith(STACKS[STACK][module].replace('==', ' '))
     assert found['stack'] == f'{STACK}; with MIM: mim train {mmdet_distribution()} CONFIG'
     assert found['kernels'].startswith('triton' if torch.cuda.is_available() else 'cpu on the CPU')
+    assert found['functional'] == 'and losses: ready'
 
 
 def test_torch_alone() -> None:
@@ -94,6 +99,7 @@ def test_torch_alone() -> None:
     status, found, advice = examine(*PACKAGES, *others, distributions=DISTRIBUTIONS)
     assert status == 1
     assert ' on ' in found['kernels']
+    assert {'functional', 'functional:'} & found.keys()
     assert [found[module] for module in PACKAGES] == ['missing'] * 4
     for module in ('mmengine', 'mmdet'):
         assert advice[module] == f'!!  pip install {STACKS["onedl"][module]}'
@@ -107,7 +113,7 @@ def test_nothing_at_all() -> None:
     assert status == 1
     assert found['torch'] == 'missing'
     assert advice['torch'] == f'!!  pip install {STACKS["onedl"]["torch"]}'
-    assert 'kernels' not in found
+    assert not {'kernels', 'functional', 'functional:'} & found.keys()
 
 
 def test_broken_torch_is_installed_again_in_the_same_version() -> None:
@@ -225,6 +231,7 @@ def test_kernels_that_cannot_run(monkeypatch: pytest.MonkeyPatch, value: str) ->
     assert finding.stops
     assert finding.found.startswith('ValueError: GHM_MMDET_KERNELS')
     assert finding.advice == 'unset GHM_MMDET_KERNELS'
+    assert not [finding for finding in doctor.examine() if finding.found == 'ready']
 
 
 @pytest.mark.parametrize(
@@ -274,10 +281,13 @@ def test_mixed_distributions(
     assert findings[name].advice.startswith(advice)
 
 
-def test_a_check_that_fails_itself_is_a_finding() -> None:
-    finding = doctor._guarded('kernels', lambda: 1 / 0)
+def test_a_check_that_fails_itself_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, '_kernels', lambda: 1 / 0)
+    finding = doctor.examine()[-1]
+    assert finding.name == 'kernels'
     assert finding.found == 'ZeroDivisionError: division by zero'
     assert finding.advice
+    assert not finding.stops
 
 
 @pytest.mark.parametrize('stack', STACKS)
@@ -288,3 +298,83 @@ def test_advice_is_what_requirements_say(stack: str) -> None:
         re.M,
     )
     assert list(STACKS[stack].values()) == pinned
+
+
+def write_config(root: Path) -> Path:
+    """A config with images and annotations in which the doctor finds nothing."""
+    case = Case(root)
+    case.write()
+    case.config.dump(root / 'mine.py')
+    return root / 'mine.py'
+
+
+def run_doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
+    with pytest.raises(SystemExit) as end:
+        main(['doctor', *arguments])
+    return end.value.code, capsys.readouterr().out
+
+
+def test_doctor_of_a_sound_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out = run_doctor(capsys, str(write_config(tmp_path)))
+    assert (status, out) == (0, '\nA training can start.\n')
+
+
+def test_doctor_of_a_config_with_a_doubt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ['--cfg-options', 'train_dataloader.batch_size=4']
+    status, out = run_doctor(capsys, str(write_config(tmp_path)), *options)
+    doubt, remedy, empty, verdict = out.splitlines()
+    assert doubt.startswith('doubt       the learning rate is for batches of 2 images')
+    assert remedy.startswith(' !  set auto_scale_lr.enable=True')
+    assert (status, empty, verdict) == (0, '', 'A training can start.')
+
+
+def test_doctor_of_a_config_with_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / 'images/2.jpg').unlink()
+    options = ['model.bbox_head.num_classes=4', 'train_dataloader.batch_size=4']
+    status, out = run_doctor(capsys, str(config), '--cfg-options', *options)
+    lines = out.splitlines()
+    assert status == 1
+    assert [line.split()[0] for line in lines[:6]] == ['error', '!!', 'error', '!!', 'doubt', '!']
+    assert f'{tmp_path}/train.json: images are missing or damaged' in lines[0]
+    assert f'{tmp_path}/images/2.jpg' in lines[0]
+    assert 'model.bbox_head.num_classes=4 (not 3)' in lines[2]
+    assert lines[6:] == ['', 'No training can start: 2 to mend, marked !!, from top to bottom']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ('--gpus 2', '--gpus and --cfg-options need CONFIG, which is not given'),
+        ('--cfg-options a=1', '--gpus and --cfg-options need CONFIG, which is not given'),
+        ('nowhere.py', 'No such file or directory'),
+        ('{mine} --gpus -1', 'mine.py: gpus must be >= 0, got -1'),
+        ('{mine} --cfg-options a', 'mine.py: '),
+    ],
+)
+def test_doctor_of_what_it_can_not_look_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    config = write_config(tmp_path)
+    status, out = run_doctor(capsys, *arguments.format(mine=config).split())
+    assert re.search(message, str(status))
+    assert '\n' not in str(status) + out
+
+
+def test_doctor_asks_for_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = torch.cuda.device_count() + 1
+    status, out = run_doctor(capsys, str(write_config(tmp_path)), '--gpus', str(asked))
+    assert status == 1
+    assert f'more GPUs are asked for than the {asked - 1} that PyTorch sees' in out
+
+
+def test_doctor_of_a_config_where_packages_are_missing() -> None:
+    """They come first."""
+    name, pinned = requirement('mmengine')
+    status, _, advice = examine('mmengine', distributions=[name], arguments=['mine.py'])
+    assert status == 1
+    assert advice['mmengine'] == f'!!  pip install {pinned}'

@@ -1,9 +1,15 @@
-"""What is installed, which code computes the losses, and what is missing.
+"""Say what stands in the way of a training: in the installation, or in a config and its data.
+
+Without CONFIG it looks at what is installed, and says which code computes the losses. With CONFIG
+it builds the data sets, reads their annotations and images, and compares them with the config.
+What is marked !! is to be mended, what is marked ! is a doubt.
 
 Exit status: 0 if a training can start, else 1.
 
 Examples:
     ghm-mmdet doctor
+    ghm-mmdet doctor my_config.py
+    ghm-mmdet doctor my_config.py --gpus 4 --cfg-options train_dataloader.batch_size=4
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..stacks import STACKS, distribution_name, distributions, installed_version
+from .write import in_one_line
 
 #: What a training imports; each rests on those before it.
 IMPORTED = ('torch', 'mmengine.runner', 'mmcv.ops', 'mmdet.apis', 'mim')
@@ -51,25 +58,46 @@ class Finding:
         return f'{self.name:<12}{self.found}{advice}'
 
 
-def add_options(_: ArgumentParser) -> None:
-    """Add nothing: the command takes no options."""
+def add_options(parser: ArgumentParser) -> None:
+    """Say what the command takes."""
+    add = parser.add_argument
+    add('config', nargs='?', help='path, or name as mmdet::...; default: look at the installation')
+    add('--gpus', type=int, help='how many the training will run on; 0: the CPU')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config')
 
 
-def run(_: Namespace) -> None:
+def run(args: Namespace) -> None:
     """Print the report.
 
     Raises:
         SystemExit: With status 0 if a training can start, else 1.
     """
+    if args.config is None and (args.gpus is not None or args.cfg_options):
+        sys.exit('--gpus and --cfg-options need CONFIG, which is not given')
     # Packages print warnings and remarks while they are imported.
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
         warnings.simplefilter('ignore')
         findings = examine()
+    if args.config is not None and not any(finding.stops for finding in findings):
+        findings = examine_config(args)
     stopping = sum(finding.stops for finding in findings)
     verdict = f'No training can start: {stopping} to mend, marked !!, from top to bottom'
     print(*findings, '', verdict if stopping else 'A training can start.', sep='\n')
     sys.exit(stopping > 0)
+
+
+def examine_config(args: Namespace) -> list[Finding]:
+    """What a config and its data have against a training."""
+    from ..preflight import check_config
+    from ..reproduce.configs import parse_options
+    from ..swap.harmonize import load
+
+    with in_one_line(args.config):
+        config = load(args.config)
+        config.merge_from_dict(parse_options(args.cfg_options))
+        found = check_config(config, args.gpus)
+    return [Finding(('doubt', 'error')[x.is_error], x.what, x.remedy, x.is_error) for x in found]
 
 
 def examine() -> list[Finding]:
@@ -87,16 +115,13 @@ def examine() -> list[Finding]:
     if not any(finding.stops for finding in packages):
         findings.append(_stack(stack))
     if not packages[0].stops:
-        findings.append(_guarded('kernels', _kernels))
+        if error := failure(lambda: findings.append(_kernels())):
+            advice = 'this check failed itself; a training may start or not'
+            findings.append(Finding('kernels', error, advice))
+        elif not findings[-1].stops:  # they need PyTorch alone
+            losses = '' if failure(lambda: import_module('ghm_mmdet.losses')) else ' and losses'
+            findings.append(Finding(f'functional{losses}: ', 'ready'))
     return findings
-
-
-def _guarded(name: str, examination: Callable[[], Finding]) -> Finding:
-    """The finding; an examination that fails is one, too."""
-    try:
-        return examination()
-    except (Exception, SystemExit) as error:
-        return Finding(name, _line(error), 'this check failed itself; a training may start or not')
 
 
 def failure(attempt: Callable[[], object]) -> str | None:
@@ -104,12 +129,8 @@ def failure(attempt: Callable[[], object]) -> str | None:
     try:
         attempt()
     except (Exception, SystemExit) as error:  # SystemExit: from a package that is imported
-        return _line(error)
+        return ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     return None
-
-
-def _line(error: BaseException) -> str:
-    return ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _package(imported: str, stack: str, broken: bool) -> Finding:
