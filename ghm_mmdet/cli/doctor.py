@@ -206,7 +206,7 @@ def _kernels() -> Finding:
 
     from ..formulas import Settings
     from ..functional import ghm_c_loss
-    from ..ops import choose_kernels
+    from ..functional.passes import count_sigmoid
     from ..ops.trial import VARIABLE
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -217,7 +217,8 @@ def _kernels() -> Finding:
         if error := failure(lambda: ghm_c_loss(pred, labels).item()):
             advice = f'unset {VARIABLE}' if forced else f'export {VARIABLE}=torch'
             return Finding('kernels', error, advice, stops=True)
-        kernels = choose_kernels(pred, labels, None, Settings(30))
+        counted = count_sigmoid(pred, labels, None, None, Settings(30))
+    kernels = getattr(counted.examples, 'kernels', None)
     name = 'plain PyTorch' if kernels is None else kernels.__name__.rpartition('.')[2]
     place = torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'
     why_plain = str(caught[0].message) if kernels is None and caught else None
