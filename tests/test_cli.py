@@ -232,7 +232,7 @@ def test_doctor_says_that_a_training_can_start(capsys: pytest.CaptureFixture[str
 def test_figures_names_a_file_that_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / 'broken.npz'
     path.write_text('text', encoding='utf-8')
-    with pytest.raises(SystemExit, match=r'broken\.npz: '):
+    with pytest.raises(SystemExit, match=r'broken\.npz is no record'):
         main(['figures', str(path), '--out', str(tmp_path)])
 
 

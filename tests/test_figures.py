@@ -394,11 +394,12 @@ def test_a_home_folder_is_expanded(
 
 
 def test_a_folder_that_can_not_be_written_is_said(
-    record: GradientDensityRecord, tmp_path: Path
+    record: GradientDensityRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record.save(tmp_path / 'record.npz')
-    with pytest.raises(SystemExit, match='File exists'):
+    with pytest.raises(SystemExit):
         main(['figures', str(tmp_path / 'record.npz'), '--out', str(tmp_path / 'record.npz')])
+    assert "record.npz' is a file, not a folder" in capsys.readouterr().err
 
 
 def test_command_draws_the_record_of_the_documentation(tmp_path: Path) -> None:

@@ -134,8 +134,12 @@ def test_rows_that_are_not_valid_do_not_count(density: str) -> None:
     for not_kept in (0.0, -1.0):
         weight = torch.where(kept, 0.3, not_kept)
         torch.testing.assert_close(by_weight(x, labels, weight), expected, **CLOSE)
-    torch.testing.assert_close(by_weight(x, torch.where(kept, labels, torch.tensor(-100))), expected, **CLOSE)
-    torch.testing.assert_close(by_index(x, torch.where(kept, labels, torch.tensor(99))), expected, **CLOSE)
+    torch.testing.assert_close(
+        by_weight(x, torch.where(kept, labels, torch.tensor(-100))), expected, **CLOSE
+    )
+    torch.testing.assert_close(
+        by_index(x, torch.where(kept, labels, torch.tensor(99))), expected, **CLOSE
+    )
     ignored = by_index(x, torch.full_like(labels, 99), reduction_override='none')
     assert ignored.shape == labels.shape and not ignored.any()
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..stacks import STACKS, distribution_name, distributions, installed_version
+from .places import config_to_read
 from .write import in_one_line
 
 #: What a training imports; each rests on those before it.
@@ -61,7 +62,8 @@ class Finding:
 def add_options(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     add = parser.add_argument
-    add('config', nargs='?', help='path, or name as mmdet::...; default: look at the installation')
+    what = 'path, or name as mmdet::...; default: look at the installation'
+    add('config', nargs='?', type=config_to_read, help=what)
     add('--gpus', type=int, help='how many the training will run on; 0: the CPU')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of the config')
 

@@ -77,10 +77,11 @@ def _blocks(batch: Batch, *written: Tensor) -> Iterator[tuple[Any, ...]]:
     pred, *beside = batch
     of_rows = [t is not None and t.shape != pred.shape for t in beside]
     rows = pred.detach().reshape(-1, pred.shape[-1] if any(of_rows) else 1)
-    target, weight = (
+    flat: list[Any] = [
         t if t is None else t.reshape(-1, 1 if of_row else rows.shape[1])
         for t, of_row in zip(beside, of_rows)
-    )
+    ]
+    target, weight = flat
     outputs = [t.view(rows.shape) for t in written]
     size = max(1, BLOCK // rows.shape[1])
     dtype = torch.promote_types(pred.dtype, torch.float32)
