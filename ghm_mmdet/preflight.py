@@ -85,7 +85,7 @@ def check_config(config: Config, gpus: int | None = None) -> list[Finding]:
             for fault, thing in faults:
                 things[fault].append(str(thing))
         except FileNotFoundError as error:
-            things['no_file'].append(error.filename)
+            things['no_file'].append(str(error.filename or error))
         except Exception as error:
             is_read = of is not config and 'lazy_init' not in str(error)
             line = ' '.join(f'{type(error).__name__}: {error}'.split())
@@ -138,7 +138,8 @@ class Part:
         if learnt and self.loader == TRAIN:
             unused = (name for label, name in enumerate(self.labels) if label not in learnt)
             yield from (('unused_class', repr(name)) for name in unused)
-        elif not learnt and (dataset.filter_cfg or {}).get('filter_empty_gt', True):
+        keeps_empty = (dataset.filter_cfg or {}).get('filter_empty_gt') is False
+        if not learnt and len(self.labels) >= len(self.classes) and not keeps_empty:
             yield 'no_box', dataset.filter_cfg
         self.load = dataset.pipeline.transforms[0]
         for image in track(dataset.data_list, self.loader, disable=not sys.stdout.isatty()):
@@ -148,16 +149,22 @@ class Part:
         """What `CocoDataset` leaves out, or takes for something else, without a word."""
         names = {category['id']: category['name'] for category in content['categories']}
         used = {names.get(box['category_id']) for box in content['annotations']}
-        self.known = ', '.join(repr(name) for name in names.values() if name in used)
+        known = [name for name in names.values() if name in used]
+        self.known = ', '.join(map(repr, known))
         self.labels = [name for name in names.values() if name in self.classes]  # in its own order
-        yield from (('missing_class', repr(n)) for n in self.classes if n not in self.labels)
-        yield from (('other_class', repr(n)) for n in used - {*self.classes, None})
+        missing = [name for name in self.classes if name not in self.labels]
+        others = [name for name in known if name not in self.classes and not missing]
+        yield from (('missing_class', repr(name)) for name in missing)
+        yield from (('other_class', repr(name)) for name in others)
         for key, name in dict(images='id', annotations='id', categories='name').items():
             counts = Counter(entry[name] for entry in content[key])
             yield from (('twice', f'{x!r} in {key}') for x, number in counts.items() if number > 1)
         images = {image['id']: image for image in content['images']}
         for box in content['annotations']:
-            yield from _faults_of_box(box, images.get(box['image_id']), names)
+            if fault := _fault_of_box(box, images.get(box['image_id']), names):
+                yield fault, box['id']
+            elif self.loader == VAL and 'iscrowd' not in box:
+                yield 'no_iscrowd', box['id']
 
     def _faults_of_image(self, image: Entry) -> Faults:
         path = image['img_path']
@@ -165,7 +172,7 @@ class Part:
             data = np.frombuffer(get(path, self.backend), np.uint8)
             picture = cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
             if picture is None:  # not for OpenCV, but a training may load it
-                picture = self.load(dict(image))['img'][::8, ::8, :1]
+                picture = np.uint8(self.load(dict(image))['img'][::8, ::8, :1])
         except Exception:
             yield 'no_image', path
         else:
@@ -175,17 +182,15 @@ class Part:
                 yield 'other_size', path
 
 
-def _faults_of_box(box: Entry, image: Entry | None, categories: Entry) -> Faults:
-    x, y, width, height = box['bbox']
+def _fault_of_box(box: Entry, image: Entry | None, categories: Entry) -> str | None:
     if image is None or box['category_id'] not in categories:
-        yield 'lost_box', box['id']
-        return
+        return 'lost_box'
+    x, y, width, height = box['bbox']
     across = min(x + width, image['width']) - max(x, 0)
     down = min(y + height, image['height']) - max(y, 0)
     if box['area'] <= 0 or not min(across, down) >= 1:
-        yield 'no_area', box['id']
-    elif width - across > 1 or height - down > 1:
-        yield 'over_edge', box['id']
+        return 'no_area'
+    return 'over_edge' if width - across > 1 or height - down > 1 else None
 
 
 def _faults_of_splits(parts: list[Part]) -> Faults:
@@ -204,7 +209,7 @@ def _faults_of_splits(parts: list[Part]) -> Faults:
 
 def _faults_of_settings(config: Config, parts: list[Part], gpus: int) -> Faults:
     """What does not fit the data sets, or one another."""
-    read = [part for part in parts if {*part.labels} == {*part.classes} != set()]
+    read = [part for part in parts if 0 < len(part.classes) <= len(part.labels)]
     yield from (('other_labels', part.file) for part in read if part.labels != read[0].labels)
     for head in find_heads(config.get('model') or {}) if read and read[0].number else ():
         number = head.config.get('num_classes')
