@@ -11,10 +11,9 @@ likely that one of them is called ahead by chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from statistics import fmean
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 import jinja2
 import numpy as np
@@ -166,7 +165,8 @@ def seeds_to_show(spread: float, level: float = LEVEL) -> int:
     # With a known spread it took that many; that it is estimated costs a few more.
     least = ((norm.ppf(1 - level / 2) + norm.ppf(POWER)) * spread / WORTHWHILE) ** 2
     n = max(2, int(least)) + np.arange(20)
-    power = nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, WORTHWHILE / spread * np.sqrt(n))
+    with np.errstate(all='ignore'):  # SciPy 1.10 has NaN for a power of 1, sorted behind it
+        power = nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, WORTHWHILE / spread * np.sqrt(n))
     return int(n[np.searchsorted(power, POWER)])
 
 
