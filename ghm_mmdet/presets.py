@@ -95,6 +95,11 @@ class Options:
         return self.preset or DEFAULT_PRESET
 
     @property
+    def keeps_ghm(self) -> bool:
+        """Whether MMDetection's own GHM losses keep their settings but for what is chosen."""
+        return self.preset is None and self.formula is None
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """The settings of the losses that were chosen beside the preset."""
         settings = dict(bins=self.bins, momentum=self.momentum, formula=self.formula)

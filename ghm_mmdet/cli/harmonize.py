@@ -55,7 +55,7 @@ def run(args: Namespace) -> None:
         plan, text = harmonized_text(args.config, args.out, options)
         if args.baseline:
             baseline = baseline_text(args.config, args.baseline, plan)
-    said = [plan.summary, f'compare it: {comparison(args)}']
+    said = [plan.summary, comparison(args)]
     if args.baseline and not args.dry_run:
         if args.baseline == args.out:
             sys.exit(f'--baseline must be another file than --out, got {args.out}')
@@ -72,6 +72,5 @@ def run(args: Namespace) -> None:
 def comparison(args: Namespace) -> str:
     """With what to compare the harmonized config, and how."""
     clipped = args.baseline or f'its own losses clipped at norm {BASELINE_NORM} (--baseline FILE)'
-    return (
-        f'with {args.config} and with {clipped}: `ghm-mmdet compare {args.config}` trains all three'
-    )
+    how = f'`ghm-mmdet compare {args.config}`'
+    return f'compare it with {clipped}, not with {args.config} alone: {how} trains all three'

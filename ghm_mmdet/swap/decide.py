@@ -46,8 +46,7 @@ class Candidate:
     @property
     def gets_prefix(self) -> bool:
         """Whether it is MMDetection's own GHM, and its settings stay: no others were asked for."""
-        is_asked = self.options.preset or self.options.formula
-        return self.was_ghm and self.kind.package == 'mmdet' and not is_asked
+        return self.was_ghm and self.kind.package == 'mmdet' and self.options.keeps_ghm
 
     @property
     def is_sigmoid(self) -> bool:
@@ -254,18 +253,19 @@ def number_of_levels(head: Head) -> int:
 def factor_of_whole_batch(ghm: dict[str, Any], levels: int) -> float:
     """What the weight of a loss is multiplied by that is called once, not once for each level.
 
-    In the loss of a level an example of region j has the weight `β/N`: `1/(S_j n)` with 'official',
-    and `1/√(N S_j)` with 'tempered', where N is the `avg_factor` of all levels (Eqs. 8, 12, 19).
-    The levels' losses are added up. S_j is a moving average of the counts of one level after
-    another, about 1/L of the region's count in all L levels, which is S_j of a single call. There
-    `β/N` is `1/L` or `1/√L` of what it was, in general `L^-τ` with τ the formula's power, and the
-    weight is to be `L^τ` times as large: 5 and 2.24 times for five levels. That is exact where all
-    levels have the same histogram. Levels without objects make it too large, but for GHM-C and
-    GHM-R alike.
+    The levels' losses are added up. In that of a level an example of region j has the weight
+    `β/N = N^(τ-1) / S_j^τ` (Eqs. 8, 12, 19; τ is the formula's power), divided by the number of
+    regions. S_j, a moving average of the counts of one level after another, is about 1/L of the
+    region's count in all L levels, which is S_j of a single call. N of a level is 1/L of all
+    examples: the sum of the levels is then L times the loss of the single call. But where GHM-C
+    takes the head's `avg_factor` for N ('tempered'), N is the same in both, and the sum is `L^τ`
+    times as large: 2.24 times for five levels, not 5 times.
 
-    Under a `min_count` ('floored') S_j is the same in both calls, and the factor 1, where the
-    region's count in all levels is below it; it is L where that of each level is above it. `√L`
-    lies between them.
+    That is exact where all levels have the same histogram. Levels without objects make it too
+    large, for GHM-C and GHM-R alike. Under a `min_count` ('floored') S_j is the same in both, and
+    the factor 1, where the region's count in all levels is below it; it is L where that of each
+    level is above it. `√L` lies between them.
     """
     rule = rule_of(ghm)
-    return round(levels ** (rule.power / 2 if rule.min_count else rule.power), 2)
+    shares_n = rule.takes_avg_factor and name_of(ghm) == 'GHMC'
+    return round(levels ** ((rule.power if shares_n else 1) / (2 if rule.min_count else 1)), 2)

@@ -188,9 +188,9 @@ def _refuse_without_effect(plan: Plan, options: Options) -> None:
         asked = {**of_preset, **options.chosen, **({'sync': True} if options.sync else {})}
         theirs = {key: loss.original.get(key, default) for key, default in defaults.items()}
         if chooses or any(asked.get(key, value) != value for key, value in theirs.items()):
-            settings = ', '.join(f'{key}={value!r}' for key, value in theirs.items())
+            with_them = ', '.join(f'{key}={value!r}' for key, value in theirs.items())
             raise ValueError(
-                f'the options have no effect: {loss.where} is {loss.loss} already, with {settings}; '
+                f'the options have no effect: {loss.where} is {loss.loss} already, {with_them}; '
                 'harmonize the config with the original losses'
             )
 

@@ -117,7 +117,7 @@ def make_plan(cfg: Config, options: Options, suffix: str = 'ghm') -> Plan:
         if able.isdisjoint(loss.head for loss in plan.of_ghm):
             names = ' or '.join(rules.BATCH_DENSITY_HEADS)
             raise ValueError(f'batch_density=True has no effect: none of the heads is {names}')
-    if not all(loss.was_ghm and options.preset is None for loss in plan.replaced):
+    if not all(loss.was_ghm and options.keeps_ghm for loss in plan.replaced):
         norm = MAX_NORM[options.preset_or_default]
         clip_grad, note = clipping(cfg, norm, "the preset's")
         plan.changes.update({('optim_wrapper', 'clip_grad'): clip_grad} if clip_grad else {})
@@ -151,7 +151,8 @@ def baseline_plan(cfg: Config, hook: dict[str, Any] | None, suffix: str = 'basel
     clip_grad, note = clipping(dict(cfg, optim_wrapper=wrapper), BASELINE_NORM, whose)
     if clip_grad is None:
         raise ValueError(f'no baseline, for the gradient can not be clipped: {note}')
-    notes = ["baseline: the original's losses", f'gradient clipping: {note}']
+    norm_is = f'norm {BASELINE_NORM} is {whose}'
+    notes = ["baseline: the original's losses", f'gradient clipping: {note}; {norm_is}']
     plan = Plan(changes={('optim_wrapper', 'clip_grad'): clip_grad}, notes=notes, hook=hook)
     _plan_new_run(plan, cfg, suffix)
     return plan
