@@ -152,7 +152,7 @@ def test_scan_and_document(tmp_path: Path) -> None:
         'sort/faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17train.py',
     ]
     scanned = [scan(name, tmp_path / 'written.py') for name in names]
-    verdicts = ['harmonized', 'refused', 'has GHM', 'refused', 'does not load']
+    verdicts = ['harmonized', 'refused', 'harmonized', 'refused', 'does not load']
     assert [config.verdict for config in scanned] == verdicts
     assert scanned[0].swaps == [
         ('RetinaHead', 'loss_bbox', 'GHM-R'), ('RetinaHead', 'loss_cls', 'GHM-C'),
@@ -162,8 +162,8 @@ def test_scan_and_document(tmp_path: Path) -> None:
         steps={'RetinaHead': 1.5, 'ATSSHead': 'ValueError: no'},
     )  # fmt: skip
     text = document([result])
-    assert '| mmdet 3 | 5 | 1 | 1 | 2 | 1 |  | 1 of 2 |' in text
-    assert '| `loss_cls` | `loss_bbox` | `RetinaHead` 1 |' in text
+    assert '| mmdet 3 | 5 | 2 | 0 | 2 | 1 |  | 1 of 2 |' in text
+    assert '| `loss_cls` | `loss_bbox` | `RetinaHead` 2 |' in text
     assert '| 1 | no model in it | `common` |' in text
     assert '| 1 | its losses are kept | `tood` |' in text
     assert '| no training step | ValueError: no | 1 | `ATSSHead`, mmdet 3 |' in text

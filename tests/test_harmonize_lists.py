@@ -362,7 +362,8 @@ def test_fewer_stages_in_train_cfg_than_heads() -> None:
     weights = [loss.ghm['loss_weight'] for loss in losses_found(cfg).replaced[2:]]
     assert weights == [4 * 0.5, 4 * 0.25, 4 * 0.25], 'of each stage its own'
     cfg.model.roi_head.bbox_head = (box,)
-    assert type(harmonize(cfg).model.roi_head.bbox_head) is tuple
+    [changed] = harmonize(cfg).model.roi_head.bbox_head
+    assert changed.loss_bbox.type == 'ghm_mmdet.GHMR' and box.loss_bbox == L1
     for empty in ([], None, {}):
         cfg.model.train_cfg = dict(rcnn=empty)
         assert losses_found(cfg).replaced[-1].ghm['loss_weight'] == 4 * 0.25
@@ -398,12 +399,15 @@ def test_a_number_that_is_none_is_named(cfg: Config, words: str) -> None:
             "kept, strategy.gradient_clipping=0.1; norm 10 is the preset's",
         ),
         (dict(optim_wrapper=dict(type='ColossalAIOptimWrapper', optimizer={})), 'not set, for Col'),
-        (dict(optim_wrapper=dict(constructor='Two', a=dict(optimizer={}))), 'several optimizers'),
+        (
+            dict(optim_wrapper=dict(constructor='Two', a=dict(optimizer={}))),
+            'of one optimizer; norm',
+        ),
         (
             dict(optim_wrapper=dict(type='OptimWrapper', clip_grad=dict(max_norm=35))),
             "kept, {'max_norm': 35}; norm 10 is the preset's",
         ),
-        (dict(optim_wrapper=None), 'has no optim_wrapper'),
+        (dict(optim_wrapper=None), 'there is no optim_wrapper of one optimizer'),
     ],
 )
 def test_the_gradient_is_clipped_only_where_the_wrapper_takes_it(changes: dict, words: str) -> None:
@@ -446,7 +450,7 @@ def test_a_new_training_is_not_that_of_the_original() -> None:
     old = dict(work_dir='work_dirs/a', resume=True, load_from='work_dirs/a/epoch_3.pth')
     plan = losses_found(config(**old))
     new = harmonize(config(**old))
-    assert (new.work_dir, new.resume, new.load_from) == (None, False, None)
+    assert (new.work_dir, new.resume, new.load_from) == ('work_dirs/a_ghm', False, None)
     assert all(any(note.startswith(f'{key}: ') for note in plan.notes) for key in old)
     # Weights to start from are those of a training that is not resumed.
     start = dict(old, resume=False)
@@ -521,27 +525,6 @@ def test_the_classes_of_a_softmax_that_is_kept_are_not_noted() -> None:
         assert any('num_classes' in n for n in losses_found(cfg, preset=preset).notes) is noted
 
 
-def test_a_data_set_that_can_not_be_imported_is_not_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a package with a registry, whose modules need what is not installed."""
-    registry = (
-        'from mmengine.registry import DATASETS, Registry\n'
-        "Registry('dataset', parent=DATASETS, scope='sets_of_a_test', "
-        "locations=['sets_of_a_test.sets'])\n"
-    )
-    (tmp_path / 'sets_of_a_test').mkdir()
-    texts = dict(__init__='', registry=registry, sets='import nobody_has_this\n')
-    for name, text in texts.items():
-        (tmp_path / f'sets_of_a_test/{name}.py').write_text(text, encoding='utf-8')
-    monkeypatch.syspath_prepend(str(tmp_path))
-    data = dict(dataset=dict(type='sets_of_a_test.Mine'))
-    try:
-        assert losses_found(config(train_dataloader=data)).replaced
-    finally:
-        DATASETS.parent.children.pop('sets_of_a_test', None)
-
-
 @pytest.mark.parametrize(
     ('name', 'left_out'),
     [
@@ -567,7 +550,7 @@ def test_the_known_numbers_of_classes_are_those_of_mmdetections_data_sets() -> N
         numbers = {len(of_kind) for of_kind in names if of_kind}
         if numbers and kind.__module__.startswith('mmdet.'):
             theirs[name] = numbers
-    assert theirs == rules.CLASSES
+    assert theirs == {name: {*numbers} for name, numbers in rules.CLASSES.items()}
 
 
 def test_the_number_of_things_is_a_number_of_classes() -> None:
@@ -616,7 +599,7 @@ def test_every_option_is_in_the_signature(function: Any) -> None:
     parameters = inspect.signature(function).parameters
     named = {name: p.default for name, p in parameters.items() if name != 'cfg'}
     assert named == options and list(named) == list(options)
-    with pytest.raises(TypeError, match=rf"{function.__name__}\(\) got an unexpected .*'formla'"):
+    with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'formla'"):
         function('x.py', formla='paper')
 
 

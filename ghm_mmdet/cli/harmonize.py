@@ -6,6 +6,7 @@ replaced or kept, and why.
 Examples:
     ghm-mmdet harmonize mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --dry-run
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py
+    ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --baseline configs/mine_clip.py
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --preset released
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py --no-reg --head RPNHead
 """
@@ -19,18 +20,17 @@ from contextlib import redirect_stdout
 from dataclasses import fields
 from typing import Any
 
-from ..formulas import FORMULAS
-from ..presets import PRESETS, Options
-from .places import config_to_read
+from ..presets import BASELINE_NORM, Options
+from .places import config_to_read, file_to_write
 from .write import add_out, in_one_line, print_config, write
 
 
 def add_options(parser: ArgumentParser) -> None:
     parser.add_argument('config', type=config_to_read, help='path, or name as mmdet::retinanet/...')
     add_out(parser)
+    where = f'also write what to compare it with: its own losses, clipped at norm {BASELINE_NORM}'
+    parser.add_argument('--baseline', type=file_to_write, metavar='FILE', help=where)
     parser.add_argument('--dry-run', action='store_true', help='print, write nothing')
-    choices: dict[str, Any] = dict(preset=PRESETS, formula=FORMULAS)
-    types: dict[str, Any] = dict(bins=int, momentum=float)
     for option in fields(Options):
         name, what = option.name.replace('_', '-'), option.metadata['help']
         settings: dict[str, Any] = dict(dest=option.name, default=option.default)
@@ -39,22 +39,36 @@ def add_options(parser: ArgumentParser) -> None:
             off = 'keep them' if option.default else argparse.SUPPRESS
             parser.add_argument(f'--no-{name}', action='store_false', help=off, **settings)
         else:
-            settings.update(choices=choices.get(name), type=types.get(name, str))
+            settings.update(choices=option.metadata['choices'], type=option.metadata['type'])
             parser.add_argument(f'--{name}', help=what, **settings)
 
 
 def run(args: Namespace) -> None:
-    from ..swap import harmonized_text
+    from ..swap.harmonize import baseline_text, harmonized_text
 
     # The config alone goes to standard output, for those who send it to a file; what a config
     # imports prints, too.
     with in_one_line(args.config), redirect_stdout(sys.stderr):
         options = Options(*(getattr(args, field.name) for field in fields(Options)))
         plan, text = harmonized_text(args.config, args.out, options)
-    written = args.out is not None and not args.dry_run
-    if written:
+        if args.baseline:
+            baseline = baseline_text(args.config, args.baseline, plan)
+    said = [plan.summary, comparison(args)]
+    if args.baseline and not args.dry_run:
+        if args.baseline == args.out:
+            sys.exit(f'--baseline must be another file than --out, got {args.out}')
+        write(args.baseline, baseline, args.force, '--baseline')
+        said.insert(0, f'written to {args.baseline}')
+    if args.out is not None and not args.dry_run:
         write(args.out, text, args.force)
-        print(plan, f'written to {args.out}', plan.summary, sep='\n')
+        print(plan, f'written to {args.out}', *said, sep='\n')
     else:
         print_config(text)
-        print(plan.summary, file=sys.stderr)
+        print(*said, sep='\n', file=sys.stderr)
+
+
+def comparison(args: Namespace) -> str:
+    """With what to compare the harmonized config, and how."""
+    clipped = args.baseline or f'its own losses clipped at norm {BASELINE_NORM} (--baseline FILE)'
+    how = f'`ghm-mmdet compare {args.config}`'
+    return f'compare it with {clipped}, not with {args.config} alone: {how} trains all three'

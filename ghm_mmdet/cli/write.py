@@ -19,10 +19,11 @@ def add_out(parser: ArgumentParser) -> None:
     add('--force', action='store_true', help='overwrite FILE, if it exists')
 
 
-def write(out: Path, text: str, force: bool) -> None:
-    """Write a config as a whole, or leave what was there."""
+def write(out: Path, text: str, force: bool, option: str = '--out') -> None:
+    """Write a config as a whole, or leave what was there; `option` is that which names the file."""
     if out.suffix != '.py':
-        sys.exit(f'--out must end with .py, as MMEngine reads no other config in Python, got {out}')
+        python = 'as MMEngine reads no other config in Python'
+        sys.exit(f'{option} must end with .py, {python}, got {out}')
     if out.exists() and not force:
         sys.exit(f'{out} exists: --force overwrites it')
     try:

@@ -1,12 +1,20 @@
-"""What is known of the heads and their losses: the tables of `rules.yml`."""
+"""What is known of heads, losses and configs: the tables of `rules.yml`, each with its type.
 
-from __future__ import annotations
+A table that is missing, unknown or of another type, a misspelt argument of a `Call`, a name that is
+no head's or no loss's of the tables: the import fails, and names the place in the file.
+"""
 
+# The types are looked at when this is imported: Python 3.8 has `Dict` alone.
+
+import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Dict, List, Literal, Union, get_type_hints
 
-from ..data_files import read_yaml
+from ..data_files import read_yaml, typed
+
+_READ = {k: v for k, v in read_yaml(Path(__file__).with_name('rules.yml')).items() if k[0] != '_'}
 
 
 @dataclass(frozen=True)
@@ -32,62 +40,64 @@ class Call:
         kept: Why a preset that keeps a softmax keeps this loss, too.
     """
 
-    ghm: str
-    reduction: str = 'mean'
+    ghm: Literal['GHMC', 'GHMR']
+    reduction: Literal['mean', 'positives', 'rows', 'sum'] = 'mean'
     averaged_levels: bool = False
     positives: float = 1.0
     target_stds: float = 1.0
     summed: bool = False
     skipped: str = ''
     note: str = ''
-    kept: str | None = None
+    kept: str = ''
 
 
 #: What a head calls: the key of each loss to how, or to why it is kept.
 Calls = Dict[str, Union[Call, str]]
+#: In the file a text of them.
+Names = List[str]
+#: What becomes of an argument that names a place or a run.
+Fate = Literal['renamed', 'renamed if absolute', 'none', 'kept']
 
-_TABLES = read_yaml(Path(__file__).with_name('rules.yml'))
+# Each head to its calls; other heads to the head that takes their place, or to why their losses
+# stay.
+HEADS: Dict[str, Calls] = {k: calls for keys, calls in _READ['heads'].items() for k in keys.split()}
+HEADS_WITH_LOSSES: Dict[str, str] = _READ['heads_with_losses']
+HEADS_WITHOUT_LOSSES: Dict[str, str] = _READ['heads_without_losses']
+BATCH_DENSITY_HEADS: Dict[str, str] = _READ['batch_density_heads']
+# Groups of heads.
+SOFTMAX_HEADS: Names = _READ['softmax_heads']
+RPN_HEADS: Names = _READ['rpn_heads']
+HEADS_OF_WORDS: Names = _READ['heads_of_words']
+QUALITY_HEADS: Names = _READ['quality_heads']
+# Why a loss is kept, by its key, its type, the detector, and the RoI head.
+KEYS: Dict[str, str] = _READ['keys']
+LOSSES: Dict[str, str] = _READ['losses']
+DETECTORS: Dict[str, str] = _READ['detectors']
+ROI_HEADS: Dict[str, Dict[str, str]] = _READ['roi_heads']
+RANKING_SAMPLERS: Names = _READ['ranking_samplers']
+# The losses that GHM can replace; what becomes of their settings, of `train_cfg`'s and of heads'.
+CLASSIFICATION_LOSSES: Dict[str, bool] = _READ['classification_losses']
+REGRESSION_LOSSES: Names = _READ['regression_losses']
+ARGUMENTS: Dict[str, Dict[str, str]] = _READ['arguments']
+TRAIN_CFG: Names = _READ['train_cfg']
+STAGES: Names = _READ['stages']
+SWITCHES: Dict[str, Names] = _READ['switches']
+ARGUMENTS_OF_HEADS: Names = _READ['arguments_of_heads']
+# Each of MMDetection's data sets to the numbers of classes that it may have.
+CLASSES: Dict[str, List[int]] = _READ['classes']
+# What becomes of what names a place or a run.
+NEW_RUN: Dict[Fate, Names] = _READ['new_run']
+NEW_RUN_OF_TRACKERS: Dict[Fate, Names] = _READ['new_run_of_trackers']
+# By which a config of MMDetection 2.x is known.
+KEYS_OF_2X: Names = _READ['keys_of_2x']
+KEYS_OF_3X: Names = _READ['keys_of_3x']
 
+_KINDS = get_type_hints(sys.modules[__name__])
+if stray := {name.upper() for name in _READ} ^ _KINDS.keys():
+    raise TypeError(f'rules.yml or rules.py lacks {", ".join(stray)}')
+globals().update({n: typed(globals()[n], kind, f'rules.yml: {n}') for n, kind in _KINDS.items()})
 
-def _calls(row: dict[str, Any]) -> Calls:
-    return {key: Call(**call) if isinstance(call, dict) else call for key, call in row.items()}
-
-
-#: Each head to its calls.
-HEADS: dict[str, Calls] = {
-    name: _calls(row) for names, row in _TABLES['heads'].items() for name in names.split()
-}
-#: Other heads by name, to the head that takes their place, or to why their losses stay.
-HEADS_WITH_LOSSES: dict[str, str] = _TABLES['heads_with_losses']
-HEADS_WITHOUT_LOSSES: dict[str, str] = _TABLES['heads_without_losses']
-BATCH_DENSITY_HEADS: dict[str, str] = _TABLES['batch_density_heads']
-
-#: Groups of heads.
-SOFTMAX_HEADS: list[str] = _TABLES['softmax_heads'].split()
-RPN_HEADS: list[str] = _TABLES['rpn_heads'].split()
-OTHER_CLASSES: list[str] = RPN_HEADS + _TABLES['heads_of_words'].split()
-QUALITY_HEADS: list[str] = _TABLES['quality_heads'].split()
-
-#: Why a loss is kept, by its key, its type, the detector, and the RoI head.
-KEYS: dict[str, str] = _TABLES['keys']
-LOSSES: dict[str, str] = _TABLES['losses']
-DETECTORS: dict[str, str] = _TABLES['detectors']
-ROI_HEADS: dict[str, dict[str, str]] = _TABLES['roi_heads']
-RANKING_SAMPLERS: list[str] = _TABLES['ranking_samplers'].split()
-
-#: The losses that GHM can replace; what becomes of their settings, of `train_cfg`'s and of heads'.
-CARRIED, MEANINGLESS = _TABLES['fates']
-CLASSIFICATION_LOSSES: dict[str, bool] = _TABLES['classification_losses']
-REGRESSION_LOSSES: list[str] = _TABLES['regression_losses'].split()
-ARGUMENTS: dict[str, dict[str, str]] = _TABLES['arguments']
-TRAIN_CFG: list[str] = _TABLES['train_cfg'].split()
-STAGES: list[str] = _TABLES['stages'].split()
-SWITCHES: dict[str, list[str]] = _TABLES['switches']
-ARGUMENTS_OF_HEADS: list[str] = _TABLES['arguments_of_heads'].split()
-
-#: Each of MMDetection's data sets to the numbers of classes that it may have.
-CLASSES = {name: set(numbers) for name, numbers in _TABLES['classes'].items()}
-
+CARRIED, MEANINGLESS = 'carried over', 'without meaning for GHM'
 #: What the softmax form of GHM-C takes of a cross entropy, and the sigmoid form does not.
 OF_SOFTMAX = ('class_weight', 'bg_cls_weight', 'ignore_index')
 #: The packages whose heads are in the tables.
@@ -98,8 +108,18 @@ CLIPPING_WRAPPERS = (None, 'OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper'
 NOT_SUMMED = "the head takes the loss as it is, and needs the sum: write reduction='sum'"
 SOFTMAX = "a softmax: preset='tempered' keeps it, preset='released' replaces it"
 IOU_LOSS = 'an IoU loss: no density of gradient norms is defined for it'
-DECODED_BOXES = f'reg_decoded_bbox=True: the head {HEADS["FCOSHead"]["loss_bbox"]}'
 UNWRITTEN = 'use_sigmoid is not written: heads take that for False, the loss for True; write it'
 TESTS_FOR_QUALITY = 'this head gives IoU targets to a QualityFocalLoss alone: GHM-C would lose them'
 #: What `GHMSSDHead` changes of a softmax cross entropy that is not replaced.
 MINED_FROM_THE_BATCH = 'hard negatives are mined from the mini-batch, not from each image'
+DECODED_BOXES = f'reg_decoded_bbox=True: the head {HEADS["FCOSHead"]["loss_bbox"]}'
+#: Heads whose `num_classes` is not that of the data set.
+OTHER_CLASSES = RPN_HEADS + HEADS_OF_WORDS
+
+for _stray in (
+    {k for k in chain(KEYS, SWITCHES, *HEADS.values(), *ROI_HEADS.values()) if 'loss_' not in k},
+    {*SOFTMAX_HEADS, *OTHER_CLASSES, *QUALITY_HEADS, *BATCH_DENSITY_HEADS} - HEADS.keys(),
+    {*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES} ^ ARGUMENTS.keys(),
+):
+    if _stray:
+        raise ValueError(f'rules.yml: {", ".join(_stray)}: no such head or loss in the tables')
