@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from ghm_mmdet.cli.streams import command_line
-from ghm_mmdet.reproduce.runs import shell_line
+from ghm_mmdet.experiments.commands import shell_line
+from ghm_mmdet.experiments.run import run_missing
 
-from .experiment import Experiment, StudySettings, run_missing
+from .experiment import Experiment, StudySettings
 
 V = TypeVar('V')
 

@@ -29,7 +29,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ghm_mmdet.cli.streams import command_line
-from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.swap import harmonize, inherited_config, losses_found
 

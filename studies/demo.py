@@ -29,11 +29,11 @@ from mmengine.structures import InstanceData
 
 from ghm_mmdet import GHMC, GHMR
 from ghm_mmdet.cli.streams import command_line
+from ghm_mmdet.experiments.logs import METRICS, training_curve
+from ghm_mmdet.experiments.markdown import markdown_table
+from ghm_mmdet.experiments.run import run_missing
 from ghm_mmdet.functional import assign_regions, count_regions, harmonizing_parameter
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.markdown import markdown_table
-from ghm_mmdet.reproduce.runs import training_curve
-from ghm_mmdet.reproduce.tables import METRICS
 from ghm_mmdet.visualization.observer import (
     classification_examples,
     regression_examples,
@@ -42,7 +42,7 @@ from ghm_mmdet.visualization.observer import (
 from ghm_mmdet.visualization.style import BLUE, ORANGE
 
 from .command_line import IN_THE_CLONE, iterations
-from .experiment import Experiment, StudySettings, run_missing
+from .experiment import Experiment, StudySettings
 
 #: The heading of each run to its config, `studies/configs/retinanet_lite0_fpn_{}_chess.py`.
 RUNS = {'focal loss + smooth L1': 'fl-sl1', 'GHM-C + GHM-R': 'ghmc-ghmr-tempered'}

@@ -1,25 +1,16 @@
-"""Trainings of a study: seeds, options of their own, and a file that keeps the results."""
+"""Trainings of a study, and the file that keeps their results."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import statistics
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ghm_mmdet.reproduce import experiment as base
-from ghm_mmdet.reproduce.processes import end_commands
-from ghm_mmdet.reproduce.runs import training_curve, whole_lines
-from ghm_mmdet.reproduce.tables import METRICS
-
-#: What MMEngine logs of a training whose gradient is clipped.
-NORM = 'grad_norm'
+from ghm_mmdet.experiments import experiment as base
+from ghm_mmdet.experiments.logs import whole_lines
 
 
 @dataclass(frozen=True)
@@ -54,23 +45,18 @@ def _read(path: Path, *_: int) -> dict[str, Result]:
 
 @dataclass(frozen=True)
 class Experiment(base.Experiment):
-    """One training; with the seed the name is that of its folder."""
+    """One training, and the line of it in the file of results."""
 
     settings: StudySettings
-    seed: int | None = None  # of MMEngine's `randomness`; None: the config's
     further: Callable[[], tuple[str, ...]] = tuple  # options that only a training needs
-    starts_from: Experiment | None = None  # the one whose weights it starts from
 
     @property
-    def run(self) -> str:
-        """The name of the folder: `<name>-seed<seed>`, or `<name>` without a seed."""
-        return self.name if self.seed is None else f'{self.name}-seed{self.seed}'
+    def own_options(self) -> tuple[str, ...]:
+        return (*self.options, *self.further())
 
-    @property
-    def cfg_options(self) -> tuple[str, ...]:
-        """`key=value` of the training, the seed among them."""
-        seed = () if self.seed is None else (f'randomness.seed={self.seed}',)
-        return (*seed, *self.options, *self.further(), *self.settings.cfg_options)
+    def kept(self) -> Result | None:
+        """The last line of the file of results."""
+        return read_results(self.settings.results).get(self.run)
 
     def result(self) -> dict[str, float] | None:
         """The metrics, from the file of results or from the folder; None if there are none."""
@@ -78,23 +64,12 @@ class Experiment(base.Experiment):
         return self.measured() if kept is None else kept.metrics
 
     def measured(self) -> dict[str, float] | None:
-        """The metrics in the folder: 0 where the finished training detects nothing at all.
+        """The metrics in the folder."""
+        return super().result()
 
-        With the median norm of the gradient before its clipping, where the training logs it.
-        """
-        metrics = super().measured()
-        if metrics is None and self.is_trained():
-            metrics = dict.fromkeys(METRICS.values(), 0.0)
-        norms = [record.get(NORM, math.nan) for record in training_curve(self.folder)]
-        norms = [norm for norm in norms if math.isfinite(norm)]
-        return metrics and {**metrics, **({NORM: statistics.median(norms)} if norms else {})}
-
-    def kept(self) -> Result | None:
-        """The last line of the file of results."""
-        return read_results(self.settings.results).get(self.run)
-
-    def keep(self) -> None:
-        """Write the line of the file of results, if there is a file and the line is not there."""
+    def missing(self) -> Iterator[list[str]]:
+        """The commands; then it writes the line of the file of results, if that is not there."""
+        yield from super().missing()
         path, metrics = self.settings.results, self.result()
         if path is None or metrics is None or self.kept() is not None:
             return
@@ -114,40 +89,6 @@ class Experiment(base.Experiment):
                 f'{self.settings.results} holds {self.run} with other settings: '
                 f'{kept.config} {" ".join(kept.options)}'
             )
-
-
-def run_missing(experiments: Iterable[Experiment], jobs: int = 1) -> list[str]:
-    """As `ghm_mmdet.reproduce.experiment.run_missing`, `jobs` at a time.
-
-    An experiment waits for that which it starts from. On the CPU they share its cores evenly,
-    unless OMP_NUM_THREADS is set.
-    """
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    # MIM makes its folder where it is missing, and of two processes that start at once one fails.
-    Path('~/.cache/mim').expanduser().mkdir(parents=True, exist_ok=True)
-    pending: dict[Path, Future[str | None]] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for experiment in experiments:
-                first = experiment.starts_from and pending.get(experiment.starts_from.folder)
-                pending[experiment.folder] = pool.submit(_complete, experiment, threads, first)
-            return base.failures_of([future.result() for future in pending.values()])
-        except KeyboardInterrupt:
-            for future in pending.values():
-                future.cancel()
-            while not all(future.done() for future in pending.values()):
-                end_commands()
-                time.sleep(0.1)
-            raise
-
-
-def _complete(experiment: Experiment, threads: int, first: Future | None) -> str | None:
-    if first is not None:
-        first.result()
-    failure = base.complete(experiment, threads)
-    if failure is None:
-        experiment.keep()
-    return failure
 
 
 def ap_cells(experiments: Iterable[Experiment]) -> list[str | None]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from ghm_mmdet.experiments.logs import last_metrics
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.markdown import markdown_table
-from ghm_mmdet.reproduce.runs import last_metrics
 
 from .command_line import perform, schedule, study_parser
 from .experiment import Experiment, StudySettings, ap_cells

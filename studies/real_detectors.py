@@ -12,9 +12,9 @@ import statistics
 from itertools import product
 from pathlib import Path
 
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.swap import losses_found
 
 from .command_line import IN_THE_CLONE, iterations, perform, study_parser

@@ -27,16 +27,16 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from scipy import stats
 
+from ghm_mmdet.experiments.logs import METRICS, NORM
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.presets import MAX_NORM
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.markdown import markdown_table
-from ghm_mmdet.reproduce.tables import METRICS
 from ghm_mmdet.swap import harmonize
 from ghm_mmdet.swap.writer import difference
 from ghm_mmdet.visualization.style import BLUE, GHM, ORANGE, RIVAL, new_figure, save_figure
 
 from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
-from .experiment import NORM, Experiment, StudySettings
+from .experiment import Experiment, StudySettings
 
 CONFIG = 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
 RESULTS = Path('studies/results/real_images.jsonl')

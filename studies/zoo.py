@@ -19,8 +19,9 @@ from pathlib import Path
 from mmengine.fileio import load
 
 from ghm_mmdet.cli.streams import command_line
-from ghm_mmdet.reproduce.experiment import Experiment, RunSettings, run_missing
-from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.experiments.experiment import Experiment, RunSettings
+from ghm_mmdet.experiments.markdown import markdown_table
+from ghm_mmdet.experiments.run import run_missing
 from ghm_mmdet.reproduce.report import COCO_IMAGES, number_of_images
 
 #: What makes MMDetection's config one of this package's classes.

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ghm_mmdet.reproduce.configs import load_config
-from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.experiments.configs import load_config
+from ghm_mmdet.experiments.markdown import markdown_table
+from ghm_mmdet.experiments.run import run_missing
 from studies import random_weights
 from studies.command_line import perform, study_parser
-from studies.experiment import Experiment, StudySettings, ap_cells, read_results, run_missing
+from studies.experiment import Experiment, StudySettings, ap_cells, read_results
 
 from .training import GHM_CONFIG, ROOT
 
@@ -59,14 +60,14 @@ def test_goes_on_after_a_failure_and_lists_it(
     failures = run_missing(quick(settings, 'a', 'b', 'c', fails='b'), jobs)
     log = settings.work_dir / 'b-seed0.log'
     folder = settings.work_dir / 'b-seed0'
-    assert failures == [f'b-seed0: train {folder} ended with exit status 1, see {log}']
+    assert failures == {'b-seed0': f'train {folder} ended with exit status 1, see {log}'}
     assert 'out of memory' in log.read_text(encoding='utf-8')
     threads = max(1, os.cpu_count() // jobs)
     assert f'threads {threads} root nowhere/' in log.read_text(encoding='utf-8')
     printed = capfd.readouterr().out
-    assert printed.endswith(f'1 failed:\n{failures[0]}\n')
+    assert printed.endswith(f'1 failed:\nb-seed0: {failures["b-seed0"]}\n')
     assert 'a-seed0: AP 25.0\n' in printed and 'c-seed0: AP 25.0\n' in printed
-    assert run_missing(quick(settings, 'a', 'b', 'c'), jobs) == []
+    assert run_missing(quick(settings, 'a', 'b', 'c'), jobs) == {}
     printed = capfd.readouterr().out
     assert printed.count('its result is there') == 2
     assert ap_cells(quick(settings, 'a', 'd')) == ['25.0', None, None]
@@ -76,7 +77,7 @@ def test_threads_that_the_user_asks_for_are_kept(
     settings: StudySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('OMP_NUM_THREADS', '37')
-    assert run_missing(quick(settings, 'a')) == []
+    assert run_missing(quick(settings, 'a')) == {}
     assert 'threads 37 ' in (settings.work_dir / 'a-seed0.log').read_text(encoding='utf-8')
 
 
@@ -111,24 +112,24 @@ def test_waits_for_the_experiment_that_it_starts_from(settings: StudySettings) -
     @dataclass(frozen=True)
     class Second(Quick):
         def check(self) -> None:
-            assert self.starts_from.result()
+            assert self.after.result()
 
-    second = Second('second', GHM_CONFIG, settings, seed=0, starts_from=first)
-    assert run_missing([first, second], jobs=2) == []
+    second = Second('second', GHM_CONFIG, settings, seed=0, after=first)
+    assert run_missing([first, second], jobs=2) == {}
 
 
 def test_file_of_results_is_written_and_skips_what_it_has(settings: StudySettings) -> None:
     kept = replace(settings, results=settings.work_dir / 'kept/results.jsonl')
     run_missing(quick(settings, 'a'))
-    assert run_missing(quick(kept, 'a', 'b')) == []
+    assert run_missing(quick(kept, 'a', 'b')) == {}
     assert [(row.run, row.seed, row.metrics) for row in read_results(kept.results).values()] == [
         (name, 0, {'bbox_mAP': 0.25}) for name in ('a-seed0', 'b-seed0')
     ]
     elsewhere = replace(kept, work_dir=settings.work_dir / 'other')
-    assert run_missing(quick(elsewhere, 'a', 'b', fails='a')) == []
+    assert run_missing(quick(elsewhere, 'a', 'b', fails='a')) == {}
     assert len(read_results(kept.results)) == 2
     changed = replace(elsewhere, cfg_options=('a.b=1',))
-    [failure] = run_missing(quick(changed, 'a'))
+    [failure] = run_missing(quick(changed, 'a')).values()
     assert 'results.jsonl holds a-seed0 with other settings' in failure
 
 
@@ -136,10 +137,10 @@ def test_half_a_line_of_results_is_left_out_and_not_gone_on_with(
     settings: StudySettings, capsys: pytest.CaptureFixture
 ) -> None:
     kept = replace(settings, results=settings.work_dir / 'results.jsonl')
-    assert run_missing(quick(kept, 'a')) == []
+    assert run_missing(quick(kept, 'a')) == {}
     with open(kept.results, 'a', encoding='utf-8') as file:
         file.write('{"run": "b-se')
-    assert run_missing(quick(kept, 'b')) == []
+    assert run_missing(quick(kept, 'b')) == {}
     assert [*read_results(kept.results)] == ['a-seed0', 'b-seed0']
     assert f'{kept.results}, line 2: left out, JSONDecodeError: ' in capsys.readouterr().err
 
@@ -148,10 +149,10 @@ def test_other_settings_in_a_folder_are_refused(settings: StudySettings) -> None
     [trained] = quick(settings, 'a')
     trained.folder.mkdir(parents=True)
     trained.wanted.dump(trained.folder / GHM_CONFIG.name)
-    assert run_missing([trained]) == []
-    other = replace(trained, options=('custom_hooks.0.iters=7',))
-    [failure] = run_missing([other])
-    assert 'custom_hooks.0.iters: 10, now 7' in failure and '--work-dir' in failure
+    assert run_missing([trained]) == {}
+    other = replace(trained, options=('optim_wrapper.optimizer.lr=7',))
+    [failure] = run_missing([other]).values()
+    assert 'optim_wrapper.optimizer.lr: 0.001, now 7' in failure and '--work-dir' in failure
 
 
 def test_config_is_that_of_another_environment() -> None:

@@ -17,12 +17,14 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from ghm_mmdet.reproduce import GPUS, experiment
-from ghm_mmdet.reproduce.configs import differences
-from ghm_mmdet.reproduce.experiment import RunSettings
+from ghm_mmdet.experiments import run as engine
+from ghm_mmdet.experiments.configs import differences
+from ghm_mmdet.experiments.experiment import RunSettings
+from ghm_mmdet.experiments.logs import METRICS
+from ghm_mmdet.reproduce import GPUS
 from ghm_mmdet.reproduce.paper_runs import paper_run, paper_runs, plan
 from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
-from ghm_mmdet.reproduce.tables import METRICS, TABLES, Table, tables
+from ghm_mmdet.reproduce.tables import TABLES, Table, tables
 from ghm_mmdet.stacks import mmdet_distribution
 
 from .training import SMALL
@@ -34,8 +36,8 @@ GHM_R = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
 FIGURES = {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_60': 0.45}
 
 
-def run_missing(tables: list[Table], settings: RunSettings) -> list[str]:
-    return experiment.run_missing(paper_runs(tables, settings))
+def run_missing(tables: list[Table], settings: RunSettings) -> dict[str, str]:
+    return engine.run_missing(paper_runs(tables, settings))
 
 
 def commands(text: str) -> list[str]:
@@ -238,7 +240,7 @@ def settings(coco_root: Path, tmp_path: Path) -> RunSettings:
 def fake(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
     """What is started instead of `mim`."""
     fake = FakeMIM(settings)
-    monkeypatch.setattr(experiment, 'run_command', fake)
+    monkeypatch.setattr(engine, 'run_command', fake)
     return fake
 
 
@@ -248,12 +250,12 @@ def test_goes_on_after_a_failure_and_runs_what_is_missing(
     fake.failing = (ASL1,)
     failures = run_missing(tables([5]), settings)
     log = settings.work_dir / f'{ASL1}.log'
-    assert failures == [f'{ASL1}: mim train ended with exit status 1, see {log}']
+    assert failures == {ASL1: f'mim train ended with exit status 1, see {log}'}
     assert fake.calls == [
         ('train', GHM_C), ('test', GHM_C), ('train', ASL1), ('train', GHM_R), ('test', GHM_R),
     ]  # fmt: skip
     fake.failing, fake.calls = (), []
-    assert run_missing(tables([5, 6]), settings) == []
+    assert run_missing(tables([5, 6]), settings) == {}
     assert fake.calls == [('train', ASL1), ('test', ASL1)]
 
 
@@ -291,8 +293,8 @@ def test_other_settings_in_a_folder_are_not_gone_on_with(
     fake.settings, fake.calls = changed, []
     failures = run_missing(tables([5]), changed)
     assert len(failures) == 3
-    assert 'train_cfg.max_epochs: 14, now 2' in failures[0]
-    assert 'choose another --work-dir' in failures[0]
+    assert 'train_cfg.max_epochs: 14, now 2' in failures[GHM_C]
+    assert 'choose another --work-dir' in failures[GHM_C]
     assert fake.calls == []
 
 
@@ -308,7 +310,7 @@ def test_how_a_run_was_started_is_no_setting(settings: RunSettings, fake: FakeMI
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
-    failure, *_ = run_missing(tables([5]), RunSettings(tmp_path, 'nowhere'))
+    failure, *_ = run_missing(tables([5]), RunSettings(tmp_path, 'nowhere')).values()
     assert 'nowhere/annotations/instances_train2017.json is not there' in failure
 
 
@@ -418,7 +420,7 @@ def test_a_recorded_config_that_is_not_whole_is_named(
     recorded = settings.work_dir / GHM_C / f'{GHM_C}.py'
     recorded.parent.mkdir(parents=True)
     recorded.write_text('model = dict(', encoding='utf-8')
-    assert run_missing(tables([5]), settings) == []
+    assert run_missing(tables([5]), settings) == {}
     assert f'{recorded}: left out, SyntaxError' in capsys.readouterr().err
 
 
@@ -458,9 +460,10 @@ STUDY = """
 import sys
 from functools import partial
 from pathlib import Path
-from studies.command_line import command_line
-from studies.experiment import Experiment, StudySettings, run_missing
-settings = StudySettings(Path(sys.argv[1]))
+from ghm_mmdet.cli.streams import command_line
+from ghm_mmdet.experiments.experiment import Experiment, RunSettings
+from ghm_mmdet.experiments.run import run_missing
+settings = RunSettings(Path(sys.argv[1]))
 config = Path('configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py')
 with command_line():
     run_missing([Experiment(name, config, settings) for name in 'abc'], jobs=2)

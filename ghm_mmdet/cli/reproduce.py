@@ -3,7 +3,8 @@
 Examples:
     ghm-mmdet reproduce plan --table 5
     ghm-mmdet reproduce run --table 5 --data-root /data/coco
-    ghm-mmdet reproduce report --table 5
+    ghm-mmdet reproduce status
+    ghm-mmdet reproduce report --table 5 --seeds 3 --add "Mine=my_config.py"
 
 A rehearsal on a small data set in COCO's layout, on the CPU and without ImageNet weights:
     ghm-mmdet reproduce run --table 5 --data-root small_coco --gpus 0 \\
@@ -17,14 +18,15 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from ..reproduce import GPUS
+from .trainings import add_training_options, launcher_of
 from .write import in_one_line
 
 ACTIONS = {
     'plan': 'print the commands that fill the tables',
     'run': 'train and test what has no result yet',
+    'status': 'print what is done, what runs and what is missing',
     'report': "print the paper's and the measured figures as Markdown",
 }
 
@@ -34,13 +36,12 @@ def add_options(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
     for name, what in ACTIONS.items():
         action = actions.add_parser(name, help=what, description=what)
-        action.add_argument('--table', type=int, nargs='+', help='1 to 7; default: all')
         add = action.add_argument
-        add('--work-dir', type=Path, default='work_dirs', help='of all runs; default: %(default)s')
+        add('--table', type=int, nargs='+', help='1 to 7; default: all')
+        add('--seeds', type=int, metavar='N', help="0, 1, ... N-1; default: one, the configs'")
         add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
-        add('--gpus', type=int, default=GPUS, help='number; 0: the CPU; default: %(default)s')
-        options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
-        add('--cfg-options', help='settings of every config', **options)
+        add_training_options(action, 'work_dirs', str(GPUS))
+        action.set_defaults(work_dir=Path('work_dirs'), gpus=GPUS)
 
 
 def run(args: Namespace) -> None:
@@ -49,18 +50,27 @@ def run(args: Namespace) -> None:
     Raises:
         SystemExit: With a message, if it failed.
     """
-    from ..reproduce.experiment import RunSettings, run_missing
+    from ..experiments.experiment import RunSettings
+    from ..experiments.run import check_gpus, run_missing
     from ..reproduce.paper_runs import paper_runs, plan
-    from ..reproduce.report import report
+    from ..reproduce.report import report, status
     from ..reproduce.tables import tables
 
     with in_one_line(f'reproduce {args.action}'):
-        settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
-        chosen = tables(args.table)
-        runs = paper_runs(chosen, settings)
+        settings = RunSettings(
+            args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options),
+            launcher=launcher_of(args),
+        )  # fmt: skip
+        chosen = tables(args.table, dict(args.add))
         if args.action == 'plan':
-            print(plan(chosen, settings))
+            print(plan(chosen, settings, args.seeds))
         elif args.action == 'report':
-            print(report(chosen, args.work_dir))
-        elif run_missing(runs):
-            sys.exit(1)
+            print(report(chosen, args.work_dir, args.seeds))
+        else:
+            runs = paper_runs(chosen, settings, args.seeds)
+            if args.action == 'status':
+                print(status(runs))
+            else:
+                check_gpus(settings)
+                if run_missing(runs, args.jobs):
+                    sys.exit(1)

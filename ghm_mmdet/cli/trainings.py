@@ -1,0 +1,40 @@
+"""What the commands that train take."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any
+
+#: Options of MIM for Slurm, as it has them.
+SLURM = {'partition': str, 'gpus-per-node': int, 'cpus-per-task': int, 'srun-args': str}
+
+
+def named_config(text: str) -> tuple[str, Path]:
+    """`NAME=CONFIG`."""
+    name, _, path = text.partition('=')
+    if not name or not Path(path).is_file():
+        raise ArgumentTypeError(f'must be NAME=CONFIG, where CONFIG is a file, got {text!r}')
+    return name, Path(path)
+
+
+def add_training_options(parser: ArgumentParser, work_dir: str, gpus: str) -> None:
+    """Where, on what and how many at a time."""
+    add = parser.add_argument
+    add('--work-dir', type=Path, metavar='DIR', help=f'of all trainings; default: {work_dir}')
+    add('--add', type=named_config, nargs='+', default=[], metavar='NAME=CONFIG', help='your own')
+    add('--gpus', type=int, metavar='N', help=f'of each training; 0: the CPU; default: {gpus}')
+    add('--jobs', type=int, default=1, metavar='N', help='trainings at a time; default: 1')
+    launchers = ('none', 'pytorch', 'slurm')
+    add('--launcher', choices=launchers, help="MIM's; default: pytorch for several GPUs")
+    for name, kind in SLURM.items():
+        add(f'--{name}', type=kind, help="MIM's, with --launcher slurm")
+    options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
+    add('--cfg-options', help='settings of every config', **options)
+
+
+def launcher_of(args: Namespace) -> tuple[str, ...]:
+    """The options of MIM that choose a launcher."""
+    names = ('launcher', *SLURM)
+    given = {name: getattr(args, name.replace('-', '_')) for name in names}
+    return tuple(word for k, v in given.items() if v is not None for word in (f'--{k}', str(v)))
