@@ -20,6 +20,7 @@ from mmengine.fileio import load
 
 from ghm_mmdet.cli.streams import command_line
 from ghm_mmdet.experiments.experiment import Experiment, RunSettings
+from ghm_mmdet.experiments.logs import last_metrics
 from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.experiments.run import run_missing
 from ghm_mmdet.reproduce.report import COCO_IMAGES, number_of_images
@@ -82,6 +83,10 @@ class ZooTest(Experiment):
         """The evaluation."""
         where = str(self.folder)
         return [self.command('test', '--checkpoint', str(self.checkpoint), '--work-dir', where)]
+
+    def result(self) -> dict[str, float] | None:
+        """The metrics of the evaluation."""
+        return last_metrics(self.folder)
 
     @property
     def annotations(self) -> Path:

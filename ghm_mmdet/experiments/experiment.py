@@ -51,6 +51,10 @@ class RunSettings:
         return variables
 
 
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One training of a config, and where its result lies, in a folder of its name.
@@ -118,8 +122,8 @@ class Experiment:
         return self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name
 
     def is_trained(self) -> bool:
-        """Whether the training reached its end and wrote the last checkpoint whole."""
-        return (self.folder / FINISHED).exists() or self.last_checkpoint == self.checkpoint
+        """Whether all commands have ended well."""
+        return (self.folder / FINISHED).exists()
 
     def is_running(self) -> bool:
         """Whether a process runs it."""
@@ -163,17 +167,32 @@ class Experiment:
         return [self.train_command()]
 
     def prepare(self) -> None:
-        """Make the folder fit to go on in."""
-        # The writer of the last checkpoint may have been killed, or the folder moved.
-        if (last := self.last_checkpoint) and not self.is_trained():
-            pointer = self.folder / LAST_CHECKPOINT
-            pointer.write_text(str(last), encoding='utf-8') if last.is_file() else pointer.unlink()
+        """Write what the config needs."""
 
     def missing(self) -> Iterator[list[str]]:
         """The commands that are still to be run, each asked for when the one before has run."""
-        if self.result() is None:
+        if self.result() is None and not self.mend():
             yield from self.commands()
             (self.folder / FINISHED).touch()
+
+    def mend(self) -> bool:
+        """Make a folder fit to go on in, wherever its last writer was killed.
+
+        Returns:
+            Whether there is nothing to go on with: the training was evaluated at its end.
+        """
+        pointer, last = self.folder / LAST_CHECKPOINT, self.last_checkpoint
+        if last == self.checkpoint:
+            logged = map(_written, self.folder.glob('*/vis_data/scalars.json'))
+            if self.wanted.get('val_cfg') is None or max(logged, default=0) > _written(last):
+                (self.folder / FINISHED).touch()
+                return True
+            # It would not be evaluated any more: the training goes on with the one before.
+            last.unlink()
+            last = max(self.folder.glob('*.pth'), key=_written, default=last)
+        if last is not None:
+            pointer.write_text(str(last), encoding='utf-8') if last.is_file() else pointer.unlink()
+        return False
 
     def watch(self) -> None:
         """Called while a command runs: raise what is to end it."""

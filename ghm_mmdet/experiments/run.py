@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,9 @@ FULL = 2**20
 
 
 def run_missing(
-    experiments: Iterable[Experiment], jobs: int = 1, after_each: Callable[[], None] = lambda: None
+    experiments: Iterable[Experiment],
+    jobs: int = 1,
+    after_each: Callable[[Mapping[str, str]], object] = lambda failures: None,
 ) -> dict[str, str]:
     """Run what has no result, `jobs` at a time and in this order; go on after a failure.
 
@@ -38,7 +40,7 @@ def run_missing(
     Args:
         experiments: One waits for that which it comes `after`.
         jobs: How many at a time. Default: 1.
-        after_each: Called in this thread after one or more are over.
+        after_each: Called in this thread after one or more are over, with what is returned so far.
 
     Returns:
         By the run that failed, the line that says why.
@@ -57,7 +59,7 @@ def run_missing(
             while wait(threads, timeout=1).not_done:
                 display.show(work.waiting, {*work.slots, *work.elsewhere})
                 if left > (left := len(work.waiting)):
-                    after_each()
+                    after_each({**work.failures})
             for thread in threads:
                 thread.result()
         except BaseException:

@@ -46,6 +46,10 @@ class PaperRun(Experiment):
             options=(*self.cfg_options, f'test_evaluator.outfile_prefix={prefix}'),
         )  # fmt: skip
 
+    def is_trained(self) -> bool:
+        """Whether the last checkpoint is there, which is evaluated by itself."""
+        return super().is_trained() or self.last_checkpoint == self.checkpoint
+
     def commands(self) -> list[list[str]]:
         """The training, the evaluation, and the detections on test-dev where they are wanted."""
         commands = [self.train_command(), self.test_command(self.checkpoint)]
@@ -55,6 +59,7 @@ class PaperRun(Experiment):
         """The commands whose results are not there; detections where the images are listed."""
         if self.result() is None:
             if not self.is_trained():
+                self.mend()
                 yield self.train_command()
             yield self.test_command(self.checkpoint)
         is_whole = self.detections.exists() and self.detections.read_bytes().endswith(b']')
