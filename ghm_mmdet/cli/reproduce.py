@@ -20,7 +20,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..reproduce import GPUS
-from .trainings import add_training_options, launcher_of
+from .trainings import add_training_options, launcher_of, number
 from .write import in_one_line
 
 ACTIONS = {
@@ -38,7 +38,7 @@ def add_options(parser: ArgumentParser) -> None:
         action = actions.add_parser(name, help=what, description=what)
         add = action.add_argument
         add('--table', type=int, nargs='+', help='1 to 7; default: all')
-        add('--seeds', type=int, metavar='N', help="0, 1, ... N-1; default: one, the configs'")
+        add('--seeds', type=number, metavar='N', help="0, 1, ... N-1; default: one, the configs'")
         add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
         add_training_options(action, 'work_dirs', str(GPUS))
         action.set_defaults(work_dir=Path('work_dirs'), gpus=GPUS)

@@ -10,6 +10,13 @@ from typing import Any
 SLURM = {'partition': str, 'gpus-per-node': int, 'cpus-per-task': int, 'srun-args': str}
 
 
+def number(text: str) -> int:
+    """An int >= 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f'must be an int >= 1, got {text!r}')
+    return int(text)
+
+
 def named_config(text: str) -> tuple[str, Path]:
     """`NAME=CONFIG`."""
     name, _, path = text.partition('=')
@@ -24,7 +31,7 @@ def add_training_options(parser: ArgumentParser, work_dir: str, gpus: str) -> No
     add('--work-dir', type=Path, metavar='DIR', help=f'of all trainings; default: {work_dir}')
     add('--add', type=named_config, nargs='+', default=[], metavar='NAME=CONFIG', help='your own')
     add('--gpus', type=int, metavar='N', help=f'of each training; 0: the CPU; default: {gpus}')
-    add('--jobs', type=int, default=1, metavar='N', help='trainings at a time; default: 1')
+    add('--jobs', type=number, default=1, metavar='N', help='trainings at a time; default: 1')
     launchers = ('none', 'pytorch', 'slurm')
     add('--launcher', choices=launchers, help="MIM's; default: pytorch for several GPUs")
     for name, kind in SLURM.items():

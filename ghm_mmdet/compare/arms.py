@@ -34,7 +34,8 @@ def clipped(original: Config, norm: float | None) -> Config:
         raise ValueError(f'the first training of {ORIGINAL} shows no norm to clip at')
     given = (original.optim_wrapper.get('clip_grad') or {}).get('max_norm', ENDLESS)
     if given <= norm:
-        raise ValueError(f'the config clips the gradient at norm {given:g} already, not {norm:g}')
+        already = f'the config clips the gradient at norm {given:g} already, not at {norm:g}'
+        raise ValueError(f'{already}: leave the arm {CLIPPED} out')
     config = copy.deepcopy(original)
     config.optim_wrapper.clip_grad = dict(max_norm=norm, norm_type=2)
     return config

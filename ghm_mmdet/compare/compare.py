@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import StringIO
@@ -133,16 +133,19 @@ class Comparison:
         self.config, self.seeds, self.folder = config, seeds, settings.work_dir
         self._options = parse_options(settings.cfg_options)
         self._sources: dict[str, str | Path] = {**dict.fromkeys(names, config), **added}
-        self.original = self._read(config)[1]
+        #: Each config as it is, and as it is trained here.
+        self._configs = {source: self._read(source) for source in {config, *added.values()}}
+        self.original = self._configs[config][1]
         self.arms = {name: ARMS.get(name) or self._own_arm(name) for name in self._sources}
         self.written: dict[str, Config] = {}
         check_arms(self, added)
         self._settings = replace(settings, cfg_options=())
+        of_sources = {source: recording(config) for source, (_, config) in self._configs.items()}
+        self._recording = {arm: of_sources[source] for arm, source in self._sources.items()}
         self._first = self._training(ORIGINAL, 0)
         self.trainings = [self._training(arm, seed) for seed in range(seeds) for arm in self.arms]
 
     def _read(self, source: str | Path) -> tuple[Config, Config]:
-        """A config as it is, and as it is trained here."""
         base = load(source)
         config = copy.deepcopy(base)
         config.merge_from_dict(self._options)
@@ -151,11 +154,13 @@ class Comparison:
         return base, config
 
     def _own_arm(self, name: str) -> Arm:
-        return Arm(str(self._sources[name]), lambda *_: self._read(self._sources[name])[1])
+        source = self._sources[name]
+        return Arm(str(source), lambda *_: self._configs[source][1])
 
     def _training(self, arm: str, seed: int) -> Training:
-        of_arm = self.original if arm in ARMS else self.arms[arm].config(self.original, None)
-        options = recording(of_arm) + (logging_norms(of_arm) if arm == ORIGINAL else ())
+        options = self._recording.get(arm, ())
+        if arm == ORIGINAL:
+            options += logging_norms(self.original)
         waits = arm == CLIPPED and known_norm(self.original) is None
         return Training(
             arm, self.folder / f'{arm}.py', self._settings, options, seed,
@@ -177,7 +182,7 @@ class Comparison:
         if arm not in self.written:
             source, path = self._sources[arm], self.folder / f'{arm}.py'
             config = self.arms[arm].config(self.original, self.norm())
-            base, comment = self._read(source)[0], self._what(arm)
+            base, comment = self._configs[source][0], self._what(arm)
             write_whole(path, inherited_config(source, base, config, path, comment))
             self.written[arm] = config
 
@@ -202,6 +207,8 @@ class Comparison:
         """What `results.json` holds."""
         arms = []
         for name in self.arms:
+            with suppress(ValueError, OSError):  # Another process may have seen the norm.
+                self.write(name)
             config = self.written.get(name, self.original)
             settings = {key: value for key, _, value in differences(self.original, config)}
             arm = dict(name=name, what=self._what(name), settings=settings, config=f'{name}.py')
@@ -219,8 +226,10 @@ class Comparison:
 
     def _report(
         self, failures: Mapping[str, str], pictures: dict[str, list[bytes]] | None = None
-    ) -> dict[str, Any]:
-        """Write `results.json`, `page.html` and `report.md`, as far as the trainings are."""
+    ) -> bool:
+        """Write `results.json`, `page.html` and `report.md` as far as the trainings are, or say why
+        not: then those of before stay.
+        """
         results = self.results(failures)
         firsts = (training for training in self.trainings if training.seed == 0)
         records = {first.name: first.folder / 'gradient_density.npz' for first in firsts}
@@ -228,20 +237,21 @@ class Comparison:
         try:
             write_whole(self.folder / 'results.json', json.dumps(results, indent=1))
             write_report(self.folder, results, pictures, densities)
-        except OSError as error:  # A full disk: the report of before stays.
-            print(f'the report is not written: {error}', file=sys.stderr)
-        return results
+        except Exception as error:  # The trainings go on.
+            print(f'the report is not written: {type(error).__name__}: {error}', file=sys.stderr)
+            return False
+        return True
 
     def findings(self) -> list[Finding]:
         """What the doctor says of the configs, before the first hour is spent."""
         gpus = None if 'slurm' in self._settings.launcher else self._settings.gpus
-        configs = {str(source): self._read(source)[1] for source in self._sources.values()}
-        return [finding for config in configs.values() for finding in check_config(config, gpus)]
+        configs = (config for _, config in self._configs.values())
+        return [finding for config in configs for finding in check_config(config, gpus)]
 
     def plan(self, commands: bool) -> str:
         """What runs, in a line for each arm, and the commands if they are asked for."""
         lines = [f'{name}: {self._what(name)}' for name in self.arms]
-        lines.append(f'{len(self.trainings)} trainings in {self.folder}')
+        lines.append(f'trainings: {len(self.trainings)}, in {self.folder}')
         environment = self._settings.environment
         for training in self.trainings if commands else ():
             words = training.command('train', '--resume', '--work-dir', str(training.folder))
@@ -257,9 +267,10 @@ class Comparison:
         self.start()
         self._report({})
         failures = run_missing(self.trainings, jobs, self._report)
-        results = self._report(failures, self._pictures())
-        print(verdict(results).sentence, f'page: {self.folder / "page.html"}', sep='\n')
-        return not failures
+        is_reported = self._report(failures, self._pictures())
+        print(verdict(self.results(failures)).sentence)
+        print(f'page: {self.folder / "page.html"}')
+        return is_reported and not failures
 
     def _pictures(self) -> dict[str, list[bytes]] | None:
         """Of the first seed."""
@@ -268,9 +279,10 @@ class Comparison:
             for training in self.trainings
             if training.seed == 0 and training.is_trained()
         }
+        device = 'cuda' if self._settings.gpus and torch.cuda.is_available() else 'cpu'
         try:
             with redirect_stdout(StringIO()):  # of pycocotools
-                return draw_crops(self.original, trained, 'cuda' if self._settings.gpus else 'cpu')
+                return draw_crops(self.original, trained, device)
         except Exception as error:
             print(f'no pictures: {type(error).__name__}: {error}', file=sys.stderr)
             return None
