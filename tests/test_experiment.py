@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 
+from ghm_mmdet.experiments import logs, progress
 from ghm_mmdet.experiments.configs import load_config
+from ghm_mmdet.experiments.experiment import RunSettings
 from ghm_mmdet.experiments.markdown import markdown_table
-from ghm_mmdet.experiments.run import run_missing
+from ghm_mmdet.experiments.progress import Display, time_left
+from ghm_mmdet.experiments.run import check_gpus, run_missing
 from studies import random_weights
 from studies.command_line import perform, study_parser
 from studies.experiment import Experiment, StudySettings, ap_cells, read_results
@@ -96,10 +103,8 @@ def test_a_training_that_detects_nothing_has_an_ap_of_0(settings: StudySettings)
     """No metric is in its log; its failure is a result, and not left out of the tables."""
     [run] = quick(settings, 'a')
     run.folder.mkdir()
-    pointer = run.folder / 'last_checkpoint'
-    pointer.write_text(str(run.checkpoint.with_name('epoch_1.pth')), encoding='utf-8')
     assert run.result() is None
-    pointer.write_text(str(run.checkpoint), encoding='utf-8')
+    (run.folder / 'finished').touch()
     assert run.result()['bbox_mAP'] == run.result()['bbox_mAP_75'] == 0
     (run.folder / '1').mkdir()
     (run.folder / '1/1.json').write_text('{"coco/bbox_mAP": 0.25}', encoding='utf-8')
@@ -190,3 +195,96 @@ def test_a_study_plans_and_reports(
 @pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'studies').glob('*.py')))
 def test_every_study_imports(name: str) -> None:
     import_module(f'studies.{name}')
+
+
+GPUS = """
+import os, pathlib, sys
+with open(pathlib.Path(sys.argv[2]).parent / 'gpus', 'a') as file:
+    file.write(os.environ['CUDA_VISIBLE_DEVICES'] + chr(10))
+pathlib.Path(sys.argv[2]).mkdir()
+while len((pathlib.Path(sys.argv[2]).parent / 'gpus').read_text().split()) < 2:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ('visible', 'gpus', 'expected'),
+    [(None, 2, ['0,1', '2,3']), ('5,7', 1, ['5', '7']), ('5', 1, ['5', '5'])],
+)
+def test_each_job_has_gpus_of_its_own(
+    settings: StudySettings, monkeypatch: pytest.MonkeyPatch,
+    visible: str | None, gpus: int, expected: list[str],
+) -> None:  # fmt: skip
+    (settings.work_dir / 'script.py').write_text(GPUS, encoding='utf-8')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if visible:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    run_missing(quick(replace(settings, gpus=gpus), 'a', 'b'), jobs=2)
+    assert sorted((settings.work_dir / 'gpus').read_text('utf-8').split()) == expected
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MMEngine would train on the CPU, and say nothing."""
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    check_gpus(RunSettings(gpus=1))
+    check_gpus(RunSettings(gpus=2, launcher=('--launcher', 'slurm')))
+    with pytest.raises(ValueError, match='gpus must be <= 1, .*, got 2'):
+        check_gpus(RunSettings(gpus=2))
+
+
+EPOCHS = """
+2026/11/30 20:50:37 - mmengine - INFO - Epoch(train)  [2][ 50/200]  lr: 1e-3  eta: 1 day, 0:02:30  time: 0.5000
+2026/11/30 20:50:58 - mmengine - INFO - Epoch(val) [2][8/8]    coco/bbox_mAP: 0.1230  coco/bbox_mAP_50: 0.2
+2026/11/30 20:50:59 - mmengine - INFO - Epoch(train)  [3][200/200]  lr: 1e-3  eta: 0:05:00  time: 0.5000  loss: 1
+"""  # noqa: E501
+
+
+def test_how_far_a_training_is_is_read_from_what_it_printed(tmp_path: Path) -> None:
+    log = tmp_path / 'a.log'
+    assert logs.progress(log) is None
+    log.write_text(EPOCHS.rpartition('2026')[0], encoding='utf-8')
+    day = 24 * 3600 + 150
+    assert logs.progress(log) == (125 / (125 + day), 125 + day, pytest.approx(12.3))
+    log.write_text('x' * 2**17 + EPOCHS, encoding='utf-8')
+    assert logs.progress(log) == (0.5, 600, pytest.approx(12.3))
+
+
+def test_time_left_is_that_of_all_that_are_not_over(settings: StudySettings) -> None:
+    runs = quick(settings, 'a', 'b', 'c')
+    seconds = {'a-seed0': 100, 'b-seed0': 300, 'over': 200}
+    # Half of a, all of b, and for c the mean of those that are known.
+    assert time_left(runs, {'a-seed0': 0.5}, seconds) == 50 + 300 + 200
+
+
+def test_without_a_terminal_a_line_a_minute_says_how_far_they_are(
+    settings: StudySettings, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = quick(settings, 'a', 'b', 'c')
+    runs[1].log.write_text(EPOCHS, encoding='utf-8')
+    display = Display(3, jobs=2)
+    display.show(runs, {runs[0]})
+    assert capsys.readouterr().out == '', 'nothing is known'
+    for _ in range(2):
+        display.show(runs[1:], {runs[1]})
+    # 600 s each: half of b and all of c, two at a time.
+    line = 'b-seed0, AP 12.3 (50%); 1 of 3 done, about 8 min left (33%)\n'
+    assert capsys.readouterr().out == line
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: time.time() * 2)
+    display.show(runs[1:], {runs[1]})
+    assert capsys.readouterr().out == line, 'a minute later'
+
+
+def test_on_a_terminal_each_training_has_a_bar(
+    settings: StudySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [run] = quick(settings, 'a')
+    run.log.write_text(EPOCHS, encoding='utf-8')
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+    display = Display(2, jobs=1)
+    display.show([run], {run})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(display.live.get_renderable())
+    first, second = console.export_text().splitlines()
+    assert first.startswith('a-seed0, AP 12.3 ') and first.rstrip().endswith(' 50%')
+    assert second.startswith('1 of 2 done, about 5 min left')

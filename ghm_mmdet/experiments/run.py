@@ -77,7 +77,8 @@ def check_gpus(settings: RunSettings) -> None:
     """Raise ValueError where there are fewer GPUs than a training wants: it would take the CPU."""
     there = torch.cuda.device_count()
     if settings.gpus > there and 'slurm' not in settings.launcher:
-        raise ValueError(f'gpus must be <= {there}, which are visible here, got {settings.gpus}')
+        there_are = f'gpus must be <= {there}, the number that is visible, or 0 for the CPU'
+        raise ValueError(f'{there_are}, got {settings.gpus}')
 
 
 @dataclass
