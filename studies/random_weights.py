@@ -10,7 +10,7 @@ Without the data, report reads the results kept in the repository.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -79,10 +79,9 @@ class Training(Experiment):
     def commands(self) -> list[list[str]]:
         if self.validates:
             return super().commands()
-        test = self.command(
-            'test', '--checkpoint', str(self.checkpoint), '--work-dir', str(self.folder / 'test'),
-            options=(*self.detector.inference, *self.settings.cfg_options),
-        )  # fmt: skip
+        where = ('--checkpoint', str(self.checkpoint), '--work-dir', str(self.folder / 'test'))
+        inference = replace(self, options=self.detector.inference, seed=None)
+        test = inference.command('test', *where)
         return [self.train_command(), test]
 
     def measured(self) -> dict[str, float] | None:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,8 @@ from mmengine.runner import Runner
 from ghm_mmdet.cli import main
 from ghm_mmdet.compare import compare as module
 from ghm_mmdet.compare.arms import ENDLESS, norm_exceeded, recording
-from ghm_mmdet.compare.compare import Comparison, Training
+from ghm_mmdet.compare.compare import Comparison
+from ghm_mmdet.compare.training import Training, point
 from ghm_mmdet.experiments import run as engine
 from ghm_mmdet.experiments.configs import differences
 from ghm_mmdet.experiments.experiment import RunSettings
@@ -110,6 +112,14 @@ def test_a_whole_table_stands_after_each_round(folder: Folder) -> None:
     assert kept.optim_wrapper.clip_grad.max_norm == 35
     assert folder.comparison().run(jobs=1)
     assert len(folder.notes()) == 12, 'nothing is trained again'
+
+
+def write(comparison: Comparison) -> None:
+    """The configs of the arms."""
+    comparison.folder.mkdir(exist_ok=True)
+    for arm in comparison.sources:
+        with suppress(ValueError):  # The norm is not known.
+            comparison.write(arm)
 
 
 def in_background(run: Callable[[], object]) -> int:
@@ -246,8 +256,8 @@ def test_a_report_that_can_not_be_written_leaves_that_of_before(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     comparison = folder.comparison('original', seeds=1)
-    comparison.start()
-    assert comparison._report({})
+    write(comparison)
+    assert comparison.report({})
     before = folder.results()
     write_text = Path.write_text
 
@@ -265,11 +275,10 @@ def test_a_report_that_can_not_be_written_leaves_that_of_before(
 def test_other_settings_are_refused_before_anything_is_trained(folder: Folder) -> None:
     """The config was edited between two starts."""
     comparison = folder.comparison(seeds=1)
-    comparison.start()
+    write(comparison)
     for training in comparison.trainings:
         training.folder.mkdir()
         training.wanted.dump(training.folder / training.config.name)
-    folder.comparison(seeds=1).start()
     other = folder.comparison(seeds=1, options=('optim_wrapper.optimizer.lr=7',))
     with pytest.raises(ValueError, match=r'original-seed0 holds .*\(optim_wrapper.optimizer.lr: 0'):
         other.run(jobs=1)
@@ -398,7 +407,9 @@ def test_nine_of_ten_norms_exceed(norms: list[float], expected: float | None) ->
 
 
 def test_an_arm_that_needs_what_is_not_there_is_refused(folder: Folder) -> None:
-    with pytest.raises(ValueError, match='arms must have original, which shows the norm that clip'):
+    with pytest.raises(
+        ValueError, match='arms must have original, which shows the norm of clipped'
+    ):
         folder.comparison('clipped', 'ghm', config=ATSS)
     with pytest.raises(ValueError, match='arms must have original or clipped, to compare with'):
         folder.comparison('ghm')
@@ -407,7 +418,7 @@ def test_an_arm_that_needs_what_is_not_there_is_refused(folder: Folder) -> None:
             folder.comparison(added={name: RETINANET})
     often = ('optim_wrapper.clip_grad.max_norm=0.1',)
     with pytest.raises(ValueError, match=r'clips the gradient at norm 0\.1 already, not at 2'):
-        folder.comparison(options=often).start()
+        folder.comparison(options=often).run(jobs=1)
 
 
 def test_own_arms_are_trained_with_the_options_and_on_the_same_images(
@@ -418,7 +429,7 @@ def test_own_arms_are_trained_with_the_options_and_on_the_same_images(
         f"_base_ = '{RETINANET}'\nmodel = dict(bbox_head=dict(stacked_convs=1))\n", 'utf-8'
     )
     comparison = folder.comparison('original', added={'mine': mine}, seeds=1)
-    comparison.start()
+    write(comparison)
     config = Config.fromfile(tmp_path / 'runs/mine.py')
     assert (config.model.bbox_head.stacked_convs, config.train_cfg.max_iters) == (1, ITERATIONS)
     [_, arm] = comparison.results({})['arms']
@@ -431,7 +442,7 @@ def test_own_arms_are_trained_with_the_options_and_on_the_same_images(
 def test_an_option_reaches_the_losses_before_they_are_harmonized(folder: Folder) -> None:
     """Beside the command it would change GHM-C's weight to that of focal loss."""
     comparison = folder.comparison(options=('model.bbox_head.loss_cls.loss_weight=2.0',))
-    comparison.start()
+    write(comparison)
     config = Config.fromfile(folder.root / 'runs/ghm.py')
     assert config.model.bbox_head.loss_cls.loss_weight == 0.5
     [ghm, *_] = [training for training in comparison.trainings if training.name == 'ghm']
@@ -441,17 +452,17 @@ def test_an_option_reaches_the_losses_before_they_are_harmonized(folder: Folder)
 def test_what_is_recorded_changes_no_training(folder: Folder) -> None:
     """AP by class; the norm of the gradient, where the config does not clip it; the hook."""
     comparison = folder.comparison(config=ATSS, seeds=1)
-    comparison.start()
+    write(comparison)
     original, clipped, ghm = comparison.trainings
     given = Config.fromfile(ATSS)
     assert given.randomness.seed == 0
     found = [key for key, *_ in differences(given, original.wanted)]
     assert sorted(found) == ['train_cfg.max_iters', 'val_evaluator.classwise']
     hook = original.wanted.default_hooks.density
-    assert (hook.type, hook.loss_bbox) == ('ghm_mmdet.GradientDensityHook', None), 'IoU: no offsets'
+    assert hook == dict(type='ghm_mmdet.GradientDensityHook', iters=5)
     assert original.options == ghm.options == clipped.options
     unclipped = folder.comparison(config=ATSS, options=('optim_wrapper.clip_grad=None',))
-    unclipped.start()
+    write(unclipped)
     assert unclipped.trainings[0].wanted.optim_wrapper.clip_grad == dict(max_norm=ENDLESS)
 
 
@@ -468,15 +479,14 @@ def test_a_gradient_is_never_as_long_as_the_norm_that_only_logs_it() -> None:
     assert torch.equal(*weights)
 
 
-def test_two_stages_are_observed_where_sigmoids_and_offsets_are() -> None:
+def test_two_stages_are_observed_where_sigmoids_are() -> None:
     config = Config.fromfile(FASTER_RCNN)
     options = dict(option.split('=', 1) for option in recording(config))
-    assert options['default_hooks.density.loss_cls'] == 'rpn_head.loss_cls'
-    assert options['default_hooks.density.loss_bbox'] == 'roi_head.bbox_head.loss_bbox'
+    places = {key: options[f'default_hooks.density.{key}'] for key in ('loss_cls', 'loss_bbox')}
     register_all_modules()
-    detector = MODELS.build(config.model)
-    observed = Observed(loss_cls='rpn_head.loss_cls', loss_bbox='roi_head.bbox_head.loss_bbox')
-    GradientNormObserver(detector, observed).close()
+    GradientNormObserver(MODELS.build(config.model), Observed(**places)).close()
+    config.custom_hooks = [dict(type='ghm_mmdet.GradientDensityHook')]
+    assert 'density' not in ' '.join(recording(config)), 'it refuses another one'
 
 
 def test_seeds_are_paired(folder: Folder, demo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,7 +494,7 @@ def test_seeds_are_paired(folder: Folder, demo_data: Path, monkeypatch: pytest.M
     monkeypatch.setenv('DEMO_ROOT', f'{demo_data}/')
     found: dict[int | None, list[tuple]] = {}
     comparison = folder.comparison(seeds=2)
-    comparison.start()
+    write(comparison)
     for training in comparison.trainings[:4]:
         config = training.wanted
         config.work_dir = str(training.folder)
@@ -511,7 +521,7 @@ def test_seeds_are_paired(folder: Folder, demo_data: Path, monkeypatch: pytest.M
     ],
 )
 def test_a_validation_in_percent(metrics: dict[str, float], expected: dict[str, object]) -> None:
-    assert module._point(7, metrics) == dict(iteration=7, **expected)
+    assert point(7, metrics) == dict(iteration=7, **expected)
 
 
 def test_a_validation_that_detects_nothing_is_one(tmp_path: Path) -> None:

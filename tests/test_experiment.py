@@ -229,7 +229,7 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     check_gpus(RunSettings(gpus=1))
     check_gpus(RunSettings(gpus=2, launcher=('--launcher', 'slurm')))
-    with pytest.raises(ValueError, match='gpus must be <= 1, .*, got 2'):
+    with pytest.raises(ValueError, match=r'gpus must be <= 1, .*, got 2'):
         check_gpus(RunSettings(gpus=2))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ..swap import harmonize, losses_found
+from ..swap import harmonize
 
 BASELINES = ORIGINAL, CLIPPED = ('original', 'clipped')
 #: No gradient is as long: its norm is logged, and nothing is clipped.
@@ -67,14 +67,22 @@ def norm_exceeded(norms: Sequence[float]) -> float | None:
 def recording(config: Config) -> tuple[str, ...]:
     """`key=value` that record more of a training, and change nothing in it.
 
-    The iteration of each validation, AP by class, and the densities of the gradient norms.
+    The iteration of each validation, AP by class, and the densities of the gradient norms: those of
+    the RPN where there is one.
     """
     options = ['default_hooks.logger.log_metric_by_epoch=False']
     # While the last is written, the one before is there.
     options.append('default_hooks.checkpoint.max_keep_ckpts=2')
     if 'Coco' in str((config.get('val_evaluator') or {}).get('type')):
         options.append('val_evaluator.classwise=True')
-    return (*options, *_densities(config))
+    hook: dict[str, Any] = dict(type='ghm_mmdet.GradientDensityHook', iters=5)
+    losses = dict(loss_cls='rpn_head.loss_cls', loss_bbox='rpn_head.loss_bbox')
+    if {*losses} <= {*config.model.get('rpn_head', ())}:
+        hook.update(losses)
+    if not any(hook['type'].endswith(str(own.type)) for own in config.get('custom_hooks') or ()):
+        # Under a name of its own, MMEngine registers it beside the hooks that a config has.
+        options += (f'default_hooks.density.{key}={value}' for key, value in hook.items())
+    return tuple(options)
 
 
 def logging_norms(config: Config) -> tuple[str, ...]:
@@ -82,19 +90,3 @@ def logging_norms(config: Config) -> tuple[str, ...]:
     clip = 'optim_wrapper.clip_grad'
     is_clipped = config.optim_wrapper.get('clip_grad')
     return () if is_clipped else (f'{clip}._delete_=True', f'{clip}.max_norm={ENDLESS}')
-
-
-def _densities(config: Config) -> list[str]:
-    """Of the first loss of sigmoids and the last of offsets, as the RPN's and the box head's."""
-    places: dict[str, str | None] = dict(loss_cls=None, loss_bbox=None)
-    for found in losses_found(config, preset='released').losses:
-        loss, where = found.ghm or found.original, found.where[len('model.') :]
-        kind = str(loss.get('type')).rpartition('.')[2]
-        if kind == 'GHMC' and loss.get('use_sigmoid', True):
-            places['loss_cls'] = places['loss_cls'] or where
-        elif kind == 'GHMR':
-            places['loss_bbox'] = where
-    hook = dict(type='ghm_mmdet.GradientDensityHook', interval=100, iters=5, **places)
-    # Under a name of its own, MMEngine registers it beside the hooks that a config has.
-    options = [f'default_hooks.density.{key}={value}' for key, value in hook.items()]
-    return options if any(places.values()) else []

@@ -8,9 +8,9 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -25,7 +25,7 @@ from .. import __version__
 from ..experiments import logs
 from ..experiments.commands import shell_line
 from ..experiments.configs import differences, parse_options
-from ..experiments.experiment import Experiment, RunSettings
+from ..experiments.experiment import RunSettings
 from ..experiments.run import run_missing
 from ..preflight import Finding, check_config
 from ..swap import inherited_config, load
@@ -34,7 +34,6 @@ from .arms import (
     BASELINES,
     CLIPPED,
     ORIGINAL,
-    Arm,
     known_norm,
     logging_norms,
     norm_exceeded,
@@ -42,69 +41,8 @@ from .arms import (
 )  # fmt: skip
 from .page import write_report
 from .pictures import draw_crops
+from .training import Training
 from .verdict import verdict
-
-#: So many records of a loss that is not finite, and a training is given up.
-LOST = 3
-
-
-@dataclass(frozen=True)
-class Training(Experiment):
-    """The training of an arm with a seed."""
-
-    write_config: Callable[[], None] = field(default=lambda: None, compare=False)
-
-    def prepare(self) -> None:
-        """Write the config of its arm."""
-        self.write_config()
-
-    def watch(self) -> None:
-        """Give up what has diverged."""
-        if why := self.lost():
-            raise ValueError(why)
-
-    def missing(self) -> Iterator[list[str]]:
-        """The training, unless it is known to come to nothing."""
-        self.watch()
-        yield from super().missing()
-        self.watch()
-
-    def lost(self) -> str | None:
-        """Why it comes to no result, if it does not."""
-        since = logs.diverged_since(self.folder)
-        if since and (since[1] >= LOST or self.is_trained()):
-            return f'the loss is NaN since iteration {since[0]}'
-        return 'it has no validation' if self.is_trained() and not self.curve() else None
-
-    def curve(self) -> list[dict[str, Any]]:
-        """Each validation: its iteration, AP in percent, and AP by class."""
-        return [_point(*validation) for validation in logs.validations(self.folder)]
-
-    def entry(self, failures: Mapping[str, str]) -> dict[str, Any]:
-        """What `results.json` has of it; `failures` are those of this process."""
-        why = self.lost() or failures.get(self.run)
-        state = 'failed' if why else 'done' if self.is_trained() else 'missing'
-        return dict(
-            arm=self.name, seed=self.seed, why=why, curve=self.curve(), folder=self.run,
-            state='running' if state == 'missing' and self.is_running() else state,
-            seconds_per_iteration=logs.newest_part(self.folder).seconds,
-        )  # fmt: skip
-
-
-def _point(iteration: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """A validation of COCO's or Pascal VOC's metrics; there are none where nothing is detected."""
-    point: dict[str, Any] = dict(iteration=iteration)
-    for column, of_voc in (('AP', 'mAP'), ('AP50', 'AP50'), ('AP75', 'AP75')):
-        found = metrics.get(logs.METRICS[column], metrics.get(of_voc, -1))
-        point[column] = _percent(found) if metrics else 0.0
-    end = '_precision'
-    classes = {key[: -len(end)]: _percent(v) for key, v in metrics.items() if key.endswith(end)}
-    return dict(point, classes=classes)
-
-
-def _percent(value: float) -> float | None:
-    """None where there is no object: MMDetection has -1 or NaN."""
-    return round(100 * value, 4) if value >= 0 else None
 
 
 class Comparison:
@@ -131,47 +69,55 @@ class Comparison:
         settings: RunSettings,
     ) -> None:
         self.config, self.seeds, self.folder = config, seeds, settings.work_dir
-        self._options = parse_options(settings.cfg_options)
-        self._sources: dict[str, str | Path] = {**dict.fromkeys(names, config), **added}
-        #: Each config as it is, and as it is trained here.
-        self._configs = {source: self._read(source) for source in {config, *added.values()}}
-        self.original = self._configs[config][1]
-        self.arms = {name: ARMS.get(name) or self._own_arm(name) for name in self._sources}
+        self.sources = {**dict.fromkeys(names, config), **{k: str(v) for k, v in added.items()}}
+        options = parse_options(settings.cfg_options)
+        #: By path, the config that is there.
+        self.bases = {source: load(source) for source in {config, *self.sources.values()}}
+        self.given = {source: _as_trained(base, options) for source, base in self.bases.items()}
+        self.original = self.given[config]
         self.written: dict[str, Config] = {}
-        check_arms(self, added)
         self._settings = replace(settings, cfg_options=())
-        of_sources = {source: recording(config) for source, (_, config) in self._configs.items()}
-        self._recording = {arm: of_sources[source] for arm, source in self._sources.items()}
+        self._check(added)
         self._first = self._training(ORIGINAL, 0)
-        self.trainings = [self._training(arm, seed) for seed in range(seeds) for arm in self.arms]
+        arms_of_seeds = ((arm, seed) for seed in range(seeds) for arm in self.sources)
+        self.trainings = [self._training(*each) for each in arms_of_seeds]
 
-    def _read(self, source: str | Path) -> tuple[Config, Config]:
-        base = load(source)
-        config = copy.deepcopy(base)
-        config.merge_from_dict(self._options)
-        if config.get('resume'):
-            config.resume, config.load_from = False, None
-        return base, config
+    def _check(self, added: Mapping[str, Path]) -> None:
+        if not {*BASELINES} & {*self.sources}:
+            raise ValueError(f'arms must have {" or ".join(BASELINES)}, to compare with')
+        if self._waits(CLIPPED) and ORIGINAL not in self.sources:
+            raise ValueError(
+                f'arms must have {ORIGINAL}, which shows the norm that {CLIPPED} takes'
+            )
+        for name in added:
+            if name in ARMS or not re.fullmatch(r'[\w.-]+', name):
+                raise ValueError(f'an added arm must have a name of its own, a word, got {name!r}')
+            for key, *_ in differences(self.original, self.given[self.sources[name]]):
+                if re.match(r'val_.*ann_file$', key):
+                    raise ValueError(f'{name} must be evaluated on the same images: {key} differs')
 
-    def _own_arm(self, name: str) -> Arm:
-        source = self._sources[name]
-        return Arm(str(source), lambda *_: self._configs[source][1])
+    def _waits(self, arm: str) -> bool:
+        """Whether an arm takes a norm that must be measured."""
+        return arm == CLIPPED and arm in self.sources and known_norm(self.original) is None
 
     def _training(self, arm: str, seed: int) -> Training:
-        options = self._recording.get(arm, ())
-        if arm == ORIGINAL:
-            options += logging_norms(self.original)
-        waits = arm == CLIPPED and known_norm(self.original) is None
-        return Training(
-            arm, self.folder / f'{arm}.py', self._settings, options, seed,
-            self._first if waits else None, partial(self.write, arm),
-        )  # fmt: skip
+        options = recording(self.given[self.sources.get(arm, self.config)])
+        options += logging_norms(self.original) if arm == ORIGINAL else ()
+        after = self._first if self._waits(arm) else None
+        path, write = self.folder / f'{arm}.py', partial(self.write, arm)
+        return Training(arm, path, self._settings, options, seed, after, write)
 
     def norm(self) -> float | None:
         """That the arm `CLIPPED` is clipped at; None until it is known."""
         over = self._first.is_trained() or self._first.lost()
         measured = norm_exceeded(logs.gradient_norms(self._first.folder)) if over else None
         return known_norm(self.original) or measured
+
+    def what(self, arm: str) -> str:
+        """A few words on an arm."""
+        norm = self.norm()
+        shown = f'a norm that {ORIGINAL} shows' if norm is None else f'norm {norm:g}'
+        return ARMS[arm].what.format(norm=shown) if arm in ARMS else self.sources[arm]
 
     def write(self, arm: str) -> None:
         """Write the config of an arm, which inherits from the given one.
@@ -180,19 +126,29 @@ class Comparison:
             ValueError: The norm that it takes is not known.
         """
         if arm not in self.written:
-            source, path = self._sources[arm], self.folder / f'{arm}.py'
-            config = self.arms[arm].config(self.original, self.norm())
-            base, comment = self._configs[source][0], self._what(arm)
-            write_whole(path, inherited_config(source, base, config, path, comment))
+            source, path = self.sources[arm], self.folder / f'{arm}.py'
+            given = self.given[source]
+            config = ARMS[arm].config(given, self.norm()) if arm in ARMS else given
+            text = inherited_config(source, self.bases[source], config, path, self.what(arm))
+            write_whole(path, text)
             self.written[arm] = config
 
-    def _what(self, arm: str) -> str:
-        norm = self.norm()
-        shown = f'a norm that {ORIGINAL} shows' if norm is None else f'norm {norm:g}'
-        return self.arms[arm].what.format(norm=shown)
+    def findings(self) -> list[Finding]:
+        """What the doctor says of the configs, before the first hour is spent."""
+        gpus = None if 'slurm' in self._settings.launcher else self._settings.gpus
+        return [finding for config in self.given.values() for finding in check_config(config, gpus)]
 
-    def start(self) -> None:
-        """Write the configs of the arms.
+    def plan(self, commands: bool) -> str:
+        """What runs, in a line for each arm, and the commands if they are asked for."""
+        lines = [f'{arm}: {self.what(arm)}' for arm in self.sources]
+        lines.append(f'trainings: {len(self.trainings)}, in {self.folder}')
+        for training in self.trainings if commands else ():
+            command = training.command('train', '--resume', '--work-dir', str(training.folder))
+            lines.append(shell_line(command, self._settings.environment))
+        return '\n'.join(lines)
+
+    def run(self, jobs: int) -> bool:
+        """Train what is missing, and report after each; whether all came to a result.
 
         Raises:
             ValueError: A folder holds a training with other settings.
@@ -202,39 +158,47 @@ class Comparison:
             if training.after is None or self.norm() is not None:
                 training.prepare()
                 training.check()
+        self.report({})
+        failures = run_missing(self.trainings, jobs, self.report)
+        is_reported = self.report(failures, self._pictures())
+        print(verdict(self.results(failures)).sentence)
+        print(f'page: {self.folder / "page.html"}')
+        return is_reported and not failures
 
     def results(self, failures: Mapping[str, str]) -> dict[str, Any]:
-        """What `results.json` holds."""
-        arms = []
-        for name in self.arms:
+        """What `results.json` holds; `failures` are those of this process, by run."""
+        for arm in self.sources:
             with suppress(ValueError, OSError):  # Another process may have seen the norm.
-                self.write(name)
-            config = self.written.get(name, self.original)
-            settings = {key: value for key, _, value in differences(self.original, config)}
-            arm = dict(name=name, what=self._what(name), settings=settings, config=f'{name}.py')
-            arms.append(arm)
-        versions = dict(
-            ghm_mmdet=__version__, torch=torch.__version__, mmdet=mmdet.__version__,
-            python=platform.python_version(),
-        )  # fmt: skip
+                self.write(arm)
+        settings = {
+            arm: {key: value for key, _, value in differences(self.original, config)}
+            for arm, config in self.written.items()
+        }
+        versions = dict(ghm_mmdet=__version__, torch=torch.__version__, mmdet=mmdet.__version__)
         return dict(
-            config=str(self.config), metric='AP', arms=arms,
-            baselines=[name for name in BASELINES if name in self.arms],
-            seeds=[*range(self.seeds)], versions=versions,
+            config=self.config,
+            metric='AP',
+            baselines=[arm for arm in BASELINES if arm in self.sources],
+            arms=[
+                dict(name=a, what=self.what(a), settings=settings.get(a, {}), config=f'{a}.py')
+                for a in self.sources
+            ],
+            seeds=[*range(self.seeds)],
             runs=[training.entry(failures) for training in self.trainings],
-        )  # fmt: skip
+            versions=dict(versions, python=platform.python_version()),
+        )
 
-    def _report(
+    def report(
         self, failures: Mapping[str, str], pictures: dict[str, list[bytes]] | None = None
     ) -> bool:
         """Write `results.json`, `page.html` and `report.md` as far as the trainings are, or say why
         not: then those of before stay.
         """
-        results = self.results(failures)
         firsts = (training for training in self.trainings if training.seed == 0)
         records = {first.name: first.folder / 'gradient_density.npz' for first in firsts}
         densities = {name: path for name, path in records.items() if path.exists()}
         try:
+            results = self.results(failures)
             write_whole(self.folder / 'results.json', json.dumps(results, indent=1))
             write_report(self.folder, results, pictures, densities)
         except Exception as error:  # The trainings go on.
@@ -242,73 +206,34 @@ class Comparison:
             return False
         return True
 
-    def findings(self) -> list[Finding]:
-        """What the doctor says of the configs, before the first hour is spent."""
-        gpus = None if 'slurm' in self._settings.launcher else self._settings.gpus
-        configs = (config for _, config in self._configs.values())
-        return [finding for config in configs for finding in check_config(config, gpus)]
-
-    def plan(self, commands: bool) -> str:
-        """What runs, in a line for each arm, and the commands if they are asked for."""
-        lines = [f'{name}: {self._what(name)}' for name in self.arms]
-        lines.append(f'trainings: {len(self.trainings)}, in {self.folder}')
-        environment = self._settings.environment
-        for training in self.trainings if commands else ():
-            words = training.command('train', '--resume', '--work-dir', str(training.folder))
-            lines.append(shell_line(words, environment))
-        return '\n'.join(lines)
-
-    def run(self, jobs: int) -> bool:
-        """Train what is missing, and report after each; whether all came to a result.
-
-        Raises:
-            ValueError: A folder holds a training with other settings.
-        """
-        self.start()
-        self._report({})
-        failures = run_missing(self.trainings, jobs, self._report)
-        is_reported = self._report(failures, self._pictures())
-        print(verdict(self.results(failures)).sentence)
-        print(f'page: {self.folder / "page.html"}')
-        return is_reported and not failures
-
     def _pictures(self) -> dict[str, list[bytes]] | None:
-        """Of the first seed."""
-        trained = {
-            training.name: (training.config, training.last_checkpoint)
-            for training in self.trainings
-            if training.seed == 0 and training.is_trained()
-        }
+        """Of the detectors of the first seed."""
+        firsts = (each for each in self.trainings if each.seed == 0 and each.is_trained())
+        detectors = {first.name: (first.config, first.last_checkpoint) for first in firsts}
         device = 'cuda' if self._settings.gpus and torch.cuda.is_available() else 'cpu'
         try:
-            with redirect_stdout(StringIO()):  # of pycocotools
-                return draw_crops(self.original, trained, device)
+            with redirect_stdout(StringIO()):  # pycocotools prints
+                return draw_crops(self.original, detectors, device)
         except Exception as error:
             print(f'no pictures: {type(error).__name__}: {error}', file=sys.stderr)
             return None
 
 
-def check_arms(comparison: Comparison, added: Mapping[str, Path]) -> None:
-    """Raise ValueError where the arms can't be compared."""
-    arms = comparison.arms
-    if not {*BASELINES} & {*arms}:
-        raise ValueError(f'arms must have {" or ".join(BASELINES)}, to compare with')
-    if CLIPPED in arms and ORIGINAL not in arms and known_norm(comparison.original) is None:
-        raise ValueError(f'arms must have {ORIGINAL}, which shows the norm that {CLIPPED} takes')
-    for name in added:
-        if name in ARMS or not re.fullmatch(r'[\w.-]+', name):
-            raise ValueError(f'an added arm must have a name of its own, of letters, got {name!r}')
-        others = differences(comparison.original, arms[name].config(comparison.original, None))
-        if found := [key for key, *_ in others if re.match(r'val_.*ann_file$', key)]:
-            raise ValueError(f'{name} must be evaluated on the same images: {found[0]} differs')
+def _as_trained(base: Config, options: dict[str, object]) -> Config:
+    """With `--cfg-options`, from the beginning."""
+    config = copy.deepcopy(base)
+    config.merge_from_dict(options)
+    if config.get('resume'):
+        config.resume, config.load_from = False, None
+    return config
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file in one step, beside other threads and processes that do."""
-    partial_file = path.with_name(f'.{path.name}.{os.getpid()}-{get_ident()}')
+    partly = path.with_name(f'.{path.name}.{os.getpid()}-{get_ident()}')
     try:
-        partial_file.write_text(text, encoding='utf-8')
-        os.replace(partial_file, path)
+        partly.write_text(text, encoding='utf-8')
+        os.replace(partly, path)
     except OSError:
-        partial_file.unlink()
+        partly.unlink()
         raise

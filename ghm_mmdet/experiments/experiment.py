@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,30 +130,17 @@ class Experiment:
         lock = self.lock
         with suppress(Timeout):
             if os.path.exists(lock.lock_file):
-                with lock.acquire(timeout=0):
-                    return False
+                lock.acquire(timeout=0)
+                lock.release()
             return False
         return True
 
-    def command(
-        self,
-        verb: str,
-        *args: str,
-        config: Path | None = None,
-        options: Sequence[str] | None = None,
-    ) -> list[str]:
-        """A command line of MIM.
-
-        Args:
-            verb: `train` or `test`.
-            *args: Further arguments of MIM's command.
-            config: Default: None, that of the training.
-            options: `key=value`. Default: None, those of the training.
-        """
-        gpus, options = self.settings.gpus, self.cfg_options if options is None else options
+    def command(self, verb: str, *args: str) -> list[str]:
+        """A command line of MIM: `train` or `test`, and further arguments."""
+        gpus = self.settings.gpus
         launcher = self.settings.launcher or (('--launcher', 'pytorch') if gpus > 1 else ())
-        overrides = ('--cfg-options', *options) if options else ()
-        return mim_command(verb, config or self.config, *launcher, *args, *overrides, gpus=gpus)
+        overrides = ('--cfg-options', *self.cfg_options) if self.cfg_options else ()
+        return mim_command(verb, self.config, *launcher, *args, *overrides, gpus=gpus)
 
     def train_command(self) -> list[str]:
         """It resumes from the last checkpoint in the folder, where there is one."""

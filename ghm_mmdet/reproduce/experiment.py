@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config
@@ -40,11 +41,10 @@ class PaperRun(Experiment):
     def test_dev_command(self) -> list[str]:
         """The command that writes the detections on test-dev."""
         prefix = str(self.detections)[: -len('.bbox.json')]
-        return self.command(
-            'test', '--checkpoint', str(self.checkpoint), '--work-dir', prefix,
-            config=self.test_dev_config,
-            options=(*self.cfg_options, f'test_evaluator.outfile_prefix={prefix}'),
-        )  # fmt: skip
+        options = (*self.options, f'test_evaluator.outfile_prefix={prefix}')
+        test = replace(self, config=self.test_dev_config or self.config, options=options)
+        where = ('--checkpoint', str(self.checkpoint), '--work-dir', prefix)
+        return test.command('test', *where)
 
     def is_trained(self) -> bool:
         """Whether the last checkpoint is there, which is evaluated by itself."""
