@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.experiments.progress import Display, time_left
 from ghm_mmdet.experiments.run import check_gpus, run_missing
 from studies import random_weights
-from studies.command_line import perform, study_parser
-from studies.experiment import Experiment, StudySettings, ap_cells, read_results
+from studies.random_weights import ap_cells
+from studies.study import StudySettings, Training, perform, study_parser
 
 from .training import GHM_CONFIG, ROOT
 
@@ -39,7 +40,7 @@ if fails:
 
 
 @dataclass(frozen=True)
-class Quick(Experiment):
+class Quick(Training):
     """An experiment that trains nothing."""
 
     fails: bool = False
@@ -56,8 +57,12 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudySettings:
     return StudySettings(tmp_path, 'nowhere')
 
 
-def quick(settings: StudySettings, *names: str, fails: str | None = None) -> list[Experiment]:
+def quick(settings: StudySettings, *names: str, fails: str | None = None) -> list[Training]:
     return [Quick(n, GHM_CONFIG, settings, seed=0, fails=n == fails) for n in names]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
@@ -127,12 +132,12 @@ def test_file_of_results_is_written_and_skips_what_it_has(settings: StudySetting
     kept = replace(settings, results=settings.work_dir / 'kept/results.jsonl')
     run_missing(quick(settings, 'a'))
     assert run_missing(quick(kept, 'a', 'b')) == {}
-    assert [(row.run, row.seed, row.metrics) for row in read_results(kept.results).values()] == [
+    assert [(row['run'], row['seed'], row['metrics']) for row in lines(kept.results)] == [
         (name, 0, {'bbox_mAP': 0.25}) for name in ('a-seed0', 'b-seed0')
     ]
     elsewhere = replace(kept, work_dir=settings.work_dir / 'other')
     assert run_missing(quick(elsewhere, 'a', 'b', fails='a')) == {}
-    assert len(read_results(kept.results)) == 2
+    assert len(lines(kept.results)) == 2
     changed = replace(elsewhere, cfg_options=('a.b=1',))
     [failure] = run_missing(quick(changed, 'a')).values()
     assert 'results.jsonl holds a-seed0 with other settings' in failure
@@ -146,7 +151,7 @@ def test_half_a_line_of_results_is_left_out_and_not_gone_on_with(
     with open(kept.results, 'a', encoding='utf-8') as file:
         file.write('{"run": "b-se')
     assert run_missing(quick(kept, 'b')) == {}
-    assert [*read_results(kept.results)] == ['a-seed0', 'b-seed0']
+    assert [run.kept()['run'] for run in quick(kept, 'a', 'b')] == ['a-seed0', 'b-seed0']
     assert f'{kept.results}, line 2: left out, JSONDecodeError: ' in capsys.readouterr().err
 
 

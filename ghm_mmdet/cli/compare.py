@@ -17,7 +17,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .trainings import add_training_options, launcher_of, number
+from .trainings import add_added, add_training_options, launcher_of, number
 from .write import in_one_line
 
 #: Those of `ghm_mmdet.compare.arms`, which needs MMEngine.
@@ -31,6 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
     add('--seeds', type=number, default=3, metavar='N', help='0, 1, ... N-1; default: 3')
     what = 'default: original clipped ghm'
     add('--arms', nargs='+', choices=ARMS, default=ARMS[:3], metavar='ARM', help=what)
+    add_added(parser, 'further arms')
     add_training_options(parser, 'work_dirs/compare_<CONFIG>', '1, where there is one')
     add('--dry-run', action='store_true', help='print what would run, write nothing')
 

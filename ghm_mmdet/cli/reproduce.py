@@ -20,7 +20,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..reproduce import GPUS
-from .trainings import add_training_options, launcher_of, number
+from .trainings import add_added, add_training_options, launcher_of, number
 from .write import in_one_line
 
 ACTIONS = {
@@ -40,6 +40,7 @@ def add_options(parser: ArgumentParser) -> None:
         add('--table', type=int, nargs='+', help='1 to 7; default: all')
         add('--seeds', type=number, metavar='N', help="0, 1, ... N-1; default: one, the configs'")
         add('--data-root', help='folder in the layout of COCO; default: $COCO_ROOT or data/coco')
+        add_added(action, 'further rows')
         add_training_options(action, 'work_dirs', str(GPUS))
         action.set_defaults(work_dir=Path('work_dirs'), gpus=GPUS)
 

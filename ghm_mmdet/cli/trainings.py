@@ -29,7 +29,6 @@ def add_training_options(parser: ArgumentParser, work_dir: str, gpus: str) -> No
     """Where, on what and how many at a time."""
     add = parser.add_argument
     add('--work-dir', type=Path, metavar='DIR', help=f'of all trainings; default: {work_dir}')
-    add('--add', type=named_config, nargs='+', default=[], metavar='NAME=CONFIG', help='your own')
     add('--gpus', type=int, metavar='N', help=f'of each training; 0: the CPU; default: {gpus}')
     add('--jobs', type=number, default=1, metavar='N', help='trainings at a time; default: 1')
     launchers = ('none', 'pytorch', 'slurm')
@@ -38,6 +37,12 @@ def add_training_options(parser: ArgumentParser, work_dir: str, gpus: str) -> No
         add(f'--{name}', type=kind, help="MIM's, with --launcher slurm")
     options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
     add('--cfg-options', help='settings of every config', **options)
+
+
+def add_added(parser: ArgumentParser, what: str) -> None:
+    """Configs of one's own."""
+    settings: dict[str, Any] = dict(nargs='+', default=[], metavar='NAME=CONFIG')
+    parser.add_argument('--add', type=named_config, help=what, **settings)
 
 
 def launcher_of(args: Namespace) -> tuple[str, ...]:
