@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ghm_mmdet.cli.places import file_to_write, write_text
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.functional import ghm_c_loss, ghm_r_loss
 from ghm_mmdet.losses import GHMR
 from ghm_mmdet.ops.trial import VARIABLE
 from ghm_mmdet.presets import PRESETS
-from ghm_mmdet.reproduce.markdown import markdown_table
 
 NUM_CLASSES = 80
 ANCHORS_PER_CELL = 9

@@ -30,7 +30,7 @@ from torch import nn
 
 from ghm_mmdet.cli.places import file_to_read, file_to_write, write_text
 from ghm_mmdet.cli.streams import command_line
-from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.stacks import mmdet_distribution
 from ghm_mmdet.swap import harmonize, inherited_config, losses_found
 

@@ -10,17 +10,18 @@ Without the data, report reads the results kept in the repository.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from ghm_mmdet.experiments.logs import last_metrics
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.markdown import markdown_table
-from ghm_mmdet.reproduce.runs import last_metrics
 
-from .command_line import perform, schedule, study_parser
-from .experiment import Experiment, StudySettings, ap_cells
-from .real_images import harmonized_options
+from .options import harmonized_options, schedule
+from .study import StudySettings, Training, perform, study_parser
 
 RESULTS = Path('studies/results/random_weights.jsonl')
 LOSSES = {
@@ -71,7 +72,7 @@ VARIANTS = tuple(product(DETECTORS, LOSSES))
 
 
 @dataclass(frozen=True)
-class Training(Experiment):
+class WithTest(Training):
     """A training, and where it has no validation a test of the last checkpoint."""
 
     detector: Detector = DETECTORS[0]
@@ -79,10 +80,9 @@ class Training(Experiment):
     def commands(self) -> list[list[str]]:
         if self.validates:
             return super().commands()
-        test = self.command(
-            'test', '--checkpoint', str(self.checkpoint), '--work-dir', str(self.folder / 'test'),
-            options=(*self.detector.inference, *self.settings.cfg_options),
-        )  # fmt: skip
+        where = ('--checkpoint', str(self.checkpoint), '--work-dir', str(self.folder / 'test'))
+        inference = replace(self, options=self.detector.inference, seed=None)
+        test = inference.command('test', *where)
         return [self.train_command(), test]
 
     def measured(self) -> dict[str, float] | None:
@@ -93,7 +93,7 @@ class Training(Experiment):
         return not set(NO_VALIDATION) <= set(self.options)
 
 
-def experiment(variant: tuple[Detector, str], settings: StudySettings, seed: int) -> Training:
+def experiment(variant: tuple[Detector, str], settings: StudySettings, seed: int) -> WithTest:
     detector, losses = variant
     config = config_path(detector.config)
     options = (*schedule(detector.epochs), *detector.options)
@@ -102,7 +102,7 @@ def experiment(variant: tuple[Detector, str], settings: StudySettings, seed: int
     elif detector.inference:
         options += NO_VALIDATION
     name = f'{detector.name}-{losses}'
-    return Training(name, config, settings, options, seed, detector=detector)
+    return WithTest(name, config, settings, options, seed, detector=detector)
 
 
 def table(settings: StudySettings, seeds: int) -> str:
@@ -115,6 +115,14 @@ def table(settings: StudySettings, seeds: int) -> str:
             rows.append([detector.what, LOSSES[losses], *cells])
     heads = ['detector', 'losses', *(f'seed {s}' for s in range(seeds)), 'mean']
     return markdown_table(heads, rows)
+
+
+def ap_cells(runs: Iterable[Training]) -> list[str | None]:
+    """AP of each run in percent, and the mean of all, for a table; None where not run."""
+    results = (run.result() for run in runs)
+    aps = [None if metrics is None else 100 * metrics['bbox_mAP'] for metrics in results]
+    mean = None if None in aps else statistics.mean(aps)
+    return [None if ap is None else f'{ap:.1f}' for ap in (*aps, mean)]
 
 
 if __name__ == '__main__':

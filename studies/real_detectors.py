@@ -12,24 +12,15 @@ import statistics
 from itertools import product
 from pathlib import Path
 
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.presets import PRESETS
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.markdown import markdown_table
 from ghm_mmdet.swap import losses_found
 
-from .command_line import IN_THE_CLONE, iterations, perform, study_parser
-from .experiment import Experiment, StudySettings
-from .real_images import (
-    CLIP,
-    ITERATIONS,
-    by_seed,
-    differences,
-    harmonized_options,
-    in_set,
-    mean_and_spread,
-    mean_with_interval,
-    of_set,
-)
+from .means import by_seed, differences, mean_and_spread, mean_with_interval
+from .options import CLIP, harmonized_options, in_set, iterations, of_set
+from .real_images import ITERATIONS
+from .study import IN_THE_CLONE, StudySettings, Training, perform, study_parser
 
 RESULTS = Path('studies/results/real_detectors.jsonl')
 #: The metrics by seed.
@@ -75,7 +66,7 @@ def config_of(detector: str) -> Path:
     return config_path(f'studies/configs/{detector}_lite0_chess.py')
 
 
-def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int) -> Experiment:
+def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int) -> Training:
     name, detector, losses = variant
     config = config_of(detector)
     settings = in_set(settings, name)
@@ -94,7 +85,7 @@ def experiment(variant: tuple[str, str, str], settings: StudySettings, seed: int
             found += ghm_c_for(detector, OBJECTNESS_OF[detector], reduction='positives')
         return found
 
-    return Experiment('-'.join(variant), config, settings, seed=seed, further=options)
+    return Training('-'.join(variant), config, settings, seed=seed, further=options)
 
 
 def heads_of(detector: str) -> tuple[str, ...]:

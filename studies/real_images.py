@@ -11,32 +11,35 @@ test.json. Without the data, report and figure read the results kept in the repo
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from mmengine.config import Config
-from scipy import stats
+from mmengine.fileio import load
 
-from ghm_mmdet.presets import MAX_NORM
+from ghm_mmdet.experiments.logs import NORM
+from ghm_mmdet.experiments.markdown import markdown_table
 from ghm_mmdet.reproduce.configs import config_path
-from ghm_mmdet.reproduce.markdown import markdown_table
-from ghm_mmdet.reproduce.tables import METRICS
-from ghm_mmdet.swap import harmonize
-from ghm_mmdet.swap.writer import difference
 from ghm_mmdet.visualization.style import BLUE, GHM, ORANGE, RIVAL, new_figure, save_figure
 
-from .command_line import IN_THE_CLONE, iterations, perform, settings_of, study_parser
-from .experiment import NORM, Experiment, StudySettings
+from .label_noise import with_noise
+from .means import (
+    COLUMNS,
+    ahead_of,
+    by_seed,
+    differences,
+    interval_of_seeds,
+    mean_and_spread,
+    mean_with_interval,
+)  # fmt: skip
+from .options import Losses, in_set, iterations, of_set, train_file
+from .study import IN_THE_CLONE, StudySettings, Training, perform, settings_of, study_parser
 
 CONFIG = 'studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py'
 RESULTS = Path('studies/results/real_images.jsonl')
@@ -54,56 +57,14 @@ ADAMW, SGD = 'AdamW', 'SGD'
 #: The learning rates of each; the first is that of the other tables. SGD's is MMDetection's 0.01
 #: for 16 images.
 RATES = {ADAMW: (5e-4, 1.25e-4, 2.5e-4, 1e-3, 2e-3), SGD: (0.0025, 0.005, 0.01, 0.02, 0.025, 0.05)}
-COLUMNS = ('AP', 'AP50', 'AP75', 'AP90')
 #: Those whose differences are shown.
 PAIRED = ('AP', 'AP50', 'AP75')
-FOCAL, RELEASED, PRESET, CLIPPED = 'focal', 'released', 'preset', 'focal-clipped'
-NORMALIZED, PRESET_NORMALIZED = 'focal-clipped-2', 'preset-clipped'
-PRESET_LOWEST = 'preset-clipped-2'
-SCALED = 'preset-quarter'
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What takes the place of focal loss and smooth L1."""
-
-    what: str
-    harmonized: dict[str, object] | None = None  # arguments of `harmonize`
-    options: tuple[str, ...] = ()  # `key=value`
-
-
-TEMPERED = dict(preset='tempered')
-CLIP = 'optim_wrapper.clip_grad.max_norm={}'.format
-CLS, REG = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
 LOSSES = {
-    FOCAL: Losses('focal loss + smooth L1'),
-    PRESET: Losses("GHM-C + GHM-R, preset 'tempered'", TEMPERED),
-    RELEASED: Losses('GHM-C + GHM-R, released settings', dict(preset='released')),
-    CLIPPED: Losses(
-        'focal loss + smooth L1, gradient clipped as with the preset',
-        options=(CLIP(MAX_NORM['tempered']),),
-    ),
-    # In most iterations: the gradient of focal loss is longer than 2, the preset's than 10.
-    NORMALIZED: Losses('focal loss + smooth L1, gradient clipped at norm 2', options=(CLIP(2),)),
-    PRESET_NORMALIZED: Losses(
-        'the preset, gradient clipped at norm 10', TEMPERED, (CLIP(MAX_NORM['tempered']),)
-    ),
-    PRESET_LOWEST: Losses('the preset, gradient clipped at norm 2', TEMPERED, (CLIP(2),)),
-    # Focal loss tuned as well, and the parts of the preset.
-    'focal-w4': Losses('focal loss of weight 4 + smooth L1', options=(f'{CLS}.loss_weight=4.0',)),
-    'ghmc': Losses('the preset, GHM-C + smooth L1', TEMPERED | dict(reg=False)),
-    'ghmr': Losses('the preset, focal loss + GHM-R', TEMPERED | dict(cls=False)),
-    'ghmr-official': Losses(
-        "the preset, GHM-R with formula='official'", TEMPERED, (f'{REG}.formula=official',)
-    ),
-    # With the gradient's norm of the losses that it replaces, about a quarter of its own.
-    SCALED: Losses(
-        'the preset, both weights times 1/4',
-        TEMPERED,
-        (f'{CLS}.loss_weight=0.0625', f'{REG}.loss_weight=2.5'),
-    ),
+    name: Losses(**{**fields, 'options': tuple(fields.get('options', ()))})
+    for name, fields in load(Path(__file__).with_name('losses.yml')).items()
 }
-WHOLE, PARTS = tuple(LOSSES)[:7], tuple(LOSSES)[7:-1]
+FOCAL, PRESET, RELEASED, CLIPPED, NORMALIZED, PRESET_NORMALIZED, PRESET_LOWEST = [*LOSSES][:7]
+WHOLE, PARTS, SCALED = tuple(LOSSES)[:7], tuple(LOSSES)[7:-1], [*LOSSES][-1]
 COMPARED = (PRESET, PRESET_NORMALIZED, PRESET_LOWEST, RELEASED)
 #: Each with every norm at which the gradient is clipped.
 FOCALS, PRESETS = (FOCAL, CLIPPED, NORMALIZED), (PRESET, PRESET_NORMALIZED, PRESET_LOWEST)
@@ -132,20 +93,20 @@ ALIKE = (
 )
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A set, its losses, and how they are trained."""
+class Variant(NamedTuple):
+    """A set, its losses, how they are trained, and what is wrong with the labels."""
 
     set: str
     losses: str
     regime: Regime
+    noise: str | None = None
 
     @property
     def name(self) -> str:
         length, optimizer, rate = self.regime
         is_config = optimizer == ADAMW and self.regime.is_base_rate
-        how = '' if is_config else f'-{optimizer.lower()}{rate}'
-        return f'{self.set}-{self.losses}{how}-{length}'
+        how = None if is_config else f'{optimizer.lower()}{rate}'
+        return '-'.join(filter(None, (self.set, self.noise, self.losses, how, length)))
 
 
 BY_ADAMW = tuple(Regime('1x', ADAMW, rate) for rate in RATES[ADAMW])
@@ -176,56 +137,26 @@ def base_of(losses: str, regime: Regime) -> str:
     return FOCAL if regime.optimizer == ADAMW or regime.is_base_rate else CLIPPED
 
 
-def train_file(data: Path) -> str:
-    """The annotations to train on; BCCD has them in two parts and as a whole."""
-    return next(name for name in ('trainval.json', 'train.json') if (data / name).exists())
-
-
-def experiment(variant: Variant, settings: StudySettings, seed: int) -> Experiment:
-    settings = in_set(settings, variant.set)
+def experiment(
+    variant: Variant, settings: StudySettings, seed: int, losses: Mapping[str, Losses] = LOSSES
+) -> Training:
+    settings, config = in_set(settings, variant.set), config_path(CONFIG)
 
     def options() -> tuple[str, ...]:
+        data = Path(settings.data_root)
+        labels = ()
+        if variant.noise is not None:
+            file = with_noise(data / train_file(data), variant.noise, seed)
+            labels = (f'train_dataloader.dataset.ann_file={file.name}',)
         return (
             *of_set(settings.data_root),
+            *labels,
             *iterations(ITERATIONS[variant.regime.length]),
-            *of_losses(variant.losses, clipped=variant.regime.optimizer == ADAMW),
+            *losses[variant.losses].of(config, clipped=variant.regime.optimizer == ADAMW),
             *of_optimizer(variant.regime),
         )
 
-    return Experiment(variant.name, config_path(CONFIG), settings, seed=seed, further=options)
-
-
-def in_set(settings: StudySettings, name: str) -> StudySettings:
-    """With the folder of a set below `--data-root`."""
-    return replace(settings, data_root=str(Path(settings.data_root or 'data', name)))
-
-
-@cache
-def of_set(data_root: str, heads: tuple[str, ...] = ('model.bbox_head',)) -> tuple[str, ...]:
-    """The classes of a set, and its annotations; none where the data are not there."""
-    data = Path(data_root)
-    if not (data / 'test.json').exists():
-        return ()
-    names = [
-        c['name']
-        for c in json.loads((data / 'test.json').read_text(encoding='utf-8'))['categories']
-    ]
-    classes = f'[{",".join(names)}]'
-    return (
-        *(f'{head}.num_classes={len(names)}' for head in heads),
-        *(f'{split}_dataloader.dataset.metainfo.classes={classes}' for split in ('train', 'val')),
-        f'train_dataloader.dataset.ann_file={train_file(data)}',
-    )
-
-
-@cache
-def of_losses(name: str, clipped: bool) -> tuple[str, ...]:
-    """The options that `harmonize` comes to, and those of the losses' own."""
-    losses = LOSSES[name]
-    if losses.harmonized is None:
-        return losses.options
-    harmonized = harmonized_options(config_path(CONFIG), clipped, **losses.harmonized)
-    return (*harmonized, *losses.options)
+    return Training(variant.name, config, settings, seed=seed, further=options)
 
 
 def of_optimizer(regime: Regime) -> tuple[str, ...]:
@@ -240,36 +171,6 @@ def of_optimizer(regime: Regime) -> tuple[str, ...]:
     return tuple(f'optim_wrapper.optimizer.{key}={value}' for key, value in settings.items())
 
 
-@cache
-def harmonized_options(config: Path, clipped: bool = True, **arguments: Any) -> tuple[str, ...]:
-    """What `harmonize` does to a config, as `key=value`; if not `clipped`, to one that does not
-    clip the gradient, as MMDetection's with SGD.
-    """
-    given = Config.fromfile(config)
-    original = given.to_dict()
-    if not clipped:
-        given.optim_wrapper.clip_grad = None
-    return tuple(options_between(original, harmonize(given, **arguments).to_dict()))
-
-
-def options_between(original: dict, new: dict, prefix: str = '') -> Iterator[str]:
-    """Differences as `key=value`, those of lists by index."""
-    for key, value in difference(original, new).items():
-        yield from _options_of(value, original.get(key), f'{prefix}{key}')
-
-
-def _options_of(value: object, original: object, name: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        inner = original if isinstance(original, dict) else {}
-        for key, each in value.items():
-            yield from _options_of(each, inner.get(key), f'{name}.{key}')
-    elif isinstance(value, list) and isinstance(original, list):
-        for index, (before, after) in enumerate(zip(original, value, strict=True)):
-            yield from options_between(before, after, f'{name}.{index}.')
-    else:
-        yield f'{name}={value}'
-
-
 # What the results say.
 
 
@@ -282,55 +183,6 @@ def results(settings: StudySettings, seeds: int) -> Results:
     for variant in VARIANTS:
         found[variant] = by_seed(experiment(variant, settings, seed) for seed in range(seeds))
     return found
-
-
-def by_seed(runs: Iterable[Experiment]) -> dict[int, dict[str, float]]:
-    """The metrics of what was run, in percent."""
-    found = {run.seed: run.result() for run in runs}
-    return {seed: percent(metrics) for seed, metrics in found.items() if metrics is not None}
-
-
-def percent(metrics: dict[str, float]) -> dict[str, float]:
-    """AP by column, and the norm of the gradient, NaN where it is not known."""
-    aps = {column: 100 * metrics[METRICS[column]] for column in COLUMNS}
-    return aps | {NORM: metrics.get(NORM, math.nan)}
-
-
-def differences(
-    ours: dict[int, dict[str, float]], base: dict[int, dict[str, float]], column: str
-) -> list[float]:
-    """Of the seeds that both have."""
-    return [ours[seed][column] - base[seed][column] for seed in sorted(ours.keys() & base.keys())]
-
-
-def mean_with_interval(values: Sequence[float]) -> str:
-    """The mean, and its 95 % interval by Student's t where there are two values or more."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f'{mean:+.1f}'
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f'{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]'
-
-
-def interval_of_seeds(paired: Sequence[Sequence[float]]) -> str | None:
-    """The 95 % interval of the mean over the sets that comes from the seeds, the sets being given.
-
-    None unless each set has two seeds or more.
-    """
-    if any(len(of_set) < 2 for of_set in paired):
-        return None
-    variance = sum(statistics.variance(d) / len(d) for d in paired) / len(paired) ** 2
-    mean = statistics.mean(map(statistics.mean, paired))
-    seeds = sum(len(d) - 1 for d in paired)
-    low, high = stats.t.interval(0.95, seeds, mean, math.sqrt(variance))
-    return f'[{low:+.1f}, {high:+.1f}]'
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """The mean and the standard deviation."""
-    if len(values) < 2:
-        return f'{values[0]:.1f}'
-    return f'{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}'
 
 
 def table_of_sets(found: Results) -> str:
@@ -390,10 +242,6 @@ def ratio_of_norms(found: Results, losses: str, regime: Regime, sets: Sequence[s
     if not ratios:
         return None
     return f'{statistics.geometric_mean(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})'
-
-
-def ahead_of(values: Sequence[float]) -> str:
-    return f'{sum(value > 0 for value in values)} of {len(values)}'
 
 
 def of_sets(

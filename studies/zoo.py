@@ -20,8 +20,10 @@ from mmengine.fileio import load
 
 from ghm_mmdet.cli.places import file_to_read, folder_to_read, folder_to_write
 from ghm_mmdet.cli.streams import command_line
-from ghm_mmdet.reproduce.experiment import Experiment, RunSettings, run_missing
-from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.experiments.experiment import Experiment, RunSettings
+from ghm_mmdet.experiments.logs import last_metrics
+from ghm_mmdet.experiments.markdown import markdown_table
+from ghm_mmdet.experiments.run import run_missing
 from ghm_mmdet.reproduce.report import COCO_IMAGES, number_of_images
 
 #: What makes MMDetection's config one of this package's classes.
@@ -82,6 +84,10 @@ class ZooTest(Experiment):
         """The evaluation."""
         where = str(self.folder)
         return [self.command('test', '--checkpoint', str(self.checkpoint), '--work-dir', where)]
+
+    def result(self) -> dict[str, float] | None:
+        """The metrics of the evaluation."""
+        return last_metrics(self.folder)
 
     @property
     def annotations(self) -> Path:

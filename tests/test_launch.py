@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ghm_mmdet.reproduce.runs import mim_command
+from ghm_mmdet.experiments.commands import mim_command
 
 ROOT = Path(__file__).parent.parent
 SINGLE = 'configs/demo/retinanet_r18_fpn_ghmc-ghmr-batch_demo.py'

@@ -22,8 +22,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ghm_mmdet import GHMC, GHMR, AuthenticSmoothL1Loss, __version__
-from ghm_mmdet.reproduce.configs import load_config
-from ghm_mmdet.reproduce.runs import last_metrics
+from ghm_mmdet.experiments.configs import load_config
+from ghm_mmdet.experiments.logs import last_metrics
 from ghm_mmdet.stacks import mmdet_distribution
 
 from .processes import ROOT

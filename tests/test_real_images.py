@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from ghm_mmdet import harmonize
+from ghm_mmdet.experiments.logs import METRICS
 from ghm_mmdet.presets import PRESETS
-from ghm_mmdet.reproduce.tables import METRICS
 from studies import real_detectors, real_images
-from studies.experiment import StudySettings
 from studies.real_detectors import DETECTORS, experiment, over_detectors
 from studies.real_images import BY_ADAMW, BY_SGD, Regime, Variant
+from studies.study import StudySettings
 
 from .training import ROOT
 

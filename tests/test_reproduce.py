@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -17,12 +18,14 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from ghm_mmdet.reproduce import GPUS, experiment
-from ghm_mmdet.reproduce.configs import differences
-from ghm_mmdet.reproduce.experiment import RunSettings
-from ghm_mmdet.reproduce.paper_runs import paper_run, paper_runs, plan
-from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report
-from ghm_mmdet.reproduce.tables import METRICS, TABLES, Table, tables
+from ghm_mmdet.experiments import run as engine
+from ghm_mmdet.experiments.configs import differences
+from ghm_mmdet.experiments.experiment import RunSettings
+from ghm_mmdet.experiments.logs import METRICS
+from ghm_mmdet.reproduce import GPUS
+from ghm_mmdet.reproduce.paper_runs import paper_run, paper_runs, plan, run_of
+from ghm_mmdet.reproduce.report import TEST_DEV_SCORES, report, status
+from ghm_mmdet.reproduce.tables import TABLES, Row, Table, tables
 from ghm_mmdet.stacks import mmdet_distribution
 
 from .training import SMALL
@@ -34,8 +37,8 @@ GHM_R = 'retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco'
 FIGURES = {'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_60': 0.45}
 
 
-def run_missing(tables: list[Table], settings: RunSettings) -> list[str]:
-    return experiment.run_missing(paper_runs(tables, settings))
+def run_missing(tables: list[Table], settings: RunSettings) -> dict[str, str]:
+    return engine.run_missing(paper_runs(tables, settings))
 
 
 def commands(text: str) -> list[str]:
@@ -209,6 +212,8 @@ class FakeMIM:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.failing: tuple[str, ...] = ()
+        self.by_seed: dict[int, float] = {}
+        self.configs: dict[str, Path] = {}
         self.calls: list[tuple[str, str]] = []
 
     def __call__(self, command: list[str], *_: object) -> None:
@@ -222,11 +227,16 @@ class FakeMIM:
             folder.with_name(f'{folder.name}.bbox.json').write_text('[]', encoding='utf-8')
             return
         (folder / '1').mkdir(parents=True, exist_ok=True)
-        paper_run(name, self.settings).wanted.dump(folder / f'{name}.py')
+        seed = re.search(r'randomness.seed=(\d+)', ' '.join(command))
+        row = Row('', name, (), self.configs.get(name))
+        run = run_of(row, self.settings, int(seed[1]) if seed else None)
+        run.wanted.dump(folder / f'{name}.py')
         if verb == 'train':
             (folder / 'last_checkpoint').write_text('/elsewhere/epoch_14.pth', encoding='utf-8')
         else:
-            (folder / '1/1.json').write_text(json.dumps(FIGURES), encoding='utf-8')
+            ap = self.by_seed.get(run.seed, FIGURES['coco/bbox_mAP'])
+            figures = json.dumps({**FIGURES, 'coco/bbox_mAP': ap})
+            (folder / '1/1.json').write_text(figures, encoding='utf-8')
 
 
 @pytest.fixture
@@ -238,7 +248,7 @@ def settings(coco_root: Path, tmp_path: Path) -> RunSettings:
 def fake(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> FakeMIM:
     """What is started instead of `mim`."""
     fake = FakeMIM(settings)
-    monkeypatch.setattr(experiment, 'run_command', fake)
+    monkeypatch.setattr(engine, 'run_command', fake)
     return fake
 
 
@@ -248,12 +258,12 @@ def test_goes_on_after_a_failure_and_runs_what_is_missing(
     fake.failing = (ASL1,)
     failures = run_missing(tables([5]), settings)
     log = settings.work_dir / f'{ASL1}.log'
-    assert failures == [f'{ASL1}: mim train ended with exit status 1, see {log}']
+    assert failures == {ASL1: f'mim train ended with exit status 1, see {log}'}
     assert fake.calls == [
         ('train', GHM_C), ('test', GHM_C), ('train', ASL1), ('train', GHM_R), ('test', GHM_R),
     ]  # fmt: skip
     fake.failing, fake.calls = (), []
-    assert run_missing(tables([5, 6]), settings) == []
+    assert run_missing(tables([5, 6]), settings) == {}
     assert fake.calls == [('train', ASL1), ('test', ASL1)]
 
 
@@ -291,8 +301,8 @@ def test_other_settings_in_a_folder_are_not_gone_on_with(
     fake.settings, fake.calls = changed, []
     failures = run_missing(tables([5]), changed)
     assert len(failures) == 3
-    assert 'train_cfg.max_epochs: 14, now 2' in failures[0]
-    assert 'choose another --work-dir' in failures[0]
+    assert 'train_cfg.max_epochs: 14, now 2' in failures[GHM_C]
+    assert 'choose another --work-dir' in failures[GHM_C]
     assert fake.calls == []
 
 
@@ -308,7 +318,7 @@ def test_how_a_run_was_started_is_no_setting(settings: RunSettings, fake: FakeMI
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
-    failure, *_ = run_missing(tables([5]), RunSettings(tmp_path, 'nowhere'))
+    failure, *_ = run_missing(tables([5]), RunSettings(tmp_path, 'nowhere')).values()
     assert 'nowhere/annotations/instances_train2017.json is not there' in failure
 
 
@@ -384,6 +394,81 @@ def test_report_gives_times_of_gpus_alone(settings: RunSettings, fake: FakeMIM) 
     assert '- GHM-C RU: time on NVIDIA X; the paper: GTX 1080 Ti' in text
 
 
+def test_time_and_gpu_are_of_the_same_part(settings: RunSettings) -> None:
+    """A training that went on elsewhere."""
+    folder = settings.work_dir / GHM_C
+    parts = (('1', 'GPU 0: NVIDIA A', 0.3), ('2', 'GPU 0: NVIDIA B', 0.9), ('3', 'no GPU', 0.1))
+    for stamp, line, seconds in parts:
+        (folder / stamp / 'vis_data').mkdir(parents=True)
+        (folder / stamp / f'{stamp}.log').write_text(f'    {line}\n', encoding='utf-8')
+        record = json.dumps(dict(loss=1.0, time=seconds, step=1))
+        (folder / stamp / 'vis_data/scalars.json').write_text(record, encoding='utf-8')
+        text = report(tables([2]), settings.work_dir)
+        if 'NVIDIA' in line:
+            assert f'| 0.824 | {seconds:.3f} |' in text
+            assert f'time on {line[7:]}; ' in text
+            assert text.count('time on') == 1
+        else:
+            assert 'time on' not in text and '0.824 |  |' in text
+
+
+def test_seeds_have_a_mean_and_a_spread(settings: RunSettings, fake: FakeMIM) -> None:
+    fake.by_seed = {0: 0.38, 1: 0.40, 2: 0.45}
+    runs = paper_runs(tables([5]), settings, seeds=3)
+    assert [run.run for run in runs[:4]] == [
+        f'{GHM_C}-seed0', f'{ASL1}-seed0', f'{GHM_R}-seed0', f'{GHM_C}-seed1'
+    ]  # fmt: skip
+    assert engine.run_missing(runs[:-1]) == {}
+    text = report(tables([5]), settings.work_dir, seeds=3)
+    assert '| SL1 | 35.8 | 41.0 ± 3.6 | +5.2 | 55.5 |' in text
+    assert '| GHM-R | 36.4 | 39.0 ± 1.4 | +2.6 |' in text, 'of the seeds that are there'
+    assert '| SL1 | 35.8 |  |  |' in report(tables([5]), settings.work_dir), (
+        'the run without a seed'
+    )
+
+
+def test_rows_of_ones_own(settings: RunSettings, fake: FakeMIM, tmp_path: Path) -> None:
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f"_base_ = '{ROOT}/configs/ghm/{GHM_C}.py'\n", encoding='utf-8')
+    chosen = tables([2, 5], {'Mine': mine})
+    fake.configs[mine.stem] = mine
+    runs = [run for run in paper_runs(chosen, settings) if run.name == 'mine']
+    assert engine.run_missing(runs) == {}
+    assert fake.calls == [('train', 'mine'), ('test', 'mine')]
+    text = report(chosen, settings.work_dir)
+    assert '| Mine |  | 40.0 |  |  | 50.0 |' in text and '| Mine |  | 40.0 |  |  |  |  |' in text
+    with pytest.raises(ValueError, match=f'must have a name of its own, got {GHM_C}.py'):
+        tables([5], {'Mine': tmp_path / f'{GHM_C}.py'})
+    with pytest.raises(ValueError, match=r'must have a name of its own, got mine\.py'):
+        tables([5], {'Mine': mine, 'Other': tmp_path / 'other/mine.py'})
+
+
+def test_status_says_what_is_there_and_what_it_takes(settings: RunSettings, fake: FakeMIM) -> None:
+    runs = paper_runs(tables([5]), settings)
+    assert '0 of 3 done\n' in status(runs)
+    assert engine.run_missing(runs[:1]) == {}
+    line = 'Epoch(train)  [7][100/100]  eta: 2:00:00  time: 10.2857  loss: 1\n'
+    runs[1].log.write_text(line, encoding='utf-8')
+    with runs[1].lock:
+        text = status(runs)
+    assert f'| {GHM_C} | done |\n| {ASL1} | running, 50% |\n| {GHM_R} | missing |' in text
+    assert '1 of 3 done, about 6 h 0 min of training left\n' in text, '2 of ASL1, 4 as the mean'
+    assert "3 trainings of 23.5 h on 8 GPUs, at the paper's 0.824 s an iteration" in text
+    assert f'| {ASL1} | missing, 50% |' in status(runs)
+
+
+@pytest.mark.parametrize('name', sorted({row.run for table in TABLES for row in table.rows}))
+def test_what_the_papers_figures_are_drawn_from_is_recorded(name: str) -> None:
+    config = Config.fromfile(ROOT / f'configs/ghm/{name}.py')
+    hook = config.default_hooks.density
+    assert hook.type == 'ghm_mmdet.GradientDensityHook'
+    for key, default in (('loss_cls', 'bbox_head.loss_cls'), ('loss_bbox', 'bbox_head.loss_bbox')):
+        loss = config.model
+        for part in hook.get(key, default).split('.'):
+            loss = loss[part]
+        assert key == 'loss_bbox' or loss.get('use_sigmoid'), 'Eq. 3 is of a sigmoid'
+
+
 @pytest.mark.parametrize('content', ['', 'model = dict(', 'x = 1\n'])
 def test_report_without_a_config_that_is_whole(
     content: str, settings: RunSettings, fake: FakeMIM, capsys: pytest.CaptureFixture
@@ -418,7 +503,7 @@ def test_a_recorded_config_that_is_not_whole_is_named(
     recorded = settings.work_dir / GHM_C / f'{GHM_C}.py'
     recorded.parent.mkdir(parents=True)
     recorded.write_text('model = dict(', encoding='utf-8')
-    assert run_missing(tables([5]), settings) == []
+    assert run_missing(tables([5]), settings) == {}
     assert f'{recorded}: left out, SyntaxError' in capsys.readouterr().err
 
 
@@ -458,9 +543,10 @@ STUDY = """
 import sys
 from functools import partial
 from pathlib import Path
-from studies.command_line import command_line
-from studies.experiment import Experiment, StudySettings, run_missing
-settings = StudySettings(Path(sys.argv[1]))
+from ghm_mmdet.cli.streams import command_line
+from ghm_mmdet.experiments.experiment import Experiment, RunSettings
+from ghm_mmdet.experiments.run import run_missing
+settings = RunSettings(Path(sys.argv[1]))
 config = Path('configs/demo/retinanet_r18_fpn_ghmc-ghmr_demo.py')
 with command_line():
     run_missing([Experiment(name, config, settings) for name in 'abc'], jobs=2)

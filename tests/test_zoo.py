@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ghm_mmdet import GHMC, GHMR
-from ghm_mmdet.reproduce.configs import parse_options
-from ghm_mmdet.reproduce.experiment import RunSettings
+from ghm_mmdet.experiments.configs import parse_options
+from ghm_mmdet.experiments.experiment import RunSettings
 from studies.zoo import WHAT_IT_CHECKS, main, published, zoo_report, zoo_tests
 
 R50 = 'retinanet_r50_fpn_ghm-1x_coco'

@@ -10,3 +10,7 @@ model = dict(
     rpn_head=dict(loss_bbox={{_base_.smooth_l1}}),
     roi_head=dict(bbox_head=dict(loss_bbox=dict(type='SmoothL1Loss', beta=1.0))),
 )
+# The classification of the second stage is a softmax.
+default_hooks = dict(
+    density=dict(loss_cls='rpn_head.loss_cls', loss_bbox='roi_head.bbox_head.loss_bbox')
+)

@@ -1,6 +1,7 @@
 """GHM for MMDetection, from the command line.
 
 Examples:
+    ghm-mmdet compare configs/mine.py
     ghm-mmdet harmonize configs/mine.py --out configs/mine_ghm.py
     ghm-mmdet config retinanet_r50_fpn_ghmc-ghmr_8xb2-14e_coco --out my.py
     ghm-mmdet doctor
@@ -17,14 +18,19 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import __version__
-from . import config, doctor, figures, harmonize, reproduce
+from . import compare, config, doctor, figures, harmonize, reproduce
 from .parser import Parser
 from .streams import command_line
 
 #: Each has a docstring, which is its help, `add_options` and `run`. What these import, and so
 #: `--help`, needs Python alone; `run` imports the rest.
 COMMANDS = dict(
-    harmonize=harmonize, config=config, doctor=doctor, reproduce=reproduce, figures=figures
+    compare=compare,
+    harmonize=harmonize,
+    config=config,
+    doctor=doctor,
+    reproduce=reproduce,
+    figures=figures,
 )
 SET_UP = (
     'in a clone run `make env`, and then the Python in .venv/bin; elsewhere `ghm-mmdet doctor` '

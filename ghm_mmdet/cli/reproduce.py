@@ -3,7 +3,8 @@
 Examples:
     ghm-mmdet reproduce plan --table 5
     ghm-mmdet reproduce run --table 5 --data-root /data/coco
-    ghm-mmdet reproduce report --table 5
+    ghm-mmdet reproduce status
+    ghm-mmdet reproduce report --table 5 --seeds 3 --add "Mine=my_config.py"
 
 A rehearsal on a small data set in COCO's layout, on the CPU and without ImageNet weights:
     ghm-mmdet reproduce run --table 5 --data-root small_coco --gpus 0 \\
@@ -17,15 +18,16 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from ..reproduce import GPUS
 from .places import folder_to_read, folder_to_write, place
+from .trainings import add_added, add_training_options, launcher_of, number
 from .write import in_one_line
 
 ACTIONS = {
     'plan': 'print the commands that fill the tables',
     'run': 'train and test what has no result yet',
+    'status': 'print what is done, what runs and what is missing',
     'report': "print the paper's and the measured figures as Markdown",
 }
 
@@ -35,18 +37,16 @@ def add_options(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
     for name, what in ACTIONS.items():
         action = actions.add_parser(name, help=what, description=what)
-        action.add_argument('--table', type=int, nargs='+', help='1 to 7; default: all')
         add = action.add_argument
-        # A plan is for any machine. The default is not checked, for a report of nothing.
-        kind = dict(plan=place, run=folder_to_write, report=folder_to_read)[name]
-        default = Path('work_dirs')
-        add('--work-dir', type=kind, default=default, help='of all runs; default: %(default)s')
-        kind = folder_to_read if name == 'run' else place
+        add('--table', type=int, nargs='+', help='1 to 7; default: all')
+        add('--seeds', type=number, metavar='N', help="0, 1, ... N-1; default: one, the configs'")
         root = 'folder in the layout of COCO; default: $COCO_ROOT or data/coco'
-        add('--data-root', type=kind, help=root)
-        add('--gpus', type=int, default=GPUS, help='number; 0: the CPU; default: %(default)s')
-        options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
-        add('--cfg-options', help='settings of every config', **options)
+        add('--data-root', type=folder_to_read if name == 'run' else place, help=root)
+        add_added(action, 'further rows')
+        # A plan is for any machine. The default is not checked, for a report of nothing.
+        kinds = dict(run=folder_to_write, plan=place)
+        add_training_options(action, 'work_dirs', str(GPUS), kinds.get(name, folder_to_read))
+        action.set_defaults(work_dir=Path('work_dirs'), gpus=GPUS)
 
 
 def run(args: Namespace) -> None:
@@ -55,21 +55,29 @@ def run(args: Namespace) -> None:
     Raises:
         SystemExit: With a message, if it failed.
     """
-    from ..reproduce.experiment import RunSettings, run_missing
+    from ..experiments.experiment import RunSettings
+    from ..experiments.run import check_gpus, run_missing
     from ..reproduce.paper_runs import paper_runs, plan
-    from ..reproduce.report import report
+    from ..reproduce.report import report, status
     from ..reproduce.tables import tables
 
     with in_one_line(f'reproduce {args.action}'):
-        settings = RunSettings(args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options))
-        chosen = tables(args.table)
-        runs = paper_runs(chosen, settings)
+        settings = RunSettings(
+            args.work_dir, args.data_root, args.gpus, tuple(args.cfg_options),
+            launcher=launcher_of(args),
+        )  # fmt: skip
+        chosen = tables(args.table, dict(args.add))
         if args.action == 'plan':
-            print(plan(chosen, settings))
+            print(plan(chosen, settings, args.seeds))
         elif args.action == 'report':
-            print(report(chosen, args.work_dir))
+            print(report(chosen, args.work_dir, args.seeds))
         else:
-            for run in runs:  # once for all that lack the same data
-                run.check_data()
-            if run_missing(runs):
-                sys.exit(1)
+            runs = paper_runs(chosen, settings, args.seeds)
+            if args.action == 'status':
+                print(status(runs))
+            else:
+                check_gpus(settings)
+                for training in runs:  # once for all that lack the same data
+                    training.check_data()
+                if run_missing(runs, args.jobs):
+                    sys.exit(1)

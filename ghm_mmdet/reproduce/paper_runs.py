@@ -2,122 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
 
-from mmengine.config import Config
-
+from ..experiments.commands import shell_line
 from . import GPUS
-from .configs import config_path
-from .experiment import Experiment, RunSettings
-from .runs import last_metrics, shell_line
-from .tables import Table
+from .experiment import PaperRun, RunSettings
+from .tables import Row, Table
+
+#: A training of 14 epochs at the 0.824 s an iteration of Table 2, 8 GTX 1080 Ti.
+HOURS_OF_PAPER = 23.5
 
 
-@dataclass(frozen=True)
-class PaperRun(Experiment):
-    """One training of a config of `configs/ghm/`, and the evaluation of its last checkpoint."""
-
-    @property
-    def test_dev_config(self) -> Path | None:
-        """The config of the test-dev submission, where there is one."""
-        path = self.config.with_name(f'{self.name}_test-dev.py')
-        return path if path.exists() else None
-
-    @property
-    def test_folder(self) -> Path:
-        """Where the evaluation of the last checkpoint writes its result."""
-        return self.folder / 'test' / self.checkpoint.stem
-
-    def test_command(self, checkpoint: Path) -> list[str]:
-        """The command that evaluates a checkpoint on val2017."""
-        where = str(self.test_folder)
-        return self.command('test', '--checkpoint', str(checkpoint), '--work-dir', where)
-
-    @property
-    def detections(self) -> Path:
-        """The file for COCO's evaluation server."""
-        return self.folder / 'test-dev' / f'{self.checkpoint.stem}.bbox.json'
-
-    def test_dev_command(self) -> list[str]:
-        """The command that writes the detections on test-dev."""
-        prefix = str(self.detections)[: -len('.bbox.json')]
-        return self.command(
-            'test', '--checkpoint', str(self.checkpoint), '--work-dir', prefix,
-            config=self.test_dev_config,
-            options=(*self.cfg_options, f'test_evaluator.outfile_prefix={prefix}'),
-        )  # fmt: skip
-
-    def commands(self) -> list[list[str]]:
-        """The training, the evaluation, and the detections on test-dev where they are wanted."""
-        commands = [self.train_command(), self.test_command(self.checkpoint)]
-        return commands + ([self.test_dev_command()] if self.test_dev_config else [])
-
-    def missing(self) -> Iterator[list[str]]:
-        """The commands whose results are not there; detections where the images are listed."""
-        if self.result() is None:
-            if not self.is_trained():
-                yield self.train_command()
-            yield self.test_command(self.checkpoint)
-        is_whole = self.detections.exists() and self.detections.read_bytes().endswith(b']')
-        if self.result() and self.test_dev_config and not is_whole:
-            images = Path(self.wanted.data_root, 'annotations/image_info_test-dev2017.json')
-            if images.exists():
-                yield self.test_dev_command()
-            else:
-                print(f'{self.run}: no test-dev submission, {images} is not there', flush=True)
-
-    def measured(self) -> dict[str, float] | None:
-        """The metrics of the last checkpoint on val2017."""
-        return last_metrics(self.test_folder)
-
-    def check(self) -> None:
-        """Raise FileNotFoundError, too, see `check_data`."""
-        self.check_data()
-        super().check()
-
-    def check_data(self) -> None:
-        """Raise FileNotFoundError if the annotations are not where the config says."""
-        for path in annotation_files(self.wanted):
-            if not path.exists():
-                what = "must name a folder in COCO's layout (annotations/, train2017/, val2017/)"
-                raise FileNotFoundError(f'{path} is not there: --data-root {what}')
+def paper_run(name: str, settings: RunSettings, seed: int | None = None) -> PaperRun:
+    """The run of a config of `configs/ghm/`; see `run_of`."""
+    return run_of(Row('', name, ()), settings, seed)
 
 
-def annotation_files(config: Config) -> tuple[Path, Path]:
-    """The annotations to train on and to evaluate on."""
-    dataset = config.train_dataloader.dataset
-    return Path(dataset.data_root, dataset.ann_file), Path(config.val_evaluator.ann_file)
-
-
-def paper_run(name: str, settings: RunSettings) -> PaperRun:
-    """The run of a config of `configs/ghm/`.
+def run_of(row: Row, settings: RunSettings, seed: int | None = None) -> PaperRun:
+    """The run of a row, with a seed or with what its config says.
 
     On another number of GPUs than 8, the learning rate is scaled to the batch (`auto_scale_lr`).
     """
     scaled = ('auto_scale_lr.enable=True',) if settings.gpus != GPUS else ()
-    return PaperRun(name, config_path(f'configs/ghm/{name}.py'), settings, scaled)
+    return PaperRun(row.run, row.path, settings, scaled, seed)
 
 
-def paper_runs(tables: Iterable[Table], settings: RunSettings) -> list[PaperRun]:
-    """The runs of the tables, each once."""
-    names = dict.fromkeys(row.run for table in tables for row in table.rows)
-    return [paper_run(name, settings) for name in names]
+def paper_runs(
+    tables: Iterable[Table], settings: RunSettings, seeds: int | None = None
+) -> list[PaperRun]:
+    """The runs of the tables, each once: all of a seed before the next."""
+    rows = {row.run: row for table in tables for row in table.rows}
+    of_seeds = (None,) if seeds is None else range(seeds)
+    return [run_of(row, settings, seed) for seed in of_seeds for row in rows.values()]
 
 
-def plan(tables: Iterable[Table], settings: RunSettings) -> str:
+def plan(tables: Iterable[Table], settings: RunSettings, seeds: int | None = None) -> str:
     """The commands that fill the tables, as shell lines, each run once."""
-    lines: list[str] = []
-    planned: set[str] = set()
+    tables = list(tables)
+    runs = paper_runs(tables, settings, seeds)
+    lines = [f'# {cost(len(runs))}']
     for table in tables:
         lines.append(f'\n# Table {table.number}: {table.title}')
         for row in table.rows:
-            if row.run in planned:
-                lines.append(f'# {row.method}: {row.run}, see above')
-                continue
-            planned.add(row.run)
-            lines.append(f'# {row.method}')
-            commands = paper_run(row.run, settings).commands()
-            lines += [shell_line(command, settings.environment) for command in commands]
-    return '\n'.join(lines).strip()
+            of_row = [run for run in runs if run.name == row.run]
+            lines.append(f'# {row.method}' + ('' if of_row else f': {row.run}, see above'))
+            for run in of_row:
+                runs.remove(run)
+                lines += [shell_line(command, settings.environment) for command in run.commands()]
+    return '\n'.join(lines)
+
+
+def cost(number: int) -> str:
+    """What is known of the time that so many trainings take."""
+    trainings = f'{number} {"training" if number == 1 else "trainings"} of {HOURS_OF_PAPER} h'
+    return f"{trainings} on 8 GPUs, at the paper's 0.824 s an iteration; not measured here"

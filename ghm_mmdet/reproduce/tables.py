@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data_files import read_yaml
+from .configs import config_path
 
-#: Column of a table to the name of MMDetection's metric, which is a fraction.
-METRICS = {f'AP{at}': f'bbox_mAP_{at}' for at in (50, 60, 70, 75, 80, 90, *'sml')}
-METRICS['AP'] = 'bbox_mAP'
 #: The column of Table 2 that is a time; the paper's is from GTX 1080 Ti.
 SECONDS = 's/iteration'
 
@@ -21,6 +20,12 @@ class Row:
     method: str
     run: str  # name of the config in `configs/ghm/`, without `.py`
     paper: tuple[float | None, ...]
+    config: Path | None = None  # of a row of one's own
+
+    @property
+    def path(self) -> Path:
+        """Of the config."""
+        return self.config or config_path(f'configs/ghm/{self.run}.py')
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,33 @@ def _table(number: int, title: str, columns: str, rows: str, on_test_dev: bool =
 TABLES = tuple(_table(**table) for table in read_yaml(Path(__file__).with_name('tables.yml')))
 
 
-def tables(numbers: list[int] | None = None) -> list[Table]:
+def tables(
+    numbers: list[int] | None = None, added: Mapping[str, Path] | None = None
+) -> list[Table]:
     """The tables of these numbers, all without.
 
+    Args:
+        numbers: 1 to 7. Default: None, all.
+        added: Rows of one's own for each of them: method to config. Default: None.
+
     Raises:
-        ValueError: A number that is not of a table.
+        ValueError: A number that is not of a table, or a config named as one of the tables'.
     """
     known = {table.number: table for table in TABLES}
     for number in numbers or ():
         if number not in known:
             raise ValueError(f'table must be one of {", ".join(map(str, known))}, got {number}')
-    return [known[number] for number in numbers or known]
+    names = [row.run for table in TABLES for row in table.rows]
+    for path in (added := added or {}).values():
+        if path.stem in names:
+            raise ValueError(f'a config to add must have a name of its own, got {path.name}')
+        names.append(path.stem)
+    chosen = (known[number] for number in numbers or known)
+    return [
+        replace(table, rows=table.rows + tuple(_own_row(*row, table) for row in added.items()))
+        for table in chosen
+    ]
+
+
+def _own_row(method: str, config: Path, table: Table) -> Row:
+    return Row(method, config.stem, (None,) * len(table.columns), config)
