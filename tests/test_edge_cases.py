@@ -442,8 +442,11 @@ def test_a_word_on_what_is_no_error() -> None:
         warnings.simplefilter('error')
         ghm_c_loss(pred, labels, torch.ones(200))
         ghm_c_loss(torch.zeros(200, 3), labels)
+        ghm_c_loss(torch.rand(30, 3), labels[:30])  # too few to tell
+    weight = torch.ones(200)
+    weight[7] = 0.5
     with pytest.warns(UserWarning, match='weight of ghm_c_loss is a mask'):
-        ghm_c_loss(pred, labels, torch.full((200,), 2.0))
+        ghm_c_loss(pred, labels, weight)
     with pytest.warns(UserWarning, match='are logits, these look like probabilities'):
         ghm_c_loss(pred.sigmoid(), labels)
 
@@ -482,6 +485,31 @@ def test_in_place_of_a_focal_loss_over_the_positives() -> None:
     for given in (labels, p_star):
         module = GHMC.from_preset(loss_weight=0.25, momentum=0)
         assert norm(lambda x, y=given: module(x, y)) == pytest.approx(short, rel=1e-5)  # noqa: B023
+
+
+def test_the_number_of_positives_is_of_the_valid_logits_at_their_labels() -> None:
+    pred, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 3, -1])
+    weight = torch.ones(6, 3)
+    weight[1, 1] = weight[2, 0] = 0  # a positive that is not valid, and a negative
+    found = ghm_c_loss(pred, labels, weight, formula='tempered')
+    assert found == ghm_c_loss(pred, labels, weight, formula='tempered', avg_factor=3)
+    dense = torch.from_numpy(reference.one_hot(labels.numpy(), 3)).float()
+    assert ghm_c_loss(pred, dense, weight, formula='tempered') == pytest.approx(float(found))
+
+
+@pytest.mark.parametrize(
+    ('target', 'is_allowed'), [(1.0005, True), (1.002, False), (-0.002, False)]
+)
+def test_how_far_a_target_may_lie_outside(target: float, is_allowed: bool) -> None:
+    """As far as half precision rounds an IoU; in the kernels and in the plain formula."""
+    pred, p_star = torch.randn(4, 3), torch.rand(4, 3)
+    p_star[1, 2] = target
+    for reduction in ('mean', 'none'):
+        if is_allowed:
+            assert ghm_c_loss(pred, p_star, reduction=reduction).isfinite().all()
+            continue
+        with pytest.raises(ValueError, match=r'target must lie in \[0, 1\]'):
+            ghm_c_loss(pred, p_star, reduction=reduction)
 
 
 # A formula of one's own.

@@ -91,8 +91,8 @@ def run(args: Namespace) -> None:
 
 def examine_config(args: Namespace) -> list[Finding]:
     """What a config and its data have against a training."""
-    from ..preflight import check_config
     from ..experiments.configs import parse_options
+    from ..preflight import check_config
     from ..swap.harmonize import load
 
     with in_one_line(args.config):
