@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import t
 
 from ghm_mmdet.compare.verdict import AHEAD, BEHIND, LEVEL, ROUNDING, UNDECIDED, judge
-from ghm_mmdet.reproduce.markdown import markdown_table
+from ghm_mmdet.experiments.markdown import markdown_table
 
 RNG = np.random.default_rng(0)
 ARMS = ('original', 'clipped', 'ghm', 'released', 'mine')

@@ -37,6 +37,9 @@ elif sys.version_info < (3, 10):
     )  # fmt: skip
     collect_ignore = [f'test_{name}.py' for name in others]
 
+#: A program, not a module of tests.
+collect_ignore = [*globals().get('collect_ignore', ()), 'stand_in_mim.py']
+
 # MIM makes it on import, and fails if another process just did.
 Path('~/.cache/mim').expanduser().mkdir(parents=True, exist_ok=True)
 
