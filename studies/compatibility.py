@@ -150,7 +150,7 @@ def scan(name: str, out: Path, folder: Path = CONFIGS) -> Scanned:
         assert written.to_dict() == new.to_dict(), f'{name} is not what was written'
         again = losses_found(written, preset=PRESET)
         assert not again.changes, f'{name} changes when harmonized again'
-    elif plan.has_ghm:
+    elif plan.of_ghm:
         scanned.verdict = 'has GHM'
     else:
         scanned.verdict = 'refused'
@@ -283,7 +283,8 @@ PAGE = """\
 What [`harmonize`](swap.md#a-config-with-other-losses) with `--preset released` does to every config
 that MMDetection ships; the default preset [keeps more losses](swap.md#presets). Each is
 harmonized, written and read back: it equals what `harmonize` returned, and harmonizing it again
-changes nothing. Only the losses, the type of SSD's head and gradient clipping differ.
+changes nothing. Only the losses, the type of SSD's head, gradient clipping and the places that a run
+writes to differ.
 
 {totals}
 

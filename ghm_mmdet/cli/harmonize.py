@@ -53,7 +53,7 @@ def run(args: Namespace) -> None:
         plan, text = harmonized_text(args.config, args.out, options)
         if args.baseline:
             baseline = baseline_text(args.config, args.baseline, plan)
-    said = [plan.summary, comparison(args)]
+    said = [comparison(args), plan.summary]
     if args.baseline and not args.dry_run:
         if args.baseline == args.out:
             sys.exit(f'--baseline must be another file than --out, got {args.out}')
