@@ -24,6 +24,7 @@ PY := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal
 MIM := $(PY) -m mim
 DEMO := work_dirs/demo
+CHESS := studies/configs/retinanet_lite0_fpn_fl-sl1_chess.py
 GHM := retinanet_r18_fpn_ghmc-ghmr_demo
 .SHELLFLAGS := -eu -c
 .PHONY: help env demo figures compatibility docs docs-serve doctor test test-plain test-functional test-slow triton gpu-check lint release-check clean
@@ -34,8 +35,8 @@ help:  ## list the targets
 env:  ## build the virtual environment, if it is not there
 	@requirements/setup.sh $(STACK) $(VENV)
 
-demo: env  ## train RetinaNet with GHM and with focal loss on photographs, with a page of results
-	$(PY) -m studies.demo --work-dir $(DEMO)
+demo: env  ## compare GHM with focal loss, as it is and clipped, on photographs: a page of results
+	PYTHONPATH=. $(PY) -m ghm_mmdet compare $(CHESS) --seeds 1 --jobs 3 --gpus 0 --work-dir $(DEMO) --cfg-options train_cfg.val_interval=100
 
 figures: env  ## train RetinaNet with GHM on generated images, and draw the paper's figures from it
 	$(PY) -m studies.demo_data --out $(DEMO)/data
