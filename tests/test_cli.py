@@ -18,6 +18,7 @@ from mmengine.config import Config
 from ghm_mmdet import __version__, losses_found
 from ghm_mmdet.cli import COMMANDS, main
 from ghm_mmdet.cli.streams import command_line
+from ghm_mmdet.cli.write import print_config
 from ghm_mmdet.visualization.record import GradientDensityRecord
 
 ROOT = Path(__file__).parent.parent
@@ -362,18 +363,22 @@ def test_printing_a_config_leaves_the_encoding_of_the_output() -> None:
     written = io.BytesIO()
     out = io.TextIOWrapper(written, encoding='ascii')
     with contextlib.redirect_stdout(out):
-        print('before')
         main(['harmonize', RETINANET])
+        print('before')
+        print_config('μ')
         assert out.encoding == 'ascii'
         print('after', flush=True)
     text = written.getvalue().decode('utf-8')
-    assert text.startswith('before\n# ') and text.endswith('\nafter\n')
-    assert not text.isascii()
+    assert text.startswith('# ') and text.endswith('before\nμ\nafter\n')
 
 
-def test_a_command_leaves_the_signals_of_its_process() -> None:
+@pytest.mark.parametrize('handler', [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_command_leaves_the_signals_of_its_process(handler: signal.Handlers) -> None:
     """Whose children inherit them: a pool that is forked must end by SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
-    with command_line():
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) == before
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        with command_line():
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGTERM, previous)

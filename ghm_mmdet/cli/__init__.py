@@ -39,7 +39,10 @@ SET_UP = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command of `ghm-mmdet`, also in a thread, as that of a web interface.
+    """Run a command of `ghm-mmdet`.
+
+    Also in a thread, as a web interface does; one after another, for what is printed goes to the
+    standard streams of the process.
 
     Args:
         arguments: What stands behind `ghm-mmdet`. Default: None, those of this process.
