@@ -1,5 +1,0 @@
-# GHM-C and GHM-R on BCCD.
-_base_ = ['./retinanet_r18_fpn_fl-sl1_bccd.py', '../_base_/ghm_losses.py']
-model = dict(
-    bbox_head=dict(loss_cls={{_base_.tempered_ghm_c}}, loss_bbox={{_base_.tempered_ghm_r}})
-)

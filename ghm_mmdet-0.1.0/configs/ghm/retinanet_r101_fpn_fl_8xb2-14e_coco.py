@@ -1,3 +1,0 @@
-# Table 3: focal loss and smooth L1 with ResNet-101.
-_base_ = ['./retinanet_r50_fpn_fl_8xb2-14e_coco.py', '../_base_/backbones.py']
-model = dict(backbone={{_base_.r101}})

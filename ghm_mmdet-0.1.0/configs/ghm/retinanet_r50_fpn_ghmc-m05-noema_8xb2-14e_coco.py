@@ -1,3 +1,0 @@
-# Table 1: GHM-C with M = 5, without the moving average.
-_base_ = './retinanet_r50_fpn_ghmc_8xb2-14e_coco.py'
-model = dict(bbox_head=dict(loss_cls=dict(bins=5, momentum=0)))
