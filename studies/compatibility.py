@@ -283,8 +283,8 @@ PAGE = """\
 What [`harmonize`](swap.md#a-config-with-other-losses) with `--preset released` does to every config
 that MMDetection ships; the default preset [keeps more losses](swap.md#presets). Each is
 harmonized, written and read back: it equals what `harmonize` returned, and harmonizing it again
-changes nothing. Only the losses, the type of SSD's head, gradient clipping and the places that a run
-writes to differ.
+changes nothing. Only the losses, the type of SSD's head, gradient clipping and the places that a
+run writes to differ.
 
 {totals}
 
