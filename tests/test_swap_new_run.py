@@ -318,6 +318,9 @@ def test_the_record_is_of_the_first_logits_and_the_last_offsets() -> None:
     softmax = harmonize(cfg, preset='released', head='Shared2FC*', record=True)
     assert softmax.custom_hooks[1].loss_cls is None, 'of a softmax'
     assert harmonize(cfg).custom_hooks == cfg.custom_hooks
+    of_softmax = dict(preset='released', head='Shared2FC*', reg=False)
+    with pytest.raises(ValueError, match='record=True has no effect: no GHM-C of sigmoids'):
+        harmonize(cfg, record=True, **of_softmax)
 
 
 def test_a_config_with_ghm_can_be_recorded() -> None:

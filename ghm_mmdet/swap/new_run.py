@@ -84,6 +84,9 @@ def density_hook(cfg: Config, losses: dict[str, dict[str, Any]]) -> dict[str, An
     Args:
         cfg: The original.
         losses: The GHM losses of the harmonized config by their place in it.
+
+    Raises:
+        ValueError: There is neither.
     """
     hooks = [*several(cfg.get('custom_hooks')), *(cfg.get('default_hooks') or {}).values()]
     if any(isinstance(x, dict) and name_of(x) == 'GradientDensityHook' for x in hooks):
@@ -94,4 +97,6 @@ def density_hook(cfg: Config, losses: dict[str, dict[str, Any]]) -> dict[str, An
             places['loss_bbox'] = where[len('model.') :]
         elif loss.get('use_sigmoid', True):
             places['loss_cls'] = places['loss_cls'] or where[len('model.') :]
+    if not any(places.values()):
+        raise ValueError('record=True has no effect: no GHM-C of sigmoids and no GHM-R to observe')
     return dict(type='ghm_mmdet.GradientDensityHook', **places)
