@@ -242,12 +242,17 @@ def test_a_record_that_can_not_be_read_is_set_aside(spoil: Any, tmp_path: Path) 
 
 
 def test_a_lost_record_is_said(tmp_path: Path) -> None:
-    train(tmp_path, 2, dict(interval=1))
+    """The one that begins is still of this training, for any of its checkpoints."""
+    train(tmp_path, 4, dict(interval=1))
     (tmp_path / 'gradient_density.npz').unlink()
+    resume_from(tmp_path / 'iter_2.pth')
     train(tmp_path, 3, dict(interval=1), resume=True)
     assert rows(tmp_path) == [(3, 3)]
     [line] = said_of_the_record()
     assert 'begins anew at iteration 2' in line and 'No such file' in line
+    resume_from(tmp_path / 'iter_4.pth')
+    train(tmp_path, 5, dict(interval=1), resume=True)
+    assert rows(tmp_path) == [(3, 3), (5, 3)] and not said_of_the_record()
 
 
 def test_a_hook_that_is_added_to_a_training_has_lost_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -392,16 +391,19 @@ def test_ten_pictures_of_a_training(iters: int, steps: list[int], tmp_path: Path
 def test_without_a_backend_nothing_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is what draws imported, which would fail here."""
-    monkeypatch.setitem(sys.modules, 'ghm_mmdet.visualization.figures', None)
+    drawn: list[int] = []
+
+    def draw(record: GradientDensityRecord) -> np.ndarray:
+        drawn.append(int(record.iteration[-1]))
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr('ghm_mmdet.hooks.gradient_density_hook.picture', draw)
     runner = stub_runner(Detector(CLS_LOSSES[0], REG_LOSSES[0]), tmp_path, 6)
-    for _ in stub_training(runner):
-        runner.model([make_level(5, 0)])
-    assert (tmp_path / 'gradient_density.npz').exists()
-    runner.visualizer, runner.iter = Visualizer(vis_backends=[Pictures()]), 0
-    with pytest.raises(ImportError):
+    for backends, expected in ((None, []), ([Pictures()], [3, 6])):
+        runner.visualizer, runner.iter = Visualizer(vis_backends=backends), 0
         for _ in stub_training(runner):
             runner.model([make_level(5, 0)])
+        assert drawn == expected
 
 
 @pytest.mark.parametrize('kind', ['cls', 'reg'])
@@ -518,10 +520,11 @@ def test_a_record_of_nothing_is_a_warning(tmp_path: Path) -> None:
     [warning] = runner.warnings
     assert 'bbox_head.loss_bbox had no valid example in the 2 iterations' in warning
     assert np.isnan(GradientDensityRecord.load(tmp_path / 'gradient_density.npz').mu).all()
-    runner.iter = 0
+    runner.iter, runner.visualizer = 0, Visualizer(vis_backends=[Pictures()])
     runner.warnings.clear()
     for _ in stub_training(runner):
         pass
+    assert not runner.visualizer.get_backend('Pictures').steps
     assert sum('had no valid example' in line for line in runner.warnings) == 2
     hook = GradientDensityHook()
     runner.iter, runner.max_iters = 0, 0  # a loop that does not know its length

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from ..checks import check_count
 from ..registry import HOOKS
+from ..visualization.figures import picture
 from ..visualization.observer import GradientNormObserver, Observed
 from ..visualization.record import KINDS, RECORD_FILE, GradientDensityRecord, mean_mu
 
@@ -136,8 +137,7 @@ class GradientDensityHook(Hook):
         try:
             earlier = GradientDensityRecord.load(path)
             # None: no checkpoint was loaded that says which training this is.
-            same = settings == earlier.settings and resumed in (None, earlier.training)
-            if runner.iter and same:
+            if settings == earlier.settings and resumed in (None, earlier.training):
                 return earlier.until(runner.iter)
             why = f'it is of another training or of other settings, {earlier.settings}'
         except (OSError, ValueError) as error:
@@ -189,10 +189,8 @@ class GradientDensityHook(Hook):
         cls, reg = (easy_and_hard(kind, *record.histogram(kind)) for kind in KINDS)
         runner.visualizer.add_scalars({**cls, **reg}, step=step)
         # MMEngine has no public name for whether there is a backend.
-        has_backend = getattr(runner.visualizer, '_vis_backends', None)
-        if has_backend and self.every_n_train_iters(runner, self._picture_interval):
-            from ..visualization.figures import picture  # with matplotlib, which takes a second
-
+        is_drawn = getattr(runner.visualizer, '_vis_backends', None) and (cls or reg)
+        if is_drawn and self.every_n_train_iters(runner, self._picture_interval):
             # MLflow tells the format by the name, other backends take any.
             runner.visualizer.add_image('gradient_density.png', picture(record), step)
         for kind, path in self._observer.read.items():
