@@ -52,7 +52,7 @@ class Training(Experiment):
         return dict(
             arm=self.name, seed=self.seed, why=why, curve=self.curve(), folder=self.run,
             state='running' if state == 'missing' and self.is_running() else state,
-            seconds_per_iteration=logs.newest_part(self.folder).seconds,
+            seconds_per_iteration=logs.time_and_gpu(self.folder)[0],
         )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import statistics
 import sys
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict
 
 #: A line of a log.
 Record = Dict[str, Any]
@@ -38,11 +37,8 @@ def last_metrics(work_dir: str | Path) -> dict[str, float] | None:
     folder = Path(work_dir)
     # What `mim test` writes at its end is newer than the scalars of the training.
     logs = [*sorted(folder.glob('*/vis_data/*.json')), *sorted(folder.glob('*/*.json'))]
-    newest = None
-    for log in logs:
-        for record in whole_lines(log):
-            newest = _metrics(record) or newest
-    return newest
+    found = [_metrics(record) for log in logs for record in whole_lines(log)]
+    return next((metrics for metrics in reversed(found) if metrics), None)
 
 
 def training_curve(work_dir: str | Path) -> list[Record]:
@@ -58,12 +54,14 @@ def gradient_norms(work_dir: str | Path) -> list[float]:
 
 def validations(work_dir: str | Path) -> list[tuple[int, dict[str, float]]]:
     """Step and metrics of every validation of a training; no metrics where nothing was detected."""
-    found = _of_all_starts(work_dir, _is_of_validation)
+    found = _of_all_starts(
+        work_dir, lambda record: bool(_metrics(record)) or {'time', 'loss'} & {*record} == {'time'}
+    )
     return [(record.get('step', 0), _metrics(record)) for record in found]
 
 
 def _of_all_starts(work_dir: str | Path, wanted: Callable[[Record], bool]) -> list[Record]:
-    """A training that goes on repeats what came after its last checkpoint."""
+    """A training that goes on logs again what came after its last checkpoint."""
     found: list[Record] = []
     for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         if part := [record for record in whole_lines(log) if wanted(record)]:
@@ -78,10 +76,6 @@ def _metrics(record: Record) -> dict[str, float]:
     return named if any(name.endswith('mAP') for name in named) else {}
 
 
-def _is_of_validation(record: Record) -> bool:
-    return bool(_metrics(record)) or ('time' in record and 'loss' not in record)
-
-
 def ap_of(metrics: dict[str, float]) -> float:
     """AP in percent: COCO's, or Pascal VOC's where that is measured."""
     return 100 * metrics.get(METRICS['AP'], metrics.get('mAP', math.nan))
@@ -94,35 +88,14 @@ def diverged_since(work_dir: str | Path) -> tuple[int, int] | None:
     return (lost[-1].get('step', 0), len(lost)) if lost else None
 
 
-class Part(NamedTuple):
-    """One start of a training: the mean time of its iterations, and the GPU that its log names."""
-
-    seconds: float | None
-    gpu: str | None
-
-
-def newest_part(work_dir: str | Path) -> Part:
-    """The latest start that logged the time of an iteration."""
+def time_and_gpu(work_dir: str | Path) -> tuple[float | None, str | None]:
+    """The mean seconds of an iteration in the latest start that logged any, and its GPU."""
     for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json'), reverse=True):
         if times := [r['time'] for r in whole_lines(log) if 'loss' in r and 'time' in r]:
-            gpu = _in_text_logs(log.parents[1], r'^\s*GPU [\d,]+: (.+)$')
-            return Part(statistics.mean(times), gpu)
-    return Part(None, None)
-
-
-def number_of_processes(work_dir: str | Path) -> int | None:
-    """That of the latest start of a training, where its log says it."""
-    for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json'), reverse=True):
-        if found := _in_text_logs(log.parents[1], r'^\s*GPU number: (\d+)$'):
-            return int(found)
-    return None
-
-
-def _in_text_logs(folder: Path, pattern: str) -> str | None:
-    for log in sorted(folder.glob('*.log')):
-        if found := re.search(pattern, log.read_text('utf-8', 'replace'), re.MULTILINE):
-            return found[1]
-    return None
+            texts = (text.read_text('utf-8', 'replace') for text in log.parents[1].glob('*.log'))
+            gpu = re.search(r'^\s*GPU [\d,]+: (.+)$', '\n'.join(texts), re.MULTILINE)
+            return statistics.mean(times), gpu and gpu[1]
+    return None, None
 
 
 def tail(log: Path, size: int = 2**16) -> str:
@@ -130,29 +103,25 @@ def tail(log: Path, size: int = 2**16) -> str:
     if not log.exists():
         return ''
     with open(log, 'rb') as file:
-        file.seek(max(0, os.path.getsize(log) - size))
+        file.seek(max(0, log.stat().st_size - size))
         return file.read().decode('utf-8', 'replace')
 
 
-class Progress(NamedTuple):
-    """How far a training is: share in [0, 1], the seconds that all of it takes, its last AP."""
+def progress(log: Path) -> tuple[float, float, float | None] | None:
+    """How far a training is, by the last line of training that it printed; None before the first.
 
-    share: float
-    seconds: float
-    ap: float | None
-
-
-def progress(log: Path) -> Progress | None:
-    """By the last line of training of what it printed; None before the first."""
+    Returns:
+        The share that is done, in [0, 1]; the seconds that all of it takes; its last AP in percent.
+    """
     text = tail(log)
     if not (lines := _TRAIN_LINE.findall(text)):
         return None
-    epoch, done, of, *numbers = (float(number or 0) for number in lines[-1])
-    days, hours, minutes, seconds, of_one = numbers
+    numbers = (float(number or 0) for number in lines[-1])
+    epoch, done, of, days, hours, minutes, seconds, of_one = numbers
     passed = (done + max(epoch - 1, 0) * of) * of_one
     left = seconds + 60 * (minutes + 60 * (hours + 24 * days))
     aps = _AP.findall(text)
-    return Progress(passed / (passed + left), passed + left, 100 * float(aps[-1]) if aps else None)
+    return passed / (passed + left), passed + left, 100 * float(aps[-1]) if aps else None
 
 
 def last_error(text: str) -> str | None:

@@ -38,9 +38,9 @@ class Display:
         for experiment in waiting:
             found = progress(experiment.log) if experiment in running else None
             if found is not None:
-                ap = '' if found.ap is None else f', AP {found.ap:.1f}'
-                rows.append((f'{experiment.run}{ap}', found.share))
-                shares[experiment.run], self._seconds[experiment.run] = found[:2]
+                share, self._seconds[experiment.run], ap = found
+                rows.append((experiment.run + ('' if ap is None else f', AP {ap:.1f}'), share))
+                shares[experiment.run] = share
         if not rows:
             return
         left = time_left(waiting, shares, self._seconds) / self._jobs

@@ -124,20 +124,19 @@ class _Work:
 
     def _complete(self, experiment: Experiment, lock: FileLock, slot: int) -> str | None:
         """Run what is missing of an experiment; the line that says why it failed."""
-        ran = False
+        there = ', its result is there'
         try:
             experiment.prepare()
             experiment.check()
             for command in experiment.missing():
-                ran = True
+                there = ''
                 self._execute(experiment, command, lock, slot)
             metrics = experiment.result()
             if metrics is None:
-                raise ValueError('no result')
+                raise ValueError('no result: nothing at all was detected')
+            _say(f'{experiment.run}: AP {ap_of(metrics):.1f}{there}')
         except Exception as error:
             return _reason(experiment, error)
-        there = '' if ran else ', its result is there'
-        _say(f'{experiment.run}: AP {ap_of(metrics):.1f}{there}')
         return None
 
     def _execute(

@@ -12,7 +12,7 @@ from typing import Dict, List
 from mmengine.config import Config
 
 from ..experiments.configs import differences
-from ..experiments.logs import METRICS, last_metrics, left_out, newest_part, progress
+from ..experiments.logs import METRICS, last_metrics, left_out, progress, time_and_gpu
 from ..experiments.markdown import markdown_table
 from ..experiments.progress import in_words, time_left
 from . import GPUS
@@ -56,7 +56,7 @@ def status(runs: Sequence[PaperRun]) -> str:
         if found is not None:
             shares[run.run], seconds[run.run] = found[:2]
         if run in waiting:
-            share = f', {found.share:.0%}' if found else ''
+            share = f', {found[0]:.0%}' if found else ''
             state = f'{"running" if run.is_running() else "missing"}{share}'
         rows.append([run.run, state])
     left = f'{len(runs) - len(waiting)} of {len(runs)} done'
@@ -76,7 +76,7 @@ class MeasuredRun:
         self.run = run
         self.config: Config | None = None
         self.metrics: dict[str, float] | None = None
-        self.seconds, self.gpu = newest_part(run.folder)
+        self.seconds, self.gpu = time_and_gpu(run.folder)
         for folder in sorted(run.folder.glob('test/*'), key=_iterations):
             if metrics := last_metrics(folder):
                 recorded = folder / run.config.name
