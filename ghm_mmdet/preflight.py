@@ -11,11 +11,10 @@ from __future__ import annotations
 import os
 import sys
 from collections import ChainMap, Counter, defaultdict
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Tuple
 
 import cv2
 import numpy as np
