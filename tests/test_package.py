@@ -259,7 +259,7 @@ def test_wheel_lists_its_configs(answers: dict) -> None:
 
 def test_the_scope_prefix_is_enough(answers: dict) -> None:
     """In a process that has imported nothing of ghm_mmdet by itself."""
-    assert answers['scope'] == ['ghm_mmdet.losses.ghm_c', 20]
+    assert answers['scope'] == ['ghm_mmdet.registry', 20]
 
 
 def test_wheel_satisfies_the_doctor(answers: dict) -> None:

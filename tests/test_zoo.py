@@ -59,7 +59,7 @@ def test_config_is_mmdetections_with_the_losses_of_this_package(tmp_path: Path) 
     tests = zoo_tests(checkpoints, RunSettings(tmp_path, '/data/coco'))
     for test, model in zip(tests, published()):
         head = MODELS.build(test.wanted.model.bbox_head)
-        assert (type(head.loss_cls), type(head.loss_bbox)) == (GHMC, GHMR)
+        assert isinstance(head.loss_cls, GHMC) and isinstance(head.loss_bbox, GHMR)
         theirs = Config.fromfile(model.config)
         assert test.wanted.model.backbone == theirs.model.backbone
         assert test.wanted.test_dataloader.dataset.data_root == '/data/coco'
