@@ -241,6 +241,8 @@ def test_a_name_of_nothing_is_told_from_one_that_was_meant(tmp_path: Path) -> No
             losses_found(name)
         with pytest.raises(SystemExit, match=f"did you mean '{meant}'"):
             main(['harmonize', name])
+    with pytest.raises(FileNotFoundError, match=r'^a folder, not a config$'):
+        losses_found(tmp_path)
     (tmp_path / 'mine.py').write_text("_base_ = 'lost.py'\n", encoding='utf-8')
     with pytest.raises(FileNotFoundError) as error:
         losses_found(tmp_path / 'mine.py')

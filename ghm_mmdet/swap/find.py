@@ -91,13 +91,8 @@ class Kind:
         from mmdet.registry import MODELS, TASK_UTILS
 
         name = str(self.named) if _package(self.named) else f'{self.scope}.{self.named}'
-        for registry in (MODELS, TASK_UTILS, MODELS.parent, TASK_UTILS.parent):
-            with suppress(Exception):  # of a package that is not installed, or fails to import
-                # `get` imports a module of a name that is in no registry.
-                there = registry.module_dict.get(name_of(name))
-                found = registry.get(name) if is_foreign else there
-                if isinstance(found, type):
-                    return found.__mro__
+        with suppress(Exception):  # of a package that is not installed, or fails to import
+            return (MODELS.get(name) or TASK_UTILS.get(name)).__mro__
         return ()
 
 

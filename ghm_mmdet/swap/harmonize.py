@@ -210,7 +210,8 @@ def load(cfg: ConfigLike) -> Config:
         try:
             cfg = Config.fromstring(base, '.py') if '::' in base else Config.fromfile(cfg)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f'{error}{_similar(str(cfg))}') from error
+            what = 'a folder, not a config' if Path(cfg).is_dir() else error
+            raise FileNotFoundError(f'{what}{_similar(str(cfg))}') from error
     of_2x = [key for key in rules.KEYS_OF_2X if key in cfg]
     if of_2x and not any(key in cfg for key in rules.KEYS_OF_3X):
         raise ValueError(
