@@ -162,7 +162,7 @@ def test_plan_names_every_run_once() -> None:
 def test_data_root_and_options_reach_every_command() -> None:
     settings = RunSettings(Path('w'), '/some data', 0, ('train_cfg.max_epochs=3', 'a.b=(1,2)'))
     lines = commands(plan(tables(), settings))
-    options = "--cfg-options auto_scale_lr.enable=True train_cfg.max_epochs=3 'a.b=(1,2)'"
+    options = "--cfg-options auto_scale_lr.enable=True gpus=1 train_cfg.max_epochs=3 'a.b=(1,2)'"
     for line in lines:
         assert line.startswith("COCO_ROOT='/some data/' CUDA_VISIBLE_DEVICES=-1 mim ")
         assert options in line
@@ -304,6 +304,13 @@ def test_other_settings_in_a_folder_are_not_gone_on_with(
     assert 'train_cfg.max_epochs: 14, now 2' in failures[GHM_C]
     assert 'choose another --work-dir' in failures[GHM_C]
     assert fake.calls == []
+
+
+def test_another_number_of_gpus_is_another_batch(settings: RunSettings, fake: FakeMIM) -> None:
+    fake.settings = replace(settings, gpus=2)
+    assert engine.run_missing([paper_run(GHM_C, fake.settings)]) == {}
+    other = paper_run(GHM_C, replace(settings, gpus=4))
+    assert 'gpus: 2, now 4' in engine.run_missing([other])[GHM_C]
 
 
 def test_how_a_run_was_started_is_no_setting(settings: RunSettings, fake: FakeMIM) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.config import Config
 
 from ..swap import harmonize
+from ..swap.find import name_of
+from ..swap.rules import CLIPPING_WRAPPERS
 
 BASELINES = ORIGINAL, CLIPPED = ('original', 'clipped')
+HOOK = 'GradientDensityHook'
 #: No gradient is as long: its norm is logged, and nothing is clipped.
 ENDLESS = 1e30
 #: Focal loss of RetinaNet has a longer gradient in most iterations.
@@ -30,8 +33,9 @@ def clipped(original: Config, norm: float | None) -> Config:
     Raises:
         ValueError: The norm is not known, or the original is clipped as often already.
     """
-    if norm is None:
-        raise ValueError(f'the first training of {ORIGINAL} shows no norm to clip at')
+    if norm is None or not can_clip(original.optim_wrapper):
+        why = f'the first training of {ORIGINAL} shows no norm, or the optimizer takes none'
+        raise ValueError(f'{why}: leave the arm {CLIPPED} out')
     given = (original.optim_wrapper.get('clip_grad') or {}).get('max_norm', ENDLESS)
     if given <= norm:
         already = f'the config clips the gradient at norm {given:g} already, not at {norm:g}'
@@ -53,10 +57,10 @@ ARMS = {
 
 def known_norm(config: Config) -> float | None:
     """The norm to clip at, so that most iterations are clipped; None where it must be measured."""
-    head = config.model.get('bbox_head') or {}
-    is_retinanet = str(head.get('type')).endswith('RetinaHead')
-    has_focal_loss = str((head.get('loss_cls') or {}).get('type')).endswith('FocalLoss')
-    return NORM_OF_RETINANET if is_retinanet and has_focal_loss else None
+    head = config.model.get('bbox_head')
+    loss = head.get('loss_cls') if isinstance(head, dict) else None
+    is_known = loss and name_of(head).endswith('RetinaHead') and name_of(loss) == 'FocalLoss'
+    return NORM_OF_RETINANET if is_known else None
 
 
 def norm_exceeded(norms: Sequence[float]) -> float | None:
@@ -73,13 +77,14 @@ def recording(config: Config) -> tuple[str, ...]:
     options = ['default_hooks.logger.log_metric_by_epoch=False']
     # While the last is written, the one before is there.
     options.append('default_hooks.checkpoint.max_keep_ckpts=2')
-    if 'Coco' in str((config.get('val_evaluator') or {}).get('type')):
+    evaluator = config.get('val_evaluator')
+    if isinstance(evaluator, dict) and name_of(evaluator).startswith('Coco'):
         options.append('val_evaluator.classwise=True')
-    hook: dict[str, Any] = dict(type='ghm_mmdet.GradientDensityHook', iters=5)
+    hook = dict(type=f'ghm_mmdet.{HOOK}', iters='5')
     losses = dict(loss_cls='rpn_head.loss_cls', loss_bbox='rpn_head.loss_bbox')
-    if {*losses} <= {*config.model.get('rpn_head', ())}:
+    if {*losses} <= {*(config.model.get('rpn_head') or ())}:
         hook.update(losses)
-    if not any(hook['type'].endswith(str(own.type)) for own in config.get('custom_hooks') or ()):
+    if not any(name_of(own) == HOOK for own in config.get('custom_hooks') or ()):
         # Under a name of its own, MMEngine registers it beside the hooks that a config has.
         options += (f'default_hooks.density.{key}={value}' for key, value in hook.items())
     return tuple(options)
@@ -87,6 +92,12 @@ def recording(config: Config) -> tuple[str, ...]:
 
 def logging_norms(config: Config) -> tuple[str, ...]:
     """`key=value` that have MMEngine log the norm of the gradient, as it does where it clips."""
-    clip = 'optim_wrapper.clip_grad'
-    is_clipped = config.optim_wrapper.get('clip_grad')
-    return () if is_clipped else (f'{clip}._delete_=True', f'{clip}.max_norm={ENDLESS}')
+    wrapper, clip = config.optim_wrapper, 'optim_wrapper.clip_grad'
+    if wrapper.get('clip_grad') or not can_clip(wrapper):
+        return ()
+    return f'{clip}._delete_=True', f'{clip}.max_norm={ENDLESS}'
+
+
+def can_clip(wrapper: dict) -> bool:
+    """Whether a wrapper of the optimizer takes `clip_grad`."""
+    return (wrapper.get('type') and name_of(wrapper)) in CLIPPING_WRAPPERS

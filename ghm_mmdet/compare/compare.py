@@ -103,6 +103,9 @@ class Comparison:
     def _training(self, arm: str, seed: int) -> Training:
         options = recording(self.given[self.sources.get(arm, self.config)])
         options += logging_norms(self.original) if arm == ORIGINAL else ()
+        options += (
+            f'gpus={max(1, self._settings.gpus)}',
+        )  # Recorded, for the batch depends on it.
         after = self._first if self._waits(arm) else None
         path, write = self.folder / f'{arm}.py', partial(self.write, arm)
         return Training(arm, path, self._settings, options, seed, after, write)

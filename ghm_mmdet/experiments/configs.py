@@ -16,7 +16,7 @@ VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*(\S*?)\s*\}\}(/?)')
 #: The keys of a config that lead to a result.
 SETTINGS = (
     'model', 'data_preprocessor', 'load_from', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr',
-    'randomness', 'default_hooks', 'custom_hooks', 'train_cfg', 'val_cfg', 'test_cfg',
+    'gpus', 'randomness', 'default_hooks', 'custom_hooks', 'train_cfg', 'val_cfg', 'test_cfg',
     'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator',
 )  # fmt: skip
 #: What within them does not: how data are read, where they lie, what is logged and kept.

@@ -23,7 +23,8 @@ def run_of(row: Row, settings: RunSettings, seed: int | None = None) -> PaperRun
 
     On another number of GPUs than 8, the learning rate is scaled to the batch (`auto_scale_lr`).
     """
-    scaled = ('auto_scale_lr.enable=True',) if settings.gpus != GPUS else ()
+    batch = ('auto_scale_lr.enable=True', f'gpus={max(1, settings.gpus)}')
+    scaled = batch if settings.gpus != GPUS else ()
     return PaperRun(row.run, row.path, settings, scaled, seed)
 
 
