@@ -74,6 +74,10 @@ def test_other_folders_and_classes_are_refused(voc: Path, tmp_path: Path) -> Non
     (tmp_path / 'out/images').mkdir(parents=True)
     with pytest.raises(ValueError, match='is not a link to'):
         convert_bccd(voc, tmp_path / 'out')
+    (tmp_path / 'moved').mkdir()
+    (tmp_path / 'moved/images').symlink_to(tmp_path / 'where/it/was')
+    with pytest.raises(ValueError, match='is not a link to'):
+        convert_bccd(voc, tmp_path / 'moved')
     path = voc / 'Annotations/BloodImage_00000.xml'
     path.write_text(path.read_text(encoding='utf-8').replace('WBC', 'cell'), encoding='utf-8')
     with pytest.raises(ValueError, match="BloodImage_00000 has an object of class 'cell'"):

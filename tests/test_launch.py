@@ -112,6 +112,12 @@ def test_slurm_gets_a_task_for_each_gpu(tmp_path: Path) -> None:
     script, *rest = arguments[python + 2 :]
     assert Path(script).name == 'train.py' and Path(script).exists()
     assert rest == [TWO, '--work-dir', 'out dir', '--launcher', 'slurm', '--resume']
+    # What a shell leaves of a quoted word.
+    command[4] = '~/out'
+    assert f'{tmp_path}/out' in run(command, PATH=path, PYTHON=sys.executable, HOME=str(tmp_path))
+    command[4] = ''
+    process = start(command, PATH=path)
+    assert 'WORK_DIR is empty' in process.communicate(timeout=60)[0] and process.returncode == 1
 
 
 @pytest.mark.parametrize('tool', ['dist_train.sh', 'slurm_train.sh'])

@@ -39,11 +39,9 @@ def add_options(parser: ArgumentParser) -> None:
         add = action.add_argument
         # A plan is for any machine. The default is not checked, for a report of nothing.
         kind = dict(plan=place, run=folder_to_write, report=folder_to_read)[name]
-        default = Path('work_dirs')
-        add('--work-dir', type=kind, default=default, help='of all runs; default: %(default)s')
-        kind = folder_to_read if name == 'run' else place
+        add('--work-dir', type=kind, default=Path('work_dirs'), help='default: %(default)s')
         root = 'folder in the layout of COCO; default: $COCO_ROOT or data/coco'
-        add('--data-root', type=kind, help=root)
+        add('--data-root', type=folder_to_read if name == 'run' else place, help=root)
         add('--gpus', type=int, default=GPUS, help='number; 0: the CPU; default: %(default)s')
         options: dict[str, Any] = dict(nargs='+', default=[], metavar='KEY=VALUE')
         add('--cfg-options', help='settings of every config', **options)
